@@ -5,7 +5,8 @@ Axes: x front, y left, z up. Azimuth is counter-clockwise from the front in (-18
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -164,18 +165,25 @@ def write_csv(path: str | os.PathLike, events: Events) -> None:
     columns = [events.frame, events.class_id, events.track]
     columns += [wrap_azimuth(np.round(events.azimuth, 1)), np.round(events.elevation, 1)]
     if events.distance is not None:
-        columns.append(np.round(events.distance, 1))
+        columns.append(np.round(events.distance, 2))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     text = "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
     write_atomically(path, text)
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes under a temporary name in the same folder, then renames, so that no reader sees half a file."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Writes a text so that no reader sees half a file."""
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name in the same folder to write to; what is there at the end takes the name of `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

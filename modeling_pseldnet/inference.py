@@ -1,0 +1,155 @@
+"""Sliding-window inference: recordings of any length through a model that takes ten seconds, in bounded memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import numpy as np
+import torch
+
+from .audio import Recording
+from .events import Events
+from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from .modeling_pseldnet import PSELDNetForSELD
+from .timeline import link_tracks
+
+
+FRAMES_PER_SECOND = 10
+# Below -120 dB of full scale in every channel nothing sounds, whatever a network makes of it.
+SILENCE = 1e-6
+
+
+def detect(
+    model: PSELDNetForSELD,
+    feature_extractor: PSELDNetFeatureExtractor,
+    source,
+    *,
+    channel_format: str = "ambix",
+    threshold: float | list[float] | np.ndarray | None = None,
+    hop_seconds: float | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Events:
+    """What sounds in a recording, when and from which direction.
+
+    Args:
+        model, feature_extractor: as loaded; the model runs where its weights are.
+        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`): an audio file, or an array (4, samples) and its rate.
+        channel_format (`str`): `"ambix"` (W, Y, Z, X, SN3D) or `"fuma"` (W, X, Y, Z, W 3 dB down).
+        threshold: activity above which an event is reported, one or one a class; the model's own if left out.
+        hop_seconds (`float`): step between windows, a multiple of 0.1 s; outputs that overlap are averaged. The
+            length of a window if left out. A tenth of it costs ten times the work.
+        batch_size (`int`): windows that go through the model at once.
+        progress: called with the number of windows done and of all windows.
+
+    Returns:
+        [`Events`] on the frames of the recording, with confidence; a source keeps its track number.
+
+    Raises:
+        ValueError: the recording cannot be used, or a value above is out of range; the message says which.
+    """
+    threshold = _checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
+    window_frames = model.config.window_seconds * FRAMES_PER_SECOND
+    hop_frames = _checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    parts = []
+    with Recording(source, model.config.sampling_rate, channel_format) as recording, _evaluating(model):
+        num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
+        num_windows = 1 + ceil(max(num_frames - window_frames, 0) / hop_frames)
+        windows = _window_outputs(
+            model, feature_extractor, recording, [hop_frames * i for i in range(num_windows)], batch_size, progress
+        )
+        for first, outputs in average_overlaps(windows):
+            peak = outputs.pop("peak")
+            events = model.output_format.decode(outputs, threshold)
+            events = events[peak[events.frame] > SILENCE]
+            parts.append(events.replace(frame=events.frame + first))
+    events = Events.concatenate(parts)
+    return link_tracks(events[events.frame < num_frames])
+
+
+def average_overlaps(
+    windows: Iterable[tuple[int, dict[str, np.ndarray]]],
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Averages the outputs of windows where they overlap.
+
+    Args:
+        windows: the first frame of each window and its outputs, arrays (frames, …), in order.
+
+    Yields:
+        A first frame and outputs in the same form, as soon as no further window covers them; without overlap or gap.
+    """
+    first, count, total = 0, np.zeros(0), {}
+    for start, outputs in windows:
+        done = start - first
+        if done > 0:
+            yield first, {name: _mean(values[:done], count[:done]) for name, values in total.items()}
+        first, count = start, count[done:]
+        length = len(next(iter(outputs.values())))
+        added = length - len(count)
+        count = np.pad(count, (0, added)) + 1
+        for name, values in outputs.items():
+            kept = total[name][done:] if name in total else values[:0]
+            total[name] = values + np.pad(kept, [(0, added)] + [(0, 0)] * (values.ndim - 1))
+    if total:
+        yield first, {name: _mean(values, count) for name, values in total.items()}
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return total / count.astype(total.dtype).reshape(-1, *[1] * (total.ndim - 1))
+
+
+def _window_outputs(
+    model: PSELDNetForSELD,
+    feature_extractor: PSELDNetFeatureExtractor,
+    recording: Recording,
+    starts: list[int],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The outputs of each window, float32 (frames, …), and `peak` (frames,), its level in each frame."""
+    frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
+    window_samples = model.config.window_seconds * recording.sampling_rate
+    for done in range(0, len(starts), batch_size):
+        batch = starts[done : done + batch_size]
+        waveforms = np.stack([recording.read(start * frame_samples, window_samples) for start in batch])
+        inputs = feature_extractor(waveforms, sampling_rate=recording.sampling_rate, device=model.device)
+        outputs = model.predict(inputs["input_features"].to(model.dtype))
+        arrays = {name: output.float().cpu().numpy() for name, output in outputs.items()}
+        arrays["peak"] = np.abs(waveforms).max(1).reshape(len(batch), -1, frame_samples).max(2)
+        for row, start in enumerate(batch):
+            yield start, {name: array[row] for name, array in arrays.items()}
+        if progress is not None:
+            progress(done + len(batch), len(starts))
+
+
+@contextmanager
+def _evaluating(model: PSELDNetForSELD) -> Iterator[None]:
+    """The model in evaluation mode and without gradients, and as it was afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _checked_threshold(threshold, config) -> float | np.ndarray:
+    values = np.asarray(threshold, dtype=np.float32)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != config.num_labels):
+        raise ValueError(f"{values.size} thresholds for {config.num_labels} classes: give one, or one a class")
+    if not ((values > 0) & (values < 1)).all():
+        raise ValueError("a threshold must lie between 0 and 1")
+    return values
+
+
+def _checked_hop(hop_seconds: float, window_frames: int) -> int:
+    hop_frames = round(hop_seconds * FRAMES_PER_SECOND)
+    if not 1 <= hop_frames <= window_frames or abs(hop_frames - hop_seconds * FRAMES_PER_SECOND) > 1e-6:
+        raise ValueError(
+            f"a hop of {hop_seconds} s: give a multiple of 0.1 s, up to the window of"
+            f" {window_frames // FRAMES_PER_SECOND} s"
+        )
+    return hop_frames

@@ -1,0 +1,23 @@
+"""Output formats: how events become labels, labels and outputs a loss, and outputs events.
+
+A format is a class with these members; one file holds one format.
+
+    head_sizes                              numbers a frame that each head gives, by the head's name
+    output_names                            fields of the model's output that hold what it predicts
+    outputs(heads) -> dict                  heads (batch, frames, numbers) as these fields
+    encode(events, num_frames) -> Tensor    labels (frames, …) of one recording or window
+    loss(outputs, labels) -> Tensor         scalar
+    decode(outputs, threshold) -> Events    from arrays (frames, …) of one recording
+"""
+
+from .configuration_pseldnet import PSELDNetConfig
+from .format_accdoa import ACCDOAFormat
+from .format_multi_accdoa import MultiACCDOAFormat
+
+
+FORMATS = {"accdoa": ACCDOAFormat, "multi_accdoa": MultiACCDOAFormat}
+
+
+def get_output_format(config: PSELDNetConfig):
+    """The output format that `config` names, set up for its classes."""
+    return FORMATS[config.output_format](config)
