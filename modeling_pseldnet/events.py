@@ -32,7 +32,9 @@ def vector_to_direction(vector) -> tuple[np.ndarray, np.ndarray]:
 
 def wrap_azimuth(azimuth) -> np.ndarray:
     """Any angle in degrees to the same angle in (-180, 180]."""
-    return -((180.0 - np.asarray(azimuth)) % 360.0 - 180.0)
+    azimuth = np.asarray(azimuth, dtype=np.float64)
+    inside = (azimuth > -180.0) & (azimuth <= 180.0)
+    return np.where(inside, azimuth, 180.0 - (180.0 - azimuth) % 360.0)
 
 
 def angle_between(a, b) -> np.ndarray:
@@ -114,49 +116,62 @@ class Events:
 def read_csv(path: str | os.PathLike, coordinates: str = "polar") -> Events:
     """Reads DCASE metadata: `frame,class,track,azimuth,elevation[,distance[,sources]]`, no header.
 
+    Rows without a track, `frame,class,azimuth,elevation` or `frame,class,x,y,z` as systems wrote them for DCASE 2020
+    and 2021, are of track 0.
+
     Args:
         path: the file.
         coordinates: `"polar"`, or `"cartesian"` for rows `frame,class,track,x,y,z`.
 
     Raises:
-        ValueError: a row is malformed; the message names file and line.
+        ValueError: the file is not text or a row is malformed; the message names file and line.
     """
     if coordinates not in ("polar", "cartesian"):
         raise ValueError(f"coordinates must be 'polar' or 'cartesian', not {coordinates!r}")
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         return Events.empty()
+    least = 4 if coordinates == "polar" else 5
     width = min(len(numbered[0][1].split(",")), 6)
     rows = []
     for number, line in numbered:
         cells = line.split(",")[:6]
+        if len(cells) < least:
+            raise ValueError(f"{path}, line {number}: {len(cells)} columns, expected at least {least}")
+        if len(cells) != width:
+            raise ValueError(f"{path}, line {number}: {len(cells)} columns where the first row has {width}")
         try:
-            row = [float(cell) for cell in cells]
+            rows.append([float(cell) for cell in cells])
         except ValueError:
             raise ValueError(f"{path}, line {number}: not a row of numbers: {line!r}") from None
-        rows.append(_checked_row(row, width, coordinates, f"{path}, line {number}"))
-    table = np.array(rows, dtype=np.float64)
+    table = np.array(rows)
+    if width == least:
+        table = np.insert(table, 2, 0.0, axis=1)
+    for complaint, wrong in _wrong_rows(table, coordinates).items():
+        if wrong.any():
+            raise ValueError(f"{path}, line {numbered[int(wrong.argmax())][0]}: {complaint}")
+    frame, class_id, track = table[:, :3].T
     if coordinates == "cartesian":
-        azimuth, elevation = vector_to_direction(table[:, 3:6])
-        return Events(table[:, 0], table[:, 1], table[:, 2], azimuth, elevation)
+        return Events(frame, class_id, track, *vector_to_direction(table[:, 3:6]))
     distance = table[:, 5] if width == 6 else None
-    return Events(table[:, 0], table[:, 1], table[:, 2], wrap_azimuth(table[:, 3]), table[:, 4], distance)
+    return Events(frame, class_id, track, wrap_azimuth(table[:, 3]), table[:, 4], distance)
 
 
-def _checked_row(row: list[float], width: int, coordinates: str, where: str) -> list[float]:
-    least = 5 if coordinates == "polar" else 6
-    if len(row) < least:
-        raise ValueError(f"{where}: {len(row)} columns, expected at least {least}")
-    if len(row) != width:
-        raise ValueError(f"{where}: {len(row)} columns where the first row has {width}")
-    if not np.isfinite(row).all():
-        raise ValueError(f"{where}: a value is not finite")
-    if any(value < 0 or value != int(value) for value in row[:3]):
-        raise ValueError(f"{where}: frame, class and track must be whole numbers from 0")
-    if coordinates == "polar" and not (-360 <= row[3] <= 360 and -90 <= row[4] <= 90):
-        raise ValueError(f"{where}: azimuth must be in [-360, 360] and elevation in [-90, 90] degrees")
-    return row
+def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
+    """Which rows of a table (rows, columns) break which rule."""
+    numbers = table[:, :3]
+    rules = {
+        "a value is not finite": ~np.isfinite(table).all(1),
+        "frame, class and track must be whole numbers from 0": ((numbers < 0) | (numbers % 1 != 0)).any(1),
+    }
+    if coordinates == "polar":
+        outside = (np.abs(table[:, 3]) > 360) | (np.abs(table[:, 4]) > 90)
+        rules["azimuth must be in [-360, 360] and elevation in [-90, 90] degrees"] = outside
+    return rules
 
 
 def write_csv(path: str | os.PathLike, events: Events) -> None:

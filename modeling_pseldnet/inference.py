@@ -34,7 +34,7 @@ def detect(
 
     Args:
         model, feature_extractor: as loaded; the model runs where its weights are.
-        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`): an audio file, or an array (4, samples) and its rate.
+        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`): a file, or an array (4, samples) and its rate.
         channel_format (`str`): `"ambix"` (W, Y, Z, X, SN3D) or `"fuma"` (W, X, Y, Z, W 3 dB down).
         threshold: activity above which an event is reported, one or one a class; the model's own if left out.
         hop_seconds (`float`): step between windows, a multiple of 0.1 s; outputs that overlap are averaged. The

@@ -1,0 +1,193 @@
+"""Events of recordings as DCASE CSV, JSON and pictures: the program `pseldnet-predict`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig, AutoFeatureExtractor
+from transformers.utils import logging
+
+from .audio import CHANNEL_FORMATS, Recording, find_audio
+from .cli import CommandParser, first_line
+from .events import write_atomically, write_csv
+from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from .inference import detect
+from .modeling_pseldnet import PSELDNetForSELD
+from .plotting import plot_events
+from .timeline import to_records
+
+
+def load(model: str, device: str | None = None) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
+    """A model and its feature extractor, from a folder or by the name of a Hub repository.
+
+    Args:
+        model: folder or `user/name`.
+        device: where it is to run; a GPU if there is one and nothing is said.
+
+    Raises:
+        ValueError: there is no such model, it is of another kind, its weights are missing or do not fit.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        config = AutoConfig.from_pretrained(model)
+        if config.model_type != "pseldnet":
+            raise ValueError(f"it is a {config.model_type} model, not a PSELDNet")
+        extractor = AutoFeatureExtractor.from_pretrained(model)
+        network, loading = PSELDNetForSELD.from_pretrained(model, config=config, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{model}: cannot be loaded: {first_line(error)}") from None
+    missing = [name for kind in ("missing_keys", "mismatched_keys") for name in loading[kind]]
+    if missing:
+        raise ValueError(f"{model}: {len(missing)} weights are missing or of another shape, {missing[0]} among them")
+    try:
+        return network.to(device).eval(), extractor
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {first_line(error)}") from None
+
+
+def read_threshold(text: str) -> float | list[float]:
+    """A number, or the numbers in a file, one a line.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return [float(line) for line in Path(text).read_text().split()]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"threshold {text!r}: neither a number nor a file of numbers, one a class ({error})"
+        ) from None
+
+
+def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | ValueError]]:
+    """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
+
+    A file that is named lies directly in `output`, one of a folder as it does in that folder.
+    """
+    taken: dict[Path, Path] = {}
+    for path in paths:
+        try:
+            files = find_audio(path)
+        except ValueError as error:
+            yield Path(path), error
+            continue
+        for file in files:
+            stem = output / (file.relative_to(path) if file != Path(path) else Path(file.name)).with_suffix("")
+            if stem in taken:
+                yield (
+                    file,
+                    ValueError(f"{file}: its results would replace those of {taken[stem]}: give another --output"),
+                )
+            else:
+                taken[stem] = file
+                yield file, stem
+
+
+@contextmanager
+def window_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over the windows of one recording, for those that take a while."""
+    with tqdm(desc=name, unit="window", leave=False, delay=1.0) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+def predict_file(file: Path, stem: Path, model, extractor, options: argparse.Namespace, threshold) -> int:
+    """Writes the results of one recording and returns the number of its events.
+
+    Raises:
+        ValueError: the recording cannot be used.
+    """
+    with Recording(file, model.config.sampling_rate, options.channel_format) as recording:
+        seconds = recording.seconds
+    with window_progress(file.name) as progress:
+        events = detect(
+            model,
+            extractor,
+            file,
+            channel_format=options.channel_format,
+            threshold=threshold,
+            hop_seconds=options.hop,
+            batch_size=options.batch_size,
+            progress=progress,
+        )
+    records = to_records(events, model.config.id2label)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(stem.with_name(f"{stem.name}.csv"), events)
+    if options.json:
+        write_atomically(stem.with_name(f"{stem.name}.json"), json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    if options.plot:
+        plot_events(events, model.config.id2label, stem.with_name(f"{stem.name}.png"), seconds, title=file.name)
+    return len(records)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="pseldnet-predict",
+        description="Says what sounds in first-order ambisonic recordings, when, and from which direction.",
+        epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
+    )
+    parser.add_argument(
+        "audio", nargs="+", help="files or folders: WAV, FLAC, OGG, AMB; 4 channels; any rate, any length"
+    )
+    parser.add_argument("--model", required=True, help="folder or Hub repository of a converted or trained model")
+    parser.add_argument("--output", type=Path, default=Path("."), help="folder for the results; default: this one")
+    parser.add_argument(
+        "--threshold", help="activity above which an event is reported: a number, or a file of one a class;"
+        " default: the model's"
+    )  # fmt: skip
+    parser.add_argument("--hop", type=float, default=None, help="seconds between windows; default: 10, no overlap")
+    parser.add_argument(
+        "--channel-format", choices=sorted(CHANNEL_FORMATS), default="ambix",
+        help="ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; default: %(default)s"
+    )  # fmt: skip
+    parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows at once; default: %(default)s")
+    parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
+    parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `pseldnet-predict`; returns 0, or 2 if anything went wrong."""
+    options = parse_arguments(arguments)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    def complain(error: Exception) -> None:
+        tqdm.write(f"pseldnet-predict: error: {first_line(error)}", file=sys.stderr)
+
+    try:
+        threshold = None if options.threshold is None else read_threshold(options.threshold)
+        model, extractor = load(options.model, options.device)
+    except ValueError as error:
+        complain(error)
+        return 2
+    status = 0
+    files = list(output_stems(options.audio, options.output))
+    for file, stem in tqdm(files, unit="file", disable=len(files) == 1):
+        try:
+            if isinstance(stem, ValueError):
+                raise stem
+            count = predict_file(file, stem, model, extractor, options, threshold)
+            tqdm.write(f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv")
+        except (ValueError, OSError) as error:
+            complain(error)
+            status = 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

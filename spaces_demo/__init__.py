@@ -1,0 +1,1 @@
+"""What people see and hear: a first run on the terminal."""

@@ -1,0 +1,48 @@
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+
+# The tests are many small computations: threads that wait for each other only slow them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of outputs of the published system."""
+    folder = SHARED / "reference"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real recordings."""
+    folder = SHARED / "real"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def values(reference):
+    """The module that remakes the published checkpoints and their inputs."""
+    spec = importlib.util.spec_from_file_location("reference_values", reference / "values.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,77 @@
+"""The part of the Hub that loading a model needs, served from a folder on the loopback interface."""
+
+import hashlib
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.respond(with_body=False)
+
+    def do_GET(self) -> None:
+        self.respond(with_body=True)
+
+    def respond(self, with_body: bool) -> None:
+        repository, folder = self.server.repository, self.server.folder
+        path = self.path.split("?")[0]
+        if re.fullmatch(rf"/api/models/{repository}(/revision/[^/]+)?", path):
+            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+            self.send(
+                {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings, "tags": []}, with_body
+            )
+        elif re.fullmatch(rf"/api/models/{repository}/tree/[^/]+", path):
+            files = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"}
+                for file in folder.iterdir()
+            ]
+            self.send(files, with_body)
+        elif match := re.fullmatch(rf"/{repository}/resolve/[^/]+/([^/]+)", path):
+            self.send_file(folder / match[1], with_body)
+        else:
+            self.send({"error": "Repository not found"}, with_body, 404, {"X-Error-Code": "RepoNotFound"})
+
+    def send_file(self, file: Path, with_body: bool) -> None:
+        if not file.is_file():
+            self.send({"error": "Entry not found"}, with_body, 404, {"X-Error-Code": "EntryNotFound"})
+            return
+        content = file.read_bytes()
+        self.server.downloads[file.name] += with_body
+        etag = hashlib.sha256(content).hexdigest()
+        self.send(content, with_body, headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+
+    def send(self, content, with_body: bool, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@contextmanager
+def serve_hub(folder: Path, repository: str) -> Iterator[tuple[str, Counter]]:
+    """The address to give as `HF_ENDPOINT`, and how often each file was downloaded."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+    server.folder, server.repository, server.downloads = folder, repository, Counter()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", server.downloads
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from modeling_pseldnet.events import (
+    Events,
+    angle_between,
+    direction_to_vector,
+    read_csv,
+    vector_to_direction,
+    wrap_azimuth,
+    write_csv,
+)
+from modeling_pseldnet.timeline import link_tracks, to_records
+
+
+def test_axes_are_x_front_y_left_z_up():
+    np.testing.assert_allclose(direction_to_vector(0, 0), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(direction_to_vector(90, 0), [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(direction_to_vector(0, 90), [0, 0, 1], atol=1e-12)
+
+
+def test_directions_survive_the_way_to_vectors_and_back():
+    azimuth, elevation = np.meshgrid(np.arange(-179, 181, 7.0), np.arange(-89, 90, 7.0))
+    back = vector_to_direction(3 * direction_to_vector(azimuth, elevation))
+    np.testing.assert_allclose(back, (azimuth, elevation), atol=1e-9)
+
+
+def test_azimuth_is_wrapped_to_above_minus_180_up_to_180():
+    np.testing.assert_allclose(wrap_azimuth([-180, 180, 181, 540, -190, 0]), [180, 180, -179, 180, 170, 0])
+
+
+def test_small_angles_are_exact():
+    np.testing.assert_allclose(angle_between([1, 0, 0], direction_to_vector(1e-6, 0)), 1e-6, rtol=1e-6)
+
+
+def test_events_survive_the_way_to_a_csv_and_back(tmp_path):
+    events = Events([3, 0, 0], [1, 2, 0], [0, 1, 0], [-179.96, 30, -10.5], [0.04, -45, 90], distance=[120, 33.25, 7])
+    write_csv(tmp_path / "events.csv", events)
+    assert (tmp_path / "events.csv").read_text() == "0,0,0,-10.5,90,7\n0,2,1,30,-45,33.25\n3,1,0,180,0,120\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
+    back = read_csv(tmp_path / "events.csv")
+    np.testing.assert_array_equal(back.frame, [0, 0, 3])
+    np.testing.assert_array_equal(back.distance, [7, 33.25, 120])
+
+
+def test_an_empty_csv_holds_no_events(tmp_path):
+    write_csv(tmp_path / "events.csv", Events.empty())
+    assert len(read_csv(tmp_path / "events.csv")) == 0
+
+
+def test_source_ids_in_a_seventh_column_are_left_out(tmp_path):
+    (tmp_path / "events.csv").write_text("0,1,2,10,20,150,3;4\n")
+    assert read_csv(tmp_path / "events.csv").distance == [150]
+
+
+def test_rows_without_a_track_are_of_track_0(tmp_path):
+    (tmp_path / "events.csv").write_text("3,1,-30,10\n")
+    events = read_csv(tmp_path / "events.csv")
+    assert (events.frame, events.track, events.azimuth) == (3, 0, -30)
+
+
+def test_cartesian_rows_become_directions(tmp_path):
+    (tmp_path / "events.csv").write_text("0,1,0,0,0.5,0\n")
+    events = read_csv(tmp_path / "events.csv", coordinates="cartesian")
+    assert (events.azimuth, events.elevation) == (90, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("1,2,0,x,0", "not a row of numbers"),
+        ("1,2,0", "3 columns"),
+        ("1,2,0,10,20,30", "6 columns where the first row has 5"),
+        ("-1,2,0,10,20", "whole numbers"),
+        ("1.5,2,0,10,20", "whole numbers"),
+        ("1,2,0,10,95", "elevation"),
+        ("1,2,0,nan,5", "not finite"),
+    ],
+)
+def test_a_malformed_row_is_named_by_file_and_line(tmp_path, row, complaint):
+    (tmp_path / "bad.csv").write_text(f"0,1,0,0,0\n{row}\n")
+    with pytest.raises(ValueError, match=complaint) as error:
+        read_csv(tmp_path / "bad.csv")
+    assert "bad.csv, line 2" in str(error.value)
+
+
+def test_columns_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="differ in length"):
+        Events([0, 1], [0], [0], [0], [0])
+
+
+def test_concatenating_keeps_optional_columns_that_all_parts_have():
+    one = Events([0], [1], [0], [10], [0], distance=[100], confidence=[0.5])
+    other = Events([1], [1], [0], [10], [0], confidence=[0.7])
+    both = Events.concatenate([one, other])
+    assert both.distance is None
+    np.testing.assert_array_equal(both.confidence, [0.5, 0.7])
+
+
+def test_two_sources_of_one_class_keep_their_numbers_when_a_network_swaps_its_tracks():
+    frames = np.repeat(np.arange(20), 2)
+    left_first = frames % 2 == 0
+    azimuth = np.where((np.arange(40) % 2 == 0) == left_first, 90 + frames, -90 + frames)
+    events = link_tracks(Events(frames, np.zeros(40), np.arange(40) % 2, azimuth, np.zeros(40)))
+    for track in (0, 1):
+        assert np.ptp(events.azimuth[events.track == track]) == 19
+
+
+def test_a_source_that_jumps_is_another_one_and_a_pause_of_half_a_second_is_bridged():
+    events = Events([0, 1, 6, 7, 8], [0] * 5, [0] * 5, [0, 0, 5, 5, 150], [0] * 5)
+    np.testing.assert_array_equal(link_tracks(events).track, [0, 0, 0, 0, 1])
+
+
+def test_linking_changes_nothing_but_the_tracks():
+    rng = np.random.default_rng(0)
+    events = Events(
+        rng.integers(0, 30, 200), rng.integers(0, 3, 200), np.zeros(200), rng.uniform(-180, 180, 200), np.zeros(200)
+    )
+    linked = link_tracks(events)
+    assert sorted(zip(linked.frame, linked.class_id, linked.azimuth, strict=True)) == sorted(
+        zip(events.frame, events.class_id, events.azimuth, strict=True)
+    )
+    assert len(set(zip(linked.frame, linked.class_id, linked.track, strict=True))) == 200
+
+
+def test_records_have_onset_offset_mean_direction_and_trajectory():
+    events = Events([4, 5, 6, 9], [1] * 4, [0] * 4, [170, 180, -170, 0], [0] * 4, confidence=[0.6, 0.7, 0.8, 1.3])
+    first, second = to_records(events, {1: "bell"})
+    assert (first["onset"], first["offset"], first["label"], first["track"]) == (0.4, 0.7, "bell", 0)
+    assert abs(first["azimuth"]) == 180
+    assert first["confidence"] == 0.7
+    assert [point["azimuth"] for point in first["trajectory"]] == [170, 180, -170]
+    assert (second["onset"], second["confidence"]) == (0.9, 1.0)
+    assert to_records(Events.empty(), {}) == []

@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import AutoFeatureExtractor
+
+from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
+from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.inference import average_overlaps
+
+
+@pytest.fixture(scope="module")
+def model(hub_folder):
+    return PSELDNetForSELD.from_pretrained(hub_folder)
+
+
+@pytest.fixture(scope="module")
+def extractor(hub_folder):
+    return AutoFeatureExtractor.from_pretrained(hub_folder)
+
+
+def noise(seconds: float, sampling_rate: int = 24000) -> np.ndarray:
+    return 0.1 * np.random.default_rng(5).standard_normal((4, round(seconds * sampling_rate))).astype(np.float32)
+
+
+def same(first, second) -> bool:
+    columns, others = first.columns(), second.columns()
+    return len(first) == len(second) and all(np.allclose(columns[name], others[name], atol=1e-2) for name in columns)
+
+
+def test_ten_seconds_are_what_the_model_gives(model, extractor):
+    wave = noise(10)
+    with torch.no_grad():
+        outputs = model.predict(extractor(wave, sampling_rate=24000)["input_features"])
+    expected = model.output_format.decode({name: value[0].numpy() for name, value in outputs.items()}, 0.5)
+    found = detect(model, extractor, (wave, 24000))
+    assert len(found) > 0
+    assert sorted(found.azimuth.round(3)) == sorted(expected.azimuth.round(3))
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.05, 1), (0.95, 10), (10.0, 100), (23.41, 235)])
+def test_events_end_with_the_recording(model, extractor, seconds, frames):
+    events = detect(model, extractor, (noise(seconds), 24000), threshold=0.01)
+    assert events.frame.max() == frames - 1
+
+
+def test_batches_do_not_change_the_events_and_progress_is_told(model, extractor):
+    wave, calls = noise(35), []
+    one = detect(model, extractor, (wave, 24000), batch_size=1)
+    several = detect(model, extractor, (wave, 24000), batch_size=3, progress=lambda *call: calls.append(call))
+    assert same(one, several)
+    assert calls == [(3, 4), (4, 4)]
+
+
+def test_overlapping_windows_are_averaged_and_differ_from_none(model, extractor):
+    wave = noise(15)
+    assert not same(
+        detect(model, extractor, (wave, 24000), hop_seconds=2.5),
+        detect(model, extractor, (wave, 24000), hop_seconds=10),
+    )
+
+
+def test_averages_of_overlapping_windows_by_hand():
+    windows = [
+        (0, {"x": np.array([1.0, 1.0, 1.0])}),
+        (1, {"x": np.array([4.0, 4.0, 4.0])}),
+        (4, {"x": np.array([9.0])}),
+    ]
+    parts = [(first, outputs["x"].tolist()) for first, outputs in average_overlaps(windows)]
+    assert parts == [(0, [1.0]), (1, [2.5, 2.5, 4.0]), (4, [9.0])]
+
+
+def test_silence_has_no_events_and_neither_has_a_silent_part(model, extractor):
+    assert len(detect(model, extractor, (np.zeros((4, 240000), dtype=np.float32), 24000), threshold=0.01)) == 0
+    wave = noise(3)
+    wave[:, 24000:48000] = 0
+    frames = set(detect(model, extractor, (wave, 24000), threshold=0.01).frame)
+    assert frames & set(range(10))
+    assert not frames & set(range(10, 20))
+
+
+def test_the_model_is_left_in_its_mode_and_gradients_work_afterwards(model, extractor):
+    model.train()
+    statistics = model.pseldnet.input_norm.running_mean.clone()
+    detect(model, extractor, (noise(1), 24000))
+    assert model.training
+    assert torch.equal(model.pseldnet.input_norm.running_mean, statistics)
+    model(torch.zeros(2, 7, 101, 64)).accdoa.sum().backward()
+    model.zero_grad()
+    model.pseldnet.input_norm.running_mean.copy_(statistics)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"threshold": 0.0}, "between 0 and 1"),
+        ({"threshold": [0.5, 0.5]}, "2 thresholds for 3 classes"),
+        ({"hop_seconds": 0.25}, "multiple of 0.1 s"),
+        ({"hop_seconds": 11}, "multiple of 0.1 s"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"channel_format": "mono"}, "channel format 'mono'"),
+    ],
+)
+def test_values_out_of_range_are_refused(model, extractor, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        detect(model, extractor, (noise(1), 24000), **options)
+
+
+@pytest.mark.parametrize("source_rate", [48000, 44100, 22050, 16000, 11025, 96000, 44101])
+def test_pieces_of_a_resampled_recording_are_those_of_the_whole(source_rate):
+    seconds = np.arange(3 * source_rate) / source_rate
+    wave = np.stack([np.sin(2 * np.pi * f * seconds) for f in (440, 1000, 2000, 3500)]).astype(np.float32)
+    recording = Recording((wave, source_rate), 24000)
+    assert abs(recording.num_samples - 72000) <= 1
+    pieces = np.concatenate([recording.read(start, 7000) for start in range(0, 72000, 7000)], axis=1)[:, :72000]
+    whole = recording.read(0, 72000)
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    time = np.arange(72000) / 24000
+    expected = np.stack([np.sin(2 * np.pi * f * time) for f in (440, 1000, 2000, 3500)])
+    middle = slice(2400, -2400)
+    np.testing.assert_allclose(whole[:, middle], expected[:, middle], atol=0.02)
+
+
+def test_fuma_becomes_ambix():
+    w, x, y, z = np.eye(4, dtype=np.float32)
+    fuma = np.stack([w / 2**0.5, x, y, z])
+    np.testing.assert_allclose(Recording((fuma, 24000), 24000, "fuma").read(0, 4), np.stack([w, y, z, x]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"), [("a.wav", "PCM_16"), ("a.flac", "PCM_24"), ("a.ogg", None), ("a.wav", "FLOAT")]
+)
+def test_files_are_read_like_arrays(write_recording, name, subtype):
+    path = write_recording(name, seconds=1.0, subtype=subtype)
+    samples, _ = soundfile.read(path, dtype="float32")
+    with Recording(path, 24000) as recording:
+        assert recording.seconds == pytest.approx(1.0)
+        np.testing.assert_allclose(recording.read(5000, 1000), samples[5000:6000].T, atol=1e-6)
+
+
+def test_amb_files_are_read(write_recording, tmp_path):
+    (tmp_path / "b.amb").write_bytes(write_recording("a.wav").read_bytes())
+    with Recording(tmp_path / "b.amb", 24000) as recording:
+        assert recording.read(0, 100).any()
+
+
+def test_a_long_file_is_never_read_whole(model, extractor, write_recording, monkeypatch):
+    path, largest = write_recording(seconds=60), []
+    read = soundfile.SoundFile.read
+
+    def watched(self, frames=-1, **options):
+        largest.append(frames)
+        return read(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", watched)
+    detect(model, extractor, path, batch_size=2)
+    assert len(largest) == 6
+    assert 0 < max(largest) <= 10 * 24000
+
+
+@pytest.mark.parametrize("name", ["starss23_clip.wav", "BF_rec1.ogg", "tau2019_split1_ir0_ov1_1.wav"])
+def test_real_recordings_give_events_on_their_own_frames(model, extractor, real, name):
+    channel_format = "fuma" if name.startswith("BF") else "ambix"
+    with Recording(real / name, 24000) as recording:
+        frames = -(-recording.num_samples // 2400)
+    events = detect(model, extractor, real / name, channel_format=channel_format, threshold=0.01)
+    assert events.frame.max() < frames
+    assert np.isfinite(events.azimuth).all()
+
+
+def test_turning_a_recording_turns_what_the_extractor_sees(real):
+    with Recording(real / "starss23_clip.wav", 24000) as recording:
+        w, y, z, x = recording.read(0, 5 * 24000)
+    extractor = PSELDNetFeatureExtractor()
+    straight = extractor(np.stack([w, y, z, x]), sampling_rate=24000)["input_features"][0]
+    turned = extractor(np.stack([w, x, z, -y]), sampling_rate=24000)["input_features"][0]
+    torch.testing.assert_close(turned[4:], torch.stack([straight[6], straight[5], -straight[4]]))

@@ -1,0 +1,199 @@
+import json
+import shutil
+from copy import deepcopy
+
+import pytest
+import torch
+from networks import scattered, tiny_config
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
+
+from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, PSELDNetModel
+
+
+def features(frames: int = 1001, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 7, frames, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_outputs_have_the_shapes_of_the_contract(tiny_model):
+    with torch.no_grad():
+        assert tiny_model(features()).accdoa.shape == (2, 100, 3, 3, 3)
+        assert tiny_model.pseldnet(features()).last_hidden_state.shape == (2, 100, 64)
+        single = PSELDNetForSELD(tiny_config(output_format="accdoa")).eval()
+        assert single(features()).accdoa.shape == (2, 100, 1, 3, 3)
+
+
+@pytest.mark.parametrize(("frames", "label_frames"), [(1, 1), (11, 1), (12, 2), (235, 24), (501, 50), (1001, 100)])
+def test_shorter_inputs_are_padded_and_the_output_is_cut(tiny_model, frames, label_frames):
+    with torch.no_grad():
+        assert tiny_model(features(frames)).accdoa.shape[1] == label_frames
+        assert tiny_model.pseldnet(features(frames)).last_hidden_state.shape[1] == label_frames
+
+
+def test_padding_that_is_masked_changes_nothing(tiny_model):
+    short = features(501)
+    padded = torch.nn.functional.pad(short, (0, 0, 0, 500), value=3.0)
+    mask = (torch.arange(1001) < 501).long().expand(2, -1)
+    with torch.no_grad():
+        expected, found = tiny_model(short).accdoa, tiny_model(padded, attention_mask=mask).accdoa[:, :50]
+    torch.testing.assert_close(found, expected)
+
+
+def test_sdpa_and_eager_attention_agree(tiny_model):
+    eager = PSELDNetForSELD._from_config(deepcopy(tiny_model.config), attn_implementation="eager").eval()
+    eager.load_state_dict(tiny_model.state_dict())
+    with torch.no_grad():
+        assert tiny_model.config._attn_implementation == "sdpa"
+        torch.testing.assert_close(eager(features()).accdoa, tiny_model(features()).accdoa, atol=1e-5, rtol=1e-4)
+
+
+def test_hidden_states_and_attentions_come_on_request():
+    model = PSELDNetForSELD._from_config(tiny_config(), attn_implementation="eager").eval()
+    with torch.no_grad():
+        outputs = model(features(), output_hidden_states=True, output_attentions=True)
+        plain = model(features())
+    assert [state.shape[1:] for state in outputs.hidden_states] == [
+        (4096, 8),
+        (1024, 16),
+        (256, 32),
+        (64, 64),
+        (64, 64),
+    ]
+    assert len(outputs.attentions) == 5
+    assert outputs.attentions[0].shape == (2 * 64, 1, 64, 64)
+    torch.testing.assert_close(outputs.attentions[1].sum(-1), torch.ones(2 * 64, 1, 64))
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+    assert torch.equal(outputs.accdoa, plain.accdoa)
+
+
+def test_tuples_come_on_request(tiny_model):
+    with torch.no_grad():
+        (accdoa,) = tiny_model(features(), return_dict=False)
+        assert torch.equal(accdoa, tiny_model(features()).accdoa)
+
+
+def gradients(model: PSELDNetForSELD) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(features(501), labels=torch.ones(2, 50, 3, 3, 3) / 3).loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def test_every_parameter_has_a_gradient_with_and_without_checkpointing():
+    model = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0))).train()
+    model.pseldnet.input_norm.eval()
+    expected = gradients(model)
+    assert all(gradient.any() for gradient in expected.values())
+    model.gradient_checkpointing_enable()
+    found = gradients(model)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_labels_of_another_length_are_refused(tiny_model):
+    with pytest.raises(ValueError, match="labels are for"):
+        tiny_model(features(501), labels=torch.zeros(2, 100, 3, 3, 3))
+
+
+@pytest.mark.parametrize(("shape", "complaint"), [((1, 4, 100, 64), "4 channels"), ((1, 7, 1002, 64), "1002 frames")])
+def test_features_that_do_not_fit_are_refused(tiny_model, shape, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        tiny_model(torch.zeros(shape))
+
+
+def test_half_precision_autocast_is_close_to_single_precision():
+    model = PSELDNetForSELD(tiny_config()).eval()
+    with torch.no_grad():
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype=dtype):
+                half = model(features(), labels=torch.zeros(2, 100, 3, 3, 3))
+            assert half.accdoa.isfinite().all()
+            assert half.loss.isfinite()
+            torch.testing.assert_close(half.accdoa.float(), model(features()).accdoa, atol=0.03, rtol=0)
+
+
+def test_weights_in_half_precision_run(tiny_model):
+    with torch.no_grad():
+        assert tiny_model.to(torch.bfloat16)(features().to(torch.bfloat16)).accdoa.dtype == torch.bfloat16
+
+
+def test_it_compiles_without_graph_breaks(tiny_model):
+    compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)
+    labels = torch.zeros(2, 100, 3, 3, 3)
+    with torch.no_grad():
+        found, expected = compiled(features(), labels=labels), tiny_model(features(), labels=labels)
+    torch.testing.assert_close(found.accdoa, expected.accdoa)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
+def test_a_saved_model_loads_through_the_auto_classes_bitwise_equal(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = tiny_model(features())
+        loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path)
+        assert type(loaded) is PSELDNetForSELD
+        assert torch.equal(loaded(features()).accdoa, expected.accdoa)
+        base = AutoModel.from_pretrained(tmp_path)
+        assert type(base) is PSELDNetModel
+        assert torch.equal(base(features()).last_hidden_state, tiny_model.pseldnet(features()).last_hidden_state)
+    assert AutoConfig.from_pretrained(tmp_path).id2label[1] == "footsteps"
+    assert not any("index" in name or "order" in name for name in tiny_model.state_dict())
+
+
+def test_a_part_that_is_missing_from_a_checkpoint_is_initialised(tiny_model, tmp_path):
+    tiny_model.pseldnet.save_pretrained(tmp_path)
+    model = PSELDNetForSELD.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.pseldnet(features()).last_hidden_state, tiny_model.pseldnet(features()).last_hidden_state
+        )
+    # Uniform between the inverse roots of the number of inputs, 64 channels of 2 x 3.
+    assert model.heads["accdoa"].conv.weight.std().item() == pytest.approx((3 * 64 * 6) ** -0.5, rel=0.1)
+
+
+def test_a_saved_folder_copied_elsewhere_loads_by_remote_code_in_a_clean_process(hub_folder, tmp_path, run_python):
+    folder = shutil.copytree(hub_folder, tmp_path / "elsewhere")
+    wave = torch.randn(4, 24000, generator=torch.Generator().manual_seed(2))
+    torch.save(wave, tmp_path / "wave.pt")
+    printed = run_python(f"""
+import json, sys, torch
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
+folder, wave = {str(folder)!r}, torch.load("wave.pt")
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForAudioFrameClassification.from_pretrained(folder, trust_remote_code=True).eval()
+base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+inputs = extractor(wave, sampling_rate=24000, return_tensors="pt")
+with torch.no_grad():
+    torch.save([model(**inputs).accdoa, base(**inputs).last_hidden_state], "outputs.pt")
+model.save_pretrained("again")
+extractor.save_pretrained("again")
+print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules if "pseldnet" in name}})))
+""")
+    assert json.loads(printed.splitlines()[-1]) == ["transformers_modules"]
+    model = AutoModelForAudioFrameClassification.from_pretrained(hub_folder).eval()
+    inputs = AutoFeatureExtractor.from_pretrained(hub_folder)(wave, sampling_rate=24000)
+    accdoa, embeddings = torch.load(tmp_path / "outputs.pt")
+    with torch.no_grad():
+        assert torch.equal(accdoa, model(**inputs).accdoa)
+        assert torch.equal(embeddings, model.pseldnet(**inputs).last_hidden_state)
+    assert (tmp_path / "again" / "modeling_htsat.py").is_file()
+
+
+def test_the_extractor_and_the_model_of_a_folder_fit_each_other(hub_folder):
+    extractor = AutoFeatureExtractor.from_pretrained(hub_folder)
+    assert type(extractor) is PSELDNetFeatureExtractor
+    assert extractor.sampling_rate == AutoConfig.from_pretrained(hub_folder).sampling_rate
+
+
+def test_wrong_values_in_a_config_are_refused():
+    for wrong in ({"backbone": "resnet"}, {"output_format": "x"}, {"hop_length": 250}, {"depths": "many"}):
+        with pytest.raises(Exception, match=next(iter(wrong))):
+            tiny_config(**wrong)
+
+
+@pytest.mark.gpu
+def test_bf16_on_a_gpu_is_close_to_fp32(tiny_model):
+    with torch.no_grad():
+        expected = tiny_model(features()).accdoa
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            found = tiny_model.cuda()(features().cuda()).accdoa
+    torch.testing.assert_close(found.float().cpu(), expected, atol=0.1, rtol=0)

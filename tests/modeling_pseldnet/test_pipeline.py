@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import pipeline
+
+import modeling_pseldnet
+
+
+TASK = "sound-event-localization-and-detection"
+
+
+@pytest.fixture(scope="module")
+def detector(hub_folder):
+    return pipeline(TASK, model=str(hub_folder))
+
+
+def test_a_file_and_its_samples_give_the_same_events(detector, write_recording):
+    path = write_recording(seconds=2)
+    samples, rate = soundfile.read(path, dtype="float32")
+    events = detector(str(path))
+    assert events
+    assert events == detector({"array": samples.T, "sampling_rate": rate})
+    assert set(events[0]) == {"onset", "offset", "label", "track", "azimuth", "elevation", "confidence", "trajectory"}
+    assert json.loads(json.dumps(events)) == events
+
+
+def test_several_recordings_give_a_list_each(detector, write_recording):
+    paths = [str(write_recording(f"{seconds}.wav", seconds=seconds)) for seconds in (1, 2)]
+    assert detector(paths) == [detector(paths[0]), detector(paths[1])]
+
+
+def test_options_reach_the_detection(detector, write_recording):
+    path = str(write_recording(seconds=12))
+    everything = detector(path, threshold=0.01)
+    assert len(everything) >= len(detector(path, threshold=0.9))
+    assert detector(path, hop_seconds=2, batch_size=2) == detector(path, hop_seconds=2, batch_size=5)
+    assert detector(path, channel_format="fuma") != detector(path)
+
+
+def test_a_saved_pipeline_gives_the_same_here_and_by_remote_code(detector, write_recording, tmp_path, run_python):
+    path = str(write_recording(seconds=2))
+    detector.save_pretrained(tmp_path / "saved")
+    expected = detector(path)
+    assert pipeline(TASK, model=str(tmp_path / "saved"))(path) == expected
+    printed = run_python(f"""
+import json, sys
+from transformers import pipeline
+events = pipeline({TASK!r}, model={str(tmp_path / "saved")!r}, trust_remote_code=True)({path!r})
+assert "modeling_pseldnet" not in sys.modules
+print(json.dumps(events))
+""")
+    assert json.loads(printed.splitlines()[-1]) == expected
+
+
+def test_bad_input_is_named(detector, write_recording, tmp_path):
+    with pytest.raises(ValueError, match="2 channels where first-order ambisonics has 4"):
+        detector(str(write_recording(num_channels=2)))
+    with pytest.raises(ValueError, match="no such file"):
+        detector(str(tmp_path / "nothing.wav"))
+    with pytest.raises(ValueError, match="NaN"):
+        detector({"array": np.full((4, 24000), np.nan), "sampling_rate": 24000})
+    with pytest.raises(TypeError, match="unknown arguments: treshold"):
+        detector(str(write_recording()), treshold=0.3)
+
+
+def test_silence_gives_no_events(detector):
+    assert detector({"array": np.zeros((4, 48000)), "sampling_rate": 24000}, threshold=0.01) == []
+
+
+def test_the_package_exports_what_it_registers():
+    assert all(hasattr(modeling_pseldnet, name) for name in modeling_pseldnet.__all__)
