@@ -1,0 +1,1 @@
+"""SELD data sets as `datasets` builders, one module each, their 10-s segments, and the scene synthesiser."""

@@ -1,0 +1,213 @@
+"""Finds the recordings of a SELD data set on disk and pairs each audio file with its labels."""
+
+import csv
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+AUDIO_SUFFIXES = (".wav", ".flac")
+LABEL_SUFFIXES = (".csv",)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a data set that lies in folders of its own, such as the development set, and the splits it holds.
+
+    The folders may lie at any depth below `data_dir` and the files at any depth below the folders, so that unpacked
+    zips with sub-folders and flattened copies of them are found alike.
+
+    Attributes:
+        audio: names of the folders that hold audio.
+        labels: names of the folders that hold labels.
+        splits: for each split a regular expression which the ids of its recordings match. Its groups `fold` and `room`
+            are those of the recording, its group `labels` the name of the label file where that is not the id.
+        ignored: a regular expression; audio that matches it is left aside without a warning.
+        has_labels: whether labels are published. Where they are not, those that are found are used all the same.
+        in_subsets: whether the folder around the audio and label folders is a subset, with whose name ids begin.
+    """
+
+    audio: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: dict[str, str]
+    ignored: str = ""
+    has_labels: bool = True
+    in_subsets: bool = False
+
+
+def dcase_splits(folds: dict[str, str]) -> dict[str, str]:
+    """Splits for names such as `fold3_room4_mix001`, from a regular expression of the folds of each."""
+    return {split: rf"fold(?P<fold>{fold})_room(?P<room>\d+)_mix\d+" for split, fold in folds.items()}
+
+
+def dcase_parts(array: str, folds: dict[str, str], eval_has_labels: bool) -> tuple[Part, Part]:
+    """The development and the evaluation set (`mix001`) of a DCASE challenge, for `array` either `foa` or `mic`."""
+    return (
+        Part(audio=(f"{array}_dev",), labels=("metadata_dev",), splits=dcase_splits(folds)),
+        Part(
+            audio=(f"{array}_eval",),
+            labels=("metadata_eval",),
+            splits={"eval": r"mix\d+"},
+            has_labels=eval_has_labels,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An audio file with its labels, which are `None` where they are not published, and what its name tells."""
+
+    id: str
+    split: str
+    fold: int | None
+    room: int | None
+    audio: Path
+    labels: Path | None
+
+
+def absolute_path(data_dir: str | os.PathLike) -> Path:
+    """The same folder whatever the working directory, as the key of a cache must be.
+
+    Not in the builders' modules: there `datasets` replaces `Path` by a slow one for remote files.
+    """
+    return Path(os.path.abspath(os.path.expanduser(data_dir)))
+
+
+def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Recording]]:
+    """Finds the recordings of every split, sorted by id; a split without any is left out with a warning.
+
+    Raises:
+        FileNotFoundError: there is no recording at all, or a recording lacks labels that are published.
+        OSError: a folder cannot be read.
+        ValueError: two files claim to be the same recording.
+    """
+    # Links are followed: audio often lies on another disk.
+    walk = os.walk(data_dir, onerror=_fail, followlinks=True)
+    folders = [(Path(folder).relative_to(data_dir), sorted(files)) for folder, _, files in walk]
+    splits = {}
+    for part in parts:
+        audio = _collect(data_dir, folders, part.audio, AUDIO_SUFFIXES, part.in_subsets)
+        labels = _collect(data_dir, folders, part.labels, LABEL_SUFFIXES, part.in_subsets)
+        candidates = (_recording(id, path, labels, part.splits) for id, path in sorted(audio.items()))
+        recordings = [recording for recording in candidates if recording]
+        _check(recordings, audio, labels, part, data_dir)
+        for split in part.splits:
+            splits[split] = [recording for recording in recordings if recording.split == split]
+    empty = {split: part for part in parts for split in part.splits if not splits[split]}
+    if len(empty) == len(splits):
+        audio = _either(*(part.audio for part in parts))
+        raise FileNotFoundError(f"no recording in a folder {audio} below {data_dir}")
+    for split, part in empty.items():
+        logger.warning("split %r is left out: no recording of it in %s below %s", split, _either(part.audio), data_dir)
+    return {split: recordings for split, recordings in splits.items() if recordings}
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def _collect(
+    data_dir: Path,
+    folders: list[tuple[Path, list[str]]],
+    names: tuple[str, ...],
+    suffixes: tuple[str, ...],
+    in_subsets: bool,
+) -> dict[str, Path]:
+    """Files with one of `suffixes` below folders called one of `names`, by the id of their recording."""
+    found = {}
+    for folder, files in folders:
+        depth = next((depth for depth, name in enumerate(folder.parts) if name in names), None)
+        if depth is None or "__MACOSX" in folder.parts:
+            continue
+        subset = folder.parts[:depth] if in_subsets else ()
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() not in suffixes or stem.startswith("."):
+                continue
+            id = "/".join((*subset, stem.removeprefix("label_")))
+            path = data_dir / folder / file
+            if id in found:
+                raise ValueError(f"{found[id]} and {path} are the same recording twice: remove one")
+            found[id] = path
+    return found
+
+
+def _recording(id: str, audio: Path, labels: dict[str, Path], splits: dict[str, str]) -> Recording | None:
+    for split, pattern in splits.items():
+        if match := re.fullmatch(pattern, id):
+            groups = match.groupdict()
+            fold, room = (int(groups[name]) if groups.get(name) else None for name in ("fold", "room"))
+            return Recording(id, split, fold, room, audio, labels.get(groups.get("labels", id)))
+    return None
+
+
+def _check(
+    recordings: list[Recording], audio: dict[str, Path], labels: dict[str, Path], part: Part, data_dir: Path
+) -> None:
+    without_labels = [recording.audio for recording in recordings if recording.labels is None]
+    if part.has_labels and without_labels:
+        raise FileNotFoundError(
+            f"audio without labels, which should lie in a folder {_either(part.labels)} below {data_dir}: "
+            f"{_some(without_labels)}"
+        )
+    without_audio = set(labels.values()) - {recording.labels for recording in recordings}
+    if recordings and without_audio:
+        logger.warning("labels without audio are left out: %s", _some(sorted(without_audio)))
+    unknown = set(audio.values()) - {recording.audio for recording in recordings}
+    unknown = sorted(path for path in unknown if not re.fullmatch(part.ignored, path.stem))
+    if unknown:
+        logger.warning("audio whose name belongs to no split is left out: %s", _some(unknown))
+
+
+def _some(paths: list[Path]) -> str:
+    return f"{paths[0]}" + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
+
+
+def _either(*names: tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in dict.fromkeys(name for group in names for name in group))
+
+
+def read_class_indices(data_dir: Path) -> list[str]:
+    """Reads the class names of a synthetic set from `cls_indices*.tsv` (index, MID, label, …; tabs, no header).
+
+    The files lie in `data_dir` or in the subsets below it; several must agree.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row is malformed, the files disagree, or the indices have gaps.
+    """
+    paths = sorted([*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")])
+    if not paths:
+        raise FileNotFoundError(f"no cls_indices*.tsv, the list of classes, in {data_dir} or its sub-folders")
+    names: dict[int, str] = {}
+    for path in paths:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+                if not row:
+                    continue
+                if len(row) < 3 or not row[0].isdecimal():
+                    raise ValueError(f"{path}, line {number}: expected index, MID and label, separated by tabs")
+                index, label = int(row[0]), row[2]
+                if names.setdefault(index, label) != label:
+                    other = names[index]
+                    raise ValueError(f"{path}, line {number}: class {index} is {label!r} here, {other!r} elsewhere")
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"{paths[0]}: the class indices must be 0 to {len(names) - 1} without gaps")
+    return [names[index] for index in range(len(names))]
+
+
+def fingerprint(data_dir: Path, recordings: Iterable[Recording], class_names: list[str]) -> str:
+    """A hash of the classes and of the files' names, sizes and times: it changes when a file is edited."""
+    digest = hashlib.sha256("\n".join(class_names).encode())
+    for recording in recordings:
+        for path in (recording.audio, recording.labels):
+            if path is not None:
+                status = path.stat()
+                digest.update(f"\n{path.relative_to(data_dir)} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

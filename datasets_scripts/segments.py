@@ -1,0 +1,125 @@
+"""Windows of fixed length over SELD recordings, read from disk when they are asked for."""
+
+import io
+from typing import Literal
+
+import numpy as np
+import soundfile
+from datasets import Dataset
+
+from datasets_scripts.seld_builder import columns_to_events, count_frames
+from modeling_pseldnet.events import FRAME_SECONDS
+
+
+COLUMNS = ["id", "audio", "sampling_rate", "num_samples", "events"]
+
+
+def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train", "evaluation"]) -> list[int]:
+    """First frames of the windows that cover a recording; all arguments are in frames.
+
+    A last window that would reach past the end is padded; in training it is moved back to the end instead when less
+    than half of it would be new.
+    """
+    if num_frames <= window:
+        return [0]
+    starts = list(range(0, num_frames - window + 1, hop))
+    new = num_frames - (starts[-1] + window)
+    if new and mode == "train" and new < window / 2:
+        starts.append(num_frames - window)
+    elif new:
+        starts.append(starts[-1] + hop)
+    return starts
+
+
+def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.ndarray:
+    """Reads part of a recording without the rest.
+
+    Args:
+        audio: `path` of the file, or its `bytes`, as `datasets` stores it.
+        start: first sample.
+        num_samples: how many to read.
+        length: of the result; zeros follow what was read.
+
+    Returns:
+        `np.ndarray` of float32, (channels, length), a transposed view: the samples are not copied to turn them.
+
+    Raises:
+        OSError: the file cannot be read there, or ends before.
+    """
+    where = f"{audio['path']}: cannot read {num_samples} samples from sample {start} on"
+    try:
+        with soundfile.SoundFile(audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"])) as file:
+            where += f" ({start / file.samplerate:.1f} s)"
+            samples = np.zeros((length, file.channels), np.float32)
+            file.seek(start)
+            found = len(file.read(num_samples, out=samples[:num_samples]))
+    except soundfile.SoundFileError as error:
+        raise OSError(f"{where}: {error}") from error
+    if found < num_samples:
+        raise OSError(f"{where}: there are only {found}")
+    return samples.T
+
+
+class SegmentedDataset:
+    """The windows of a data set of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
+
+    An item is a dict: `waveform` (float32, (channels, samples), zeros after the end of the recording), `events` (with
+    frames counted from the start of the window; `None` where the recording has no labels), `recording` (its id),
+    `start_frame`, and `num_frames` (of the window's frames those that lie in the recording). Nothing is kept in memory
+    but the list of windows.
+
+    Args:
+        dataset: recordings, as the builders here give them, with audio as paths or embedded.
+        seconds: length of a window, a multiple of 100 ms.
+        hop_seconds: from one window to the next, a multiple of 100 ms up to `seconds`, which is the default.
+        mode: whether the last window of a recording may be moved back: see [`segment_starts`].
+
+    Raises:
+        ValueError: an argument is not as above.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        seconds: float = 10.0,
+        hop_seconds: float | None = None,
+        mode: Literal["train", "evaluation"] = "train",
+    ):
+        if mode not in ("train", "evaluation"):
+            raise ValueError(f"mode must be 'train' or 'evaluation', not {mode!r}")
+        hop_seconds = seconds if hop_seconds is None else hop_seconds
+        self.window, hop = (round(length / FRAME_SECONDS) for length in (seconds, hop_seconds))
+        if not np.allclose([self.window, hop], np.array([seconds, hop_seconds]) / FRAME_SECONDS):
+            raise ValueError(f"windows of {seconds} s every {hop_seconds} s are not whole frames of {FRAME_SECONDS} s")
+        if not 0 < hop <= self.window:
+            raise ValueError(f"hop_seconds must be above 0 and at most seconds, not {hop_seconds} of {seconds}")
+        self.dataset = dataset.select_columns(COLUMNS).with_format("arrow")
+        lengths = dataset.select_columns(["num_samples", "sampling_rate"]).with_format("numpy")[:]
+        self.num_frames = count_frames(lengths["num_samples"], lengths["sampling_rate"])
+        starts = [segment_starts(int(num_frames), self.window, hop, mode) for num_frames in self.num_frames]
+        self.recording = np.repeat(np.arange(len(starts)), [len(of_recording) for of_recording in starts])
+        self.start = np.concatenate([np.zeros(0, int), *starts])
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, index: int) -> dict:
+        recording, start = int(self.recording[index]), int(self.start[index])
+        row = {name: column[0] for name, column in zip(COLUMNS, self.dataset[recording].columns, strict=True)}
+        sampling_rate, total = row["sampling_rate"].as_py(), row["num_samples"].as_py()
+        first, length = (round(frames * FRAME_SECONDS * sampling_rate) for frames in (start, self.window))
+        events = None
+        if row["events"].is_valid:
+            columns = {name: column.values for name, column in row["events"].items()}
+            events = columns_to_events(
+                {name: None if values is None else values.to_numpy() for name, values in columns.items()}
+            )
+            events = events[(events.frame >= start) & (events.frame < start + self.window)]
+            events = events.replace(frame=events.frame - start)
+        return {
+            "waveform": read_samples(row["audio"].as_py(), first, min(length, total - first), length),
+            "events": events,
+            "recording": row["id"].as_py(),
+            "start_frame": start,
+            "num_frames": min(self.window, int(self.num_frames[recording]) - start),
+        }

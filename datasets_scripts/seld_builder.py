@@ -1,0 +1,189 @@
+"""The base of the SELD builders: one example a recording, its audio a path, its events columns of numbers."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import soundfile
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import DatasetCard
+
+from datasets_scripts.recordings import Part, Recording, absolute_path, find_recordings, fingerprint
+from modeling_pseldnet.events import FRAME_SECONDS, Events, read_csv
+
+
+CARDS = Path(__file__).parent / "cards"
+
+logger = datasets.logging.get_logger(__name__)
+
+
+@dataclass
+class SELDConfig(datasets.BuilderConfig):
+    """One form in which a data set is published, such as FOA or the microphone array.
+
+    Attributes:
+        parts: where the recordings lie, and which split each belongs to.
+        sampling_rate: of every recording, in Hz.
+        num_channels: of every recording.
+    """
+
+    version: str = "1.0.0"
+    parts: tuple[Part, ...] = ()
+    sampling_rate: int = 24000
+    num_channels: int = 4
+
+
+def events_feature(class_names: list[str]) -> dict:
+    """The type of the column `events`: one list a column, `distance` in centimetres or null."""
+    return {
+        "frame": datasets.List(datasets.Value("int32")),
+        "class": datasets.List(datasets.ClassLabel(names=class_names)),
+        "track": datasets.List(datasets.Value("int32")),
+        "azimuth": datasets.List(datasets.Value("float64")),
+        "elevation": datasets.List(datasets.Value("float64")),
+        "distance": datasets.List(datasets.Value("float64")),
+    }
+
+
+def events_to_columns(events: Events) -> dict[str, list | None]:
+    """Events to a value of [`events_feature`]."""
+    columns = {name: column.tolist() for name, column in events.columns().items()}
+    return {"class": columns.pop("class_id"), "distance": None, **columns}
+
+
+def columns_to_events(columns: dict[str, list | np.ndarray | None]) -> Events:
+    """A value of [`events_feature`] back to events."""
+    columns = dict(columns)
+    return Events(class_id=columns.pop("class"), **columns)
+
+
+def count_frames(num_samples: int | np.ndarray, sampling_rate: int | np.ndarray) -> np.ndarray:
+    """The number of 100-ms frames that so many samples reach into; arrays or numbers."""
+    return np.ceil(np.round(num_samples / (sampling_rate * FRAME_SECONDS), 6)).astype(int)
+
+
+class SELDBuilder(datasets.ArrowBasedBuilder):
+    """Base of the builders of SELD data sets.
+
+    An example is a recording: `id`, `audio` (a path, never decoded here), `sampling_rate` in Hz, `num_samples`,
+    `duration` in seconds, `split`, `fold` and `room` (null where the name has none), and `events` (null where no
+    labels are published): see [`events_feature`].
+
+    Args:
+        config_name: one of `BUILDER_CONFIGS`; the first by default.
+        data_dir: the folder with the downloaded and unpacked data.
+        kwargs: as of `datasets.DatasetBuilder`, such as `cache_dir`.
+
+    Raises:
+        FileNotFoundError: no `data_dir` was given, or it lacks audio or labels; the message tells how to download.
+        ValueError: there is no such configuration, or a recording is there twice.
+    """
+
+    BUILDER_CONFIG_CLASS = SELDConfig
+    # Eight recordings of five minutes stay far below the 2 GiB that fit in one Arrow array of embedded audio.
+    DEFAULT_WRITER_BATCH_SIZE = 8
+    CLASS_NAMES: tuple[str, ...] = ()
+
+    def __init__(self, *, config_name: str | None = None, data_dir: str | os.PathLike | None = None, **kwargs):
+        self.card = DatasetCard.load(CARDS / f"{type(self).__module__.rpartition('.')[2]}.md")
+        config_name = config_name or self.BUILDER_CONFIGS[0].name
+        if config_name not in self.builder_configs:
+            raise ValueError(f"no configuration {config_name!r}: choose one of {', '.join(self.builder_configs)}")
+        try:
+            if data_dir is None:
+                raise FileNotFoundError("data_dir, the folder with the downloaded data, is missing")
+            data_dir = absolute_path(data_dir)
+            self.recordings = find_recordings(data_dir, self.builder_configs[config_name].parts)
+            self.class_names = self._class_names(data_dir)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{type(self).__name__}: {error}\n\n{self._section('Download')}") from None
+        files = (recording for recordings in self.recordings.values() for recording in recordings)
+        key = fingerprint(data_dir, files, self.class_names)
+        super().__init__(config_name=config_name, data_dir=str(data_dir), hash=key, **kwargs)
+
+    def _section(self, title: str) -> str:
+        """The text below a heading of the dataset card."""
+        return re.search(rf"^## {title}\n+(.*?)\s*(?=^## |\Z)", self.card.text, re.DOTALL | re.MULTILINE).group(1)
+
+    def _class_names(self, data_dir: Path) -> list[str]:
+        return list(self.CLASS_NAMES)
+
+    def _read_events(self, path: Path) -> Events:
+        events = read_csv(path)
+        outside = events.class_id >= len(self.class_names)
+        if outside.any():
+            row = int(np.argmax(outside))
+            rows = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+            raise ValueError(
+                f"{path}, line {rows[row]}: class {events.class_id[row]} of only {len(self.class_names)} classes"
+            )
+        return events
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description=self._section("Description"),
+            citation=self._section("Citation").removeprefix("```bibtex\n").removesuffix("\n```"),
+            license=self.card.data.license,
+            features=datasets.Features(
+                {
+                    "id": datasets.Value("string"),
+                    "audio": datasets.Audio(decode=False),
+                    "sampling_rate": datasets.Value("int32"),
+                    "num_samples": datasets.Value("int64"),
+                    "duration": datasets.Value("float64"),
+                    "split": datasets.Value("string"),
+                    "fold": datasets.Value("int32"),
+                    "room": datasets.Value("int32"),
+                    "events": events_feature(self.class_names),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        # A list in gen_kwargs is what `num_proc` and the workers of a streaming DataLoader share out.
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"recordings": recordings})
+            for split, recordings in self.recordings.items()
+        ]
+
+    def _generate_tables(self, recordings: list[Recording]) -> Iterator[tuple[str, pa.Table]]:
+        schema = self.info.features.arrow_schema
+        for recording in recordings:
+            try:
+                example = self._example(recording)
+            except (OSError, ValueError, soundfile.SoundFileError) as error:
+                # Any other type `datasets` would replace with "An error occurred while generating the dataset".
+                raise DatasetGenerationError(f"{recording.id}: {error}") from error
+            yield recording.id, pa.Table.from_pylist([example], schema=schema)
+
+    def _example(self, recording: Recording) -> dict:
+        audio = soundfile.info(str(recording.audio))
+        sampling_rate, num_channels = self.config.sampling_rate, self.config.num_channels
+        if (audio.samplerate, audio.channels) != (sampling_rate, num_channels):
+            raise ValueError(
+                f"{recording.audio} has {audio.channels} channels at {audio.samplerate} Hz, "
+                f"expected {num_channels} at {sampling_rate} Hz"
+            )
+        if audio.frames == 0:
+            raise ValueError(f"{recording.audio} is empty")
+        events = None if recording.labels is None else self._read_events(recording.labels)
+        num_frames = count_frames(audio.frames, sampling_rate)
+        if events is not None and len(events) and events.frame.max() >= num_frames:
+            last = events.frame.max()
+            logger.warning("%s has frame %d, past the %d of %s", recording.labels, last, num_frames, recording.audio)
+        return {
+            "id": recording.id,
+            "audio": {"bytes": None, "path": str(recording.audio)},
+            "sampling_rate": sampling_rate,
+            "num_samples": audio.frames,
+            "duration": audio.frames / sampling_rate,
+            "split": recording.split,
+            "fold": recording.fold,
+            "room": recording.room,
+            "events": None if events is None else events_to_columns(events),
+        }
