@@ -1,0 +1,143 @@
+"""What a microphone array makes of sound: of single arrivals from known directions, and of a diffuse field.
+
+`foa` is ideal first-order ambisonics: channels W, Y, Z, X (ACN) in SN3D, so that a plane wave s from azimuth a and
+elevation e is W = s, Y = s sin a cos e, Z = s sin e, X = s cos a cos e.
+
+`mic` is four omnidirectional capsules flush on a rigid sphere of 4.2 cm radius, at the directions of the tetrahedral
+subset of the Eigenmike that the DCASE challenges use. The sphere scatters as in Williams, "Fourier Acoustics" (1999),
+section 6.10; the reference point of delays is its centre.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+from scipy.special import eval_legendre, spherical_jn, spherical_yn
+
+from modeling_pseldnet.events import direction_to_vector
+
+
+ARRAYS = ("foa", "mic")
+CHANNELS = 4
+SPEED_OF_SOUND = 343.0
+
+CAPSULE_DIRECTIONS = direction_to_vector([45.0, -45.0, 135.0, -135.0], [35.0, -35.0, -35.0, 35.0])
+SPHERE_RADIUS = 0.042
+
+# Channels whose mean power is the level of the sound pressure.
+PRESSURE_CHANNELS = {"foa": slice(0, 1), "mic": slice(None)}
+
+# Windowed-sinc fractional delays of pyroomacoustics: taps, and steps a sample of the table it interpolates.
+_DELAY_TAPS, _DELAY_STEPS = 81, 20
+# Samples in which fractional delays and the sphere's scattering have died away.
+_LONGEST_FILTER = 256
+
+
+def foa_gains(directions: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, 3) in x, y, z to the gains (4, n) of W, Y, Z, X."""
+    x, y, z = np.asarray(directions).T
+    return np.stack([np.ones_like(x), y, z, x])
+
+
+def encode_arrivals(
+    array: str, seconds: np.ndarray, amplitudes: np.ndarray, directions: np.ndarray, length: int, sampling_rate: int
+) -> np.ndarray:
+    """The impulse response of arrivals.
+
+    Args:
+        array: `"foa"` or `"mic"`.
+        seconds, amplitudes: when and how strong each arrives at the array's centre (n,).
+        directions: unit vectors (n, 3) towards where each comes from.
+        length: samples of the response; what would arrive later is left out.
+
+    Returns:
+        (4, length) float32.
+    """
+    within = seconds * sampling_rate < length
+    seconds, amplitudes, directions = seconds[within], amplitudes[within], directions[within]
+    response = np.zeros((CHANNELS, length), dtype=np.float32)
+    if not within.any():
+        return response
+    used = min(length, int(seconds.max() * sampling_rate) + _LONGEST_FILTER)
+    if array == "foa":
+        for channel, gain in enumerate(foa_gains(directions)):
+            response[channel, :used] = _sum_delayed(seconds, amplitudes * gain, used, sampling_rate)
+        return response
+    size = scipy.fft.next_fast_len(used + _LONGEST_FILTER, real=True)
+    cosines = CAPSULE_DIRECTIONS @ directions.T
+    spectra = 0.0
+    for order, radial in enumerate(_sphere_response(size, sampling_rate)):
+        weights = (2 * order + 1) * eval_legendre(order, cosines) * amplitudes
+        parts = np.stack([_sum_delayed(seconds, weight, used, sampling_rate) for weight in weights])
+        spectra = spectra + radial * scipy.fft.rfft(parts, size)
+    response[:, :used] = scipy.fft.irfft(spectra, size)[:, :used]
+    return response
+
+
+def _sum_delayed(seconds: np.ndarray, amplitudes: np.ndarray, length: int, sampling_rate: int) -> np.ndarray:
+    from pyroomacoustics import libroom
+
+    lead = _DELAY_TAPS // 2
+    response = np.zeros(length + 2 * _DELAY_TAPS, dtype=np.float32)
+    times = (seconds + lead / sampling_rate).astype(np.float32)
+    libroom.rir_builder(response, times, amplitudes.astype(np.float32), sampling_rate, _DELAY_TAPS, _DELAY_STEPS, 1)
+    return response[lead : lead + length]
+
+
+@lru_cache(maxsize=8)
+def _sphere_response(size: int, sampling_rate: int) -> np.ndarray:
+    """Pressure on a rigid sphere by spherical-harmonic order: (orders, size // 2 + 1) complex."""
+    wavenumbers = 2 * np.pi * scipy.fft.rfftfreq(size, 1 / sampling_rate) / SPEED_OF_SOUND * SPHERE_RADIUS
+    orders = np.arange(int(np.ceil(wavenumbers[-1])) + 6)[:, None]
+    argument = np.maximum(wavenumbers, 1e-3)
+    with np.errstate(over="ignore", invalid="ignore"):
+        derivative = spherical_jn(orders, argument, True) - 1j * spherical_yn(orders, argument, True)
+        radial = 1j**orders * -1j / (argument**2 * derivative)
+    return np.nan_to_num(radial)
+
+
+def diffuse_field(array: str, generator: np.random.Generator, length: int, sampling_rate: int, slope: float = 0.0):
+    """Noise that arrives with equal power from all directions, with unit power in the sound pressure.
+
+    In SN3D the power of Y, Z and X is a third of W's and the channels are uncorrelated; on the sphere the coherence of
+    two capsules follows from the addition theorem.
+
+    Args:
+        slope: of the spectrum, dB an octave above 50 Hz.
+
+    Returns:
+        (4, length) float32.
+    """
+    noise = generator.standard_normal((CHANNELS, length), dtype=np.float32)
+    if array == "foa":
+        noise[1:] *= np.float32(3**-0.5)
+    if array == "foa" and slope == 0:
+        return noise
+    size = scipy.fft.next_fast_len(length, real=True)
+    spectra = scipy.fft.rfft(noise, size)
+    frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / sampling_rate), 50.0)
+    shape = (frequencies ** (slope / (20 * np.log10(2)))).astype(np.float32)
+    spectra *= shape / np.sqrt(np.mean(np.square(shape)))
+    if array == "mic":
+        spectra = _sphere_coherent(spectra, size, sampling_rate)
+    return scipy.fft.irfft(spectra, size)[:, :length]
+
+
+def _sphere_coherent(spectra: np.ndarray, size: int, sampling_rate: int) -> np.ndarray:
+    """Independent spectra (4, bins) to those of the capsules in a diffuse field.
+
+    All pairs of a tetrahedron's capsules are equally far apart, so that the square root of their covariance has two
+    eigenvalues: of the mean over capsules, and of what differs from it.
+    """
+    frequencies = scipy.fft.rfftfreq(size, 1 / sampling_rate)
+    coarse = _sphere_response(4096, sampling_rate)
+    orders = np.arange(len(coarse))
+    power = (2 * orders[:, None] + 1) * np.abs(coarse) ** 2
+    pairs = (CAPSULE_DIRECTIONS @ CAPSULE_DIRECTIONS.T)[np.triu_indices(CHANNELS, 1)]
+    between = (power * eval_legendre(orders, pairs.mean())[:, None]).sum(0)
+    within = power.sum(0)
+    knots = scipy.fft.rfftfreq(4096, 1 / sampling_rate)
+    common = np.interp(frequencies, knots, np.sqrt(np.maximum(within + (CHANNELS - 1) * between, 0)))
+    differing = np.interp(frequencies, knots, np.sqrt(np.maximum(within - between, 0)))
+    mean = spectra.mean(axis=0)
+    return (differing * (spectra - mean) + common * mean).astype(np.complex64)

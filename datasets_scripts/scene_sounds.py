@@ -1,0 +1,243 @@
+"""Isolated sounds by class: found in a folder tree or an audio `Dataset`, measured once, read on demand."""
+
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+
+SPLITS = ("train", "test", "all")
+AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
+SILENCE_DB = -50.0
+
+# Takes and pieces of one recording carry its name and a short counter: bark-s0, bark-s1; 187207-a, 187207-b; step2.
+_TAKE = re.compile(r"(?:[-_. ]?s?(?<!\d)\d{1,3}[a-z]?|[-_. ][a-z])$", re.IGNORECASE)
+
+
+def recording_of(name: str) -> str:
+    """The name of the recording that a clip is a piece or a take of: the file's name without trailing counters."""
+    stem = Path(name).stem
+    while (shorter := _TAKE.sub("", stem)) and shorter != stem:
+        stem = shorter
+    return stem
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One isolated sound.
+
+    Attributes:
+        name: relative path or row, with which errors and manifests name it.
+        class_id: index of its class.
+        recording: clips with the same recording never stand in different splits.
+        start, stop: where it is not silent, samples at the bank's sampling rate.
+    """
+
+    name: str
+    class_id: int
+    recording: str
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class SoundBank:
+    """Sounds of several classes at one sampling rate.
+
+    Attributes:
+        source: where they come from, for messages and manifests.
+        class_names: the classes, in the order of their index.
+        sounds: every sound.
+        sampling_rate: what `read` resamples to.
+        open: from a sound's number to what `soundfile.read` opens.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    sounds: tuple[Sound, ...]
+    sampling_rate: int
+    open: Callable[[int], str | io.BytesIO]
+
+    def read(self, number: int) -> np.ndarray:
+        """Sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
+        sound = self.sounds[number]
+        return self._read_whole(number)[sound.start : sound.stop]
+
+    def _read_whole(self, number: int) -> np.ndarray:
+        try:
+            samples, rate = soundfile.read(self.open(number), dtype="float32", always_2d=True)
+        except (OSError, soundfile.SoundFileError) as error:
+            raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
+        samples = samples.mean(axis=1)
+        if rate != self.sampling_rate:
+            divisor = gcd(rate, self.sampling_rate)
+            samples = resample_poly(samples, self.sampling_rate // divisor, rate // divisor)
+        return samples.astype(np.float32, copy=False)
+
+    def measured(self, number: int) -> Sound:
+        """Sound `number` with `start` and `stop` where it first and last comes within 50 dB of its loudest 40 ms.
+
+        Raises:
+            ValueError: it cannot be read, or is silent.
+        """
+        samples = self._read_whole(number)
+        window = max(1, round(0.01 * self.sampling_rate))
+        power = np.square(np.pad(samples, (0, -len(samples) % window))).reshape(-1, window).mean(axis=1)
+        loudest = np.convolve(power, np.full(4, 0.25)).max(initial=0.0)
+        if not np.isfinite(loudest) or loudest <= 1e-12:
+            raise ValueError(f"the sound {self.sounds[number].name} of {self.source} is silent, empty or not finite")
+        loud = np.flatnonzero(power >= loudest * 10 ** (SILENCE_DB / 10))
+        stop = min(len(samples), (loud[-1] + 1) * window)
+        return replace(self.sounds[number], start=int(loud[0] * window), stop=int(stop))
+
+    def measure(self, executor: Executor | None = None) -> "SoundBank":
+        """The bank with silence left out of every sound; reads each once.
+
+        Raises:
+            ValueError: a sound cannot be read, or is silent.
+        """
+        numbers = range(len(self.sounds))
+        spread = executor.map(self.measured, numbers, chunksize=32) if executor else map(self.measured, numbers)
+        progress = tqdm(spread, desc="sounds", unit="sound", total=len(self.sounds), disable=None, leave=False)
+        return replace(self, sounds=tuple(progress))
+
+    def numbers_by_class(self, split: str, test_fraction: float) -> list[np.ndarray]:
+        """For every class, the numbers of its sounds in `split`; `"train"` and `"test"` share no recording.
+
+        Of each class's recordings, in the order of a hash of their name, those that fit into `test_fraction` of its
+        sounds are the test's, or else the smallest one is; a recording of several classes is so for all of them.
+
+        Raises:
+            ValueError: a class has no sounds, or none in this split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        recordings = [
+            Counter(sound.recording for sound in self.sounds if sound.class_id == class_id)
+            for class_id in range(len(self.class_names))
+        ]
+        test = set().union(*(_test_recordings(counts, test_fraction) for counts in recordings))
+        keep = {"train": lambda name: name not in test, "test": lambda name: name in test, "all": lambda name: True}
+        numbers = [
+            np.array(
+                [n for n, s in enumerate(self.sounds) if s.class_id == class_id and keep[split](s.recording)], int
+            )
+            for class_id in range(len(self.class_names))
+        ]
+        for class_id, found in enumerate(numbers):
+            if not len(found):
+                known = len(recordings[class_id])
+                reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
+                raise ValueError(
+                    f"class {self.class_names[class_id]!r} of {self.source} has no sound for split {split!r}: {reason}"
+                )
+        return numbers
+
+
+def _test_recordings(counts: Counter, test_fraction: float) -> set[str]:
+    """From the number of sounds by recording to the recordings of the test split; none if there is only one."""
+    if len(counts) < 2:
+        return set()
+    ordered = sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest())
+    chosen, left = set(), round(test_fraction * counts.total())
+    for name in ordered:
+        if counts[name] <= left:
+            chosen.add(name)
+            left -= counts[name]
+    return chosen or {min(ordered, key=counts.get)}
+
+
+@dataclass(frozen=True)
+class _OpenFile:
+    folder: str
+    names: tuple[str, ...]
+
+    def __call__(self, number: int) -> str:
+        return os.path.join(self.folder, self.names[number])
+
+
+@dataclass(frozen=True)
+class _OpenRow:
+    dataset: object
+    audio_column: str
+
+    def __call__(self, number: int) -> str | io.BytesIO:
+        audio = self.dataset[number][self.audio_column]
+        return io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else audio["path"]
+
+
+def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) -> SoundBank:
+    """The sounds of a folder tree with one folder a class, as deep as it likes; classes in alphabetical order.
+
+    Raises:
+        ValueError: no such folder, or no class folders in it.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: expected one folder a class, with audio files in it")
+    class_names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    if not class_names:
+        raise ValueError(f"no class folders in {folder}: expected one folder a class, with audio files in it")
+    sounds = [
+        Sound(file.relative_to(folder).as_posix(), class_id, recording_of(file.name))
+        for class_id, name in enumerate(class_names)
+        for file in sorted((folder / name).rglob("*"))
+        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+    ]
+    opener = _OpenFile(str(folder), tuple(sound.name for sound in sounds))
+    return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, opener)
+
+
+def sounds_from_dataset(
+    dataset,
+    sampling_rate: int = 24000,
+    audio_column: str = "audio",
+    label_column: str = "label",
+    recording_column: str | None = None,
+    source: str = "the dataset",
+) -> SoundBank:
+    """The sounds of a `datasets.Dataset` with an `Audio` column and labels (`ClassLabel`, or strings).
+
+    `recording_column` names the recording a row is a piece of; without it the audio's file name does, if it has one.
+
+    Raises:
+        ValueError: a column is missing, or labels are numbers without names.
+    """
+    import datasets
+
+    for column in filter(None, (audio_column, label_column, recording_column)):
+        if column not in dataset.column_names:
+            raise ValueError(f"{source} has no column {column!r}: it has {', '.join(dataset.column_names)}")
+    dataset = dataset.cast_column(audio_column, datasets.Audio(decode=False))
+    labels: Sequence = dataset[label_column]
+    if isinstance(feature := dataset.features[label_column], datasets.ClassLabel):
+        class_names, class_ids = tuple(feature.names), labels
+    elif all(isinstance(label, str) for label in labels):
+        class_names = tuple(sorted(set(labels)))
+        class_ids = [class_names.index(label) for label in labels]
+    else:
+        raise ValueError(f"the labels of {source} in {label_column!r} are neither a ClassLabel nor strings")
+    paths = (audio["path"] for audio in dataset.select_columns([audio_column])[audio_column])
+    names = [f"row {row}" if not path else f"row {row} ({Path(path).name})" for row, path in enumerate(paths)]
+    recordings: Iterable[str]
+    if recording_column:
+        recordings = map(str, dataset[recording_column])
+    else:
+        recordings = (recording_of(name.partition("(")[2].rstrip(")")) if "(" in name else name for name in names)
+    sounds = tuple(map(Sound, names, class_ids, recordings))
+    return SoundBank(source, class_names, sounds, sampling_rate, _OpenRow(dataset, audio_column))
