@@ -1,0 +1,53 @@
+"""Work shared out over a Ray cluster."""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+
+def map_on_ray(
+    make_worker: Callable, arguments: tuple, jobs: Iterable, workers: int, address: str = "local"
+) -> Iterator[Any]:
+    """What workers make of jobs, in the order in which they are done.
+
+    Args:
+        make_worker: a class whose objects are called with a job; each worker makes one and keeps it.
+        arguments: what it is made with; sent once to each machine.
+        jobs: what the workers are called with.
+        workers: number of workers, a core each.
+        address: of the cluster, whose machines must see the same folders; `"local"` starts one on this machine.
+
+    Raises:
+        ValueError: Ray is not installed.
+        BrokenProcessPool: a worker died.
+        Exception: what a worker raised.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--ray needs Ray: pip install 'pseldnets[ray]'")
+    import ray
+    from ray.util import ActorPool
+
+    started = not ray.is_initialized()
+    if started:
+        local = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    try:
+        shared = [ray.put(argument) for argument in arguments]
+        actors = [ray.remote(num_cpus=1)(_Worker).remote(make_worker, *shared) for _ in range(workers)]
+        yield from ActorPool(actors).map_unordered(lambda actor, job: actor.work.remote(job), jobs)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError:
+        raise BrokenProcessPool("a worker died") from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class _Worker:
+    def __init__(self, make_worker: Callable, *arguments):
+        self.worker = make_worker(*arguments)
+
+    def work(self, job: Any) -> Any:
+        return self.worker(job)

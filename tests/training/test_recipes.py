@@ -1,0 +1,163 @@
+"""Recipes: what the packaged ones hold, how they build on each other, and how mistakes are told."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.augmentation import AugMix
+from training.recipes import packaged_recipes, read_recipe
+from training.train import main
+
+
+# Batch size, learning rate, epochs to a step, epochs, augmentation methods: the published ones.
+SYNTH = {
+    "synth_accdoa": (40, 1e-4, 20, 25, 6),
+    "synth_multi_accdoa": (32, 1e-4, 20, 25, 6),
+    "synth_einv2": (17, 5e-5, 6, 8, 6),
+    "synth_einv2_agg": (17, 5e-5, 6, 8, 6),
+    "synth_seddoa_agg": (40, 1e-4, 10, 15, 6),
+}
+DOWNSTREAM = {"dcase2021": (32, 3e-4, 60, 70, 4), "l3das22": (32, 1e-4, 50, 60, 6), "starss23": (32, 1e-4, 55, 70, 4)}
+PUBLISHED = {
+    **SYNTH,
+    **{
+        f"{data}/{start}_{augmentation}": (*values, methods if augmentation == "augmix" else 0)
+        for data, (*values, methods) in DOWNSTREAM.items()
+        for start in ("scratch", "finetune")
+        for augmentation in ("plain", "augmix")
+    },
+    "l3das22/ov1_finetune": (32, 5e-5, 50, 60, 0),
+    "l3das22/ov1_adapterbit": (32, 3e-4, 50, 60, 0),
+    "l3das22/ov1mono_finetune": (32, 5e-5, 50, 60, 0),
+    "l3das22/ov1mono_adapterbit": (32, 1e-3, 50, 60, 0),
+}
+
+
+def test_there_is_a_recipe_for_each_published_experiment():
+    assert packaged_recipes() == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipe_has_the_published_hyper_parameters(name):
+    batch_size, learning_rate, step_epochs, epochs, methods = PUBLISHED[name]
+    recipe = read_recipe(name)
+    training = recipe.training
+    assert training["per_device_train_batch_size"] == batch_size
+    assert training["learning_rate"] == learning_rate
+    assert (recipe.schedule.step_epochs, recipe.schedule.gamma) == (step_epochs, 0.1)
+    assert training["num_train_epochs"] == epochs
+    assert (training["weight_decay"], training["max_grad_norm"], training["seed"]) == (0.01, 1.0, 2024)
+    assert (training["metric_for_best_model"], training["greater_is_better"]) == ("SELD", False)
+    assert ("pretrained" in recipe.model) == ("finetune" in name or "adapterbit" in name)
+    assert (recipe.peft is not None) == ("adapterbit" in name)
+    assert recipe.train.mono == ("mono" in name)
+    assert not recipe.eval.mono
+    if not methods:
+        assert recipe.augmentation is None
+        return
+    augmix = AugMix(**recipe.augmentation)
+    assert augmix.copies == 2
+    assert len(augmix.on_waveforms) + len(augmix.on_features) == methods
+    assert recipe.augmentation["rotation"] == {"patterns": 48 if methods == 6 else 16, "probability": 0.8}
+
+
+def test_a_recipe_of_ones_own_builds_on_a_packaged_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text("inherits: starss23/scratch_augmix\ntraining: {learning_rate: 2e-4}\n")
+    (tmp_path / "other.yaml").write_text(
+        "inherits: mine.yaml\naugmentation:\n  crop: null\n  rotation: {patterns: 48}\n"
+    )
+    recipe = read_recipe(tmp_path / "other.yaml", ["training.bf16=true", "model.depths=[1, 1, 2, 1]"])
+    assert recipe.name == "other"
+    assert recipe.train.source == "starss23"
+    assert recipe.training["learning_rate"] == 2e-4
+    assert recipe.training["bf16"] is True
+    assert recipe.model["depths"] == [1, 1, 2, 1]
+    assert recipe.augmentation["crop"] is None
+    assert recipe.augmentation["rotation"] == {"patterns": 48, "probability": 0.8}
+    assert read_recipe(tmp_path / "other.yaml", ["augmentation=null"]).augmentation is None
+
+
+def test_sides_of_the_data_share_what_they_do_not_say_themselves():
+    recipe = read_recipe("l3das22/ov1_finetune", ["data.data_dir=/data", "data.train.fraction=0.1"])
+    assert recipe.train.data_dir == recipe.eval.data_dir == "/data"
+    assert recipe.train.recordings == recipe.eval.recordings
+    assert (recipe.train.fraction, recipe.eval.fraction) == (0.1, 1.0)
+    assert (recipe.train.split, recipe.eval.split) == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learnig_rate=1", "unknown key training.learnig_rate: do you mean training.learning_rate?"),
+        ("trainig.learning_rate=1", "unknown key trainig: do you mean training?"),
+        ("model.backbon=htsat", "unknown key model.backbon: do you mean model.backbone?"),
+        ("data.train.hop=1", "unknown key data.hop"),
+        ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
+        ("schedule.step_epochs=often", "step_epochs"),
+        ("evaluation.variant=dcase2024", "evaluation.variant must be one of dcase2023, pseldnets"),
+        ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
+        ("training.learning_rate=[1", "the value is not YAML"),
+        ("training=3", "training must hold keys and values"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_recipe("starss23/scratch_plain", [override])
+
+
+def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("inherits: b.yaml")
+    (tmp_path / "b.yaml").write_text("inherits: a.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml inherits itself"):
+        read_recipe(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("training: [")
+    with pytest.raises(ValueError, match=r"c\.yaml: not YAML"):
+        read_recipe(tmp_path / "c.yaml")
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'starss23/scrach_plain'.*starss23/scratch_plain"):
+        read_recipe("starss23/scrach_plain")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["starss23/finetune_plain"], "zenodo.org/records/7880637"),
+        (["dcase2021/scratch_augmix", "--override", "data.data_dir={empty}"], "zenodo.org/records/5476980"),
+        (["l3das22/ov1_adapterbit"], "L3DAS22"),
+        (["synth_einv2"], "huggingface.co/datasets/Jinbo-HU/PSELDNets"),
+        (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder a class"),
+        (["synth_accdoa", "--override", "data.source=fsd"], "no data source 'fsd': choose from dcase2021"),
+        (["nothing"], "no recipe 'nothing'"),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        main([argument.format(empty=tmp_path) for argument in arguments])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("pseldnet-train: error: ")
+    assert error.count("\n") == 1
+
+
+def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_overrides, tmp_path, capsys):
+    for pretrained, message in (
+        ("???", "model.pretrained must be given"),
+        (tmp_path / "none", f"{tmp_path / 'none'}"),
+    ):
+        overrides = tiny_overrides(tiny_data, tmp_path / "run", f"model.pretrained={pretrained}")
+        with pytest.raises(SystemExit):
+            main(["synth_accdoa", "--override", *overrides])
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pseldnet-train: ")]
+        assert len(lines) == 1
+        assert message in lines[0]
+
+
+def test_help_has_an_example():
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "training.train", "--help"]
+    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "pseldnet-train starss23/scratch_augmix --override data.data_dir=" in shown
+    assert "l3das22/ov1mono_adapterbit" in shown

@@ -1,0 +1,389 @@
+"""Training runs, end to end on a tiny data set: what they learn, that they repeat, and what they survive."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, TrainerCallback
+
+from modeling_pseldnet import detect
+from modeling_pseldnet.events import read_csv
+from training.evaluate_files import evaluate_files
+from training.recipes import read_recipe
+from training.train import build_trainer, main, run
+
+
+ROOT = Path(__file__).parents[2]
+ALL_METHODS = (
+    "augmentation={rotation: {}, wav_mix: {}, spec_augment: {}, crop: {}, frequency_shift: {}, track_mix: {}}"
+)
+
+
+@pytest.fixture
+def train(tiny_data, tiny_overrides, tmp_path):
+    """Runs a recipe on the tiny data, with further overrides."""
+
+    def train(*more, recipe="synth_accdoa", data_dir=tiny_data, output_dir=tmp_path / "run", **options):
+        return run(read_recipe(recipe, tiny_overrides(data_dir, output_dir, *more)), **options)
+
+    return train
+
+
+def parameters(folder):
+    """Saved weights without what batch normalisation counts."""
+    weights = load_file(folder / "model.safetensors")
+    return {name: weight for name, weight in weights.items() if "running" not in name and "num_batches" not in name}
+
+
+def assert_same(first, second, **tolerance):
+    first, second = parameters(first), parameters(second)
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(scope="module")
+def symmetric_data(tmp_path_factory, make_scenes, write_scenes):
+    """Eight scenes that sound alike but for the sign of the waveform, which features do not hold, and have different
+    events: batch normalisation then sees the same statistics however they are shared out."""
+    scenes = make_scenes(8)
+    alike = [((-1) ** number * scenes[0][0], events) for number, (_, events) in enumerate(scenes)]
+    return write_scenes(tmp_path_factory.mktemp("data") / "symmetric", alike)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["synth_accdoa", "synth_multi_accdoa", "synth_einv2", "synth_einv2_agg", "synth_seddoa_agg"]
+)
+def test_every_format_learns_twelve_clips_by_heart(train, tiny_data, tmp_path, recipe):
+    trainer = train(
+        "training.per_device_train_batch_size=12",
+        "training.num_train_epochs=130",
+        "training.learning_rate=3e-3",
+        "schedule.step_epochs=95",
+        recipe=recipe,
+    )
+    metrics = json.loads((tmp_path / "run/eval_results.json").read_text())
+    assert metrics["eval_loss"] < 0.005
+    assert metrics["eval_F"] >= 0.95
+    assert metrics["eval_micro_F"] >= 0.95
+    assert metrics["eval_ov1_F"] >= 0.9
+    assert metrics["eval_ov2_F"] >= 0.9
+    if "einv2" in recipe or "seddoa" in recipe:
+        assert len([name for name in metrics if name.startswith("eval_loss_")]) == 2
+    # What was written scores the same by itself.
+    scores = evaluate_files(
+        [tiny_data / "test/metadata"], [tmp_path / "run/predictions"], num_classes=3, variant="pseldnets"
+    )
+    assert scores["macro"]["SELD"] == pytest.approx(metrics["eval_SELD"], abs=1e-3)
+    assert trainer.scores["classwise"]["F"] == pytest.approx(scores["classwise"]["F"], abs=1e-3)
+
+
+def test_evaluation_finds_in_long_recordings_what_detect_finds(train, make_scenes, write_scenes, tmp_path):
+    scenes = make_scenes(2, num_frames=47)
+    data = write_scenes(tmp_path / "data", scenes)
+    options = ["model.threshold=0.02", "data.eval.hop_seconds=0.5", "training.per_device_eval_batch_size=3"]
+    trainer = train(*options, data_dir=data, only_evaluate=True)
+    found = 0
+    for name in sorted(trainer.predictions):
+        audio = data / f"test/foa/{Path(name).name}.wav"
+        expected = detect(trainer.model, trainer.feature_extractor, audio, hop_seconds=0.5).sort()
+        events = trainer.predictions[name].sort()
+        assert sorted(zip(events.frame.tolist(), events.class_id.tolist(), strict=True)) == sorted(
+            zip(expected.frame.tolist(), expected.class_id.tolist(), strict=True)
+        )
+        np.testing.assert_allclose(np.sort(events.azimuth), np.sort(expected.azimuth), atol=1e-3)
+        found += len(events)
+    assert found > 50
+
+
+@pytest.mark.parametrize("checkpoint", [4, 6], ids=["within an epoch", "between epochs"])
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tmp_path, checkpoint):
+    options = [
+        ALL_METHODS,
+        "model.drop_path_rate=0.2",
+        "training.num_train_epochs=3",
+        "training.save_strategy=steps",
+        "training.save_steps=2",
+        "training.save_total_limit=10",
+        "schedule.step_epochs=1",
+        "schedule.gamma=0.5",
+    ]
+    train(*options)
+    shutil.copytree(tmp_path / f"run/checkpoint-{checkpoint}", tmp_path / f"resumed/checkpoint-{checkpoint}")
+    train(*options, output_dir=tmp_path / "resumed", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "resumed", atol=0, rtol=0)
+
+
+@pytest.fixture
+def warm_start(train, symmetric_data, tmp_path):
+    """Plain gradient descent from a model that has made its first steps; where it lies, and overrides to go on so."""
+    start = tmp_path / "start"
+    train("training.learning_rate=1e-3", data_dir=symmetric_data, output_dir=start)
+    return start, (
+        f"model.pretrained={start}",
+        "training.optim=sgd",
+        "training.learning_rate=0.05",
+        "training.max_grad_norm=0",
+        "model.threshold=0.05",
+    )
+
+
+def test_gradient_accumulation_gives_the_weights_of_the_big_batch(train, symmetric_data, warm_start, tmp_path):
+    start, options = warm_start
+    big, small = tmp_path / "big", tmp_path / "small"
+    train(*options, data_dir=symmetric_data, output_dir=big)
+    accumulation = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
+    train(*options, *accumulation, data_dir=symmetric_data, output_dir=small)
+    moved = max((parameters(big)[name] - weight).abs().max() for name, weight in parameters(start).items())
+    assert moved > 1e-2
+    assert_same(big, small, atol=1e-5, rtol=1e-5)
+
+
+def test_two_processes_give_the_weights_and_scores_of_one(train, symmetric_data, warm_start, tiny_overrides, tmp_path):
+    _, options = warm_start
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(*options, data_dir=symmetric_data, output_dir=one)
+    overrides = tiny_overrides(
+        symmetric_data, two, *options, "training.per_device_train_batch_size=2", "training.use_cpu=true"
+    )
+    # `accelerate launch --cpu` starts several processes only through MPI; both set the same environment.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, "-m", "training.train", "synth_accdoa", "--override", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert_same(one, two, atol=1e-5, rtol=1e-5)
+    trainer = train(
+        *options, f"model.pretrained={two}", data_dir=symmetric_data, output_dir=tmp_path / "again", only_evaluate=True
+    )
+    shared, alone = (json.loads((folder / "eval_results.json").read_text()) for folder in (two, tmp_path / "again"))
+    for name in alone:
+        if not name.endswith(("_per_second", "_runtime")) and name != "epoch":
+            assert shared[name] == pytest.approx(alone[name], abs=1e-6), name
+    assert finished.stdout.count("pseldnets, 8 recordings") == 1
+    assert len(list((two / "predictions").rglob("*.csv"))) == len(trainer.predictions) == 8
+
+
+def test_the_best_model_by_seld_score_is_kept_and_the_schedule_steps(train, tmp_path):
+    trainer = train(
+        "training.eval_strategy=epoch",
+        "training.save_strategy=epoch",
+        "training.load_best_model_at_end=true",
+        "training.save_total_limit=1",
+        "training.num_train_epochs=4",
+        "training.learning_rate=4e-3",
+        "training.logging_strategy=epoch",
+        "schedule.step_epochs=2",
+    )
+    history = trainer.state.log_history
+    scores = [entry["eval_SELD"] for entry in history if "eval_SELD" in entry and "epoch" in entry][:4]
+    best = min(range(4), key=scores.__getitem__)
+    assert Path(trainer.state.best_model_checkpoint) == tmp_path / f"run/checkpoint-{3 * (best + 1)}"
+    assert_same(tmp_path / "run", Path(trainer.state.best_model_checkpoint), atol=0, rtol=0)
+    saved = json.loads((Path(trainer.state.best_model_checkpoint) / "trainer_state.json").read_text())
+    assert saved["best_model_checkpoint"] == trainer.state.best_model_checkpoint
+    rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+    assert rates == pytest.approx([4e-3, 4e-3, 4e-4, 4e-4])
+    (group,) = [group for group in trainer.optimizer.param_groups if group["params"]]
+    assert group["weight_decay"] == 0.01
+    assert len(group["params"]) == len(list(trainer.model.parameters()))
+
+
+def test_training_stops_early_where_the_score_no_longer_gets_better(train):
+    options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
+    trainer = train(*options, "training.num_train_epochs=9", "training.learning_rate=0.0", "schedule.patience=2")
+    best = trainer.state.best_global_step / 3
+    assert trainer.state.epoch == best + 2 < 9
+
+
+@pytest.mark.parametrize(
+    "peft",
+    [
+        "{method: adapterbit}",
+        # Without the statistics of the input's batch normalisation the adapter would not load as it was.
+        "{method: lora, r: 2, target_modules: [q_proj, v_proj], modules_to_save: [heads.accdoa, input_norm]}",
+    ],
+    ids=["adapterbit", "lora"],
+)
+def test_adapters_learn_other_classes_on_top_of_a_model(train, tiny_data, tmp_path, peft):
+    train("training.num_train_epochs=0", "model.threshold=0.1", output_dir=tmp_path / "base")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_data, other)
+    (other / "cls_indices_train.tsv").write_text("".join(f"{n}\t-\tclass {n}\t1\t1\n" for n in range(5)))
+    trainer = train(f"peft={peft}", f"model.pretrained={tmp_path / 'base'}", data_dir=other)
+    assert isinstance(trainer.model, PeftModel)
+    assert not (tmp_path / "run/model.safetensors").exists()
+    base = AutoModelForAudioFrameClassification.from_pretrained(
+        tmp_path / "base", num_labels=5, ignore_mismatched_sizes=True
+    )
+    loaded = PeftModel.from_pretrained(base, tmp_path / "run").eval()
+    features = torch.randn(1, 7, 101, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(features).accdoa, trainer.model.eval()(features).accdoa)
+
+
+def test_a_trained_model_loads_for_inference(train, tiny_data, tmp_path):
+    train()
+    model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "run")
+    assert model.config.id2label == {0: "low", 1: "middle", 2: "high"}
+    detect(model, extractor, next((tiny_data / "test/foa").glob("*.wav")))
+
+
+def test_mono_training_hears_other_directions_each_time(train, tiny_data):
+    trainer = train("data.train.mono=true", "training.num_train_epochs=1")
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(2)])
+    trainer.model.train()
+    first, second = (trainer._prepare_inputs(dict(batch))["labels"] for _ in range(2))
+    assert torch.equal(first.norm(dim=3) > 0.5, second.norm(dim=3) > 0.5)
+    assert not torch.allclose(first, second)
+    trainer.model.eval()
+    recorded = trainer.model.output_format.encode(batch["events"], 20).unflatten(0, (2, 10))
+    assert torch.equal(trainer._prepare_inputs(dict(batch))["labels"], recorded)
+
+
+def damaged(tiny_data, tmp_path, damage):
+    """A copy of the tiny data with one training recording put through `damage`."""
+    data = tmp_path / "damaged"
+    shutil.copytree(tiny_data, data)
+    damage(data / "train/foa/fold0_room1_mix005.wav")
+    return data
+
+
+def with_nan(path):
+    waveform, rate = soundfile.read(path)
+    waveform[1000] = np.nan
+    soundfile.write(path, waveform, rate, subtype="FLOAT")
+
+
+def cut_off(path):
+    waveform, rate = soundfile.read(path)
+    path.unlink()
+    path = path.with_suffix(".flac")
+    soundfile.write(path, waveform, rate)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [with_nan, cut_off])
+def test_a_damaged_recording_is_named_and_left_out(train, tiny_data, tmp_path, caplog, damage):
+    train(data_dir=damaged(tiny_data, tmp_path, damage))
+    named = [record.message for record in caplog.records if "left out" in record.message]
+    assert len(named) == 2
+    assert all("fold0_room1_mix005" in message for message in named)
+    assert all(weight.isfinite().all() for weight in load_file(tmp_path / "run/model.safetensors").values())
+
+
+def test_training_stops_where_no_recording_can_be_read(train, tiny_data, tmp_path):
+    def cut_off_all(path):
+        for file in path.parent.iterdir():
+            cut_off(file)
+
+    with pytest.raises(OSError, match="10 windows in a row cannot be used"):
+        train(data_dir=damaged(tiny_data, tmp_path, cut_off_all))
+
+
+def test_an_update_that_is_not_finite_is_named_and_left_out(tiny_data, tiny_overrides, tmp_path, caplog):
+    trainer = build_trainer(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path / "run")))
+    weight = trainer.model.heads["accdoa"].conv.weight
+    seen = []
+
+    def spoil_third(gradient):
+        seen.append(weight.detach().clone())
+        return gradient * torch.nan if len(seen) == 3 else gradient
+
+    weight.register_hook(spoil_third)
+    trainer.train()
+    changed = [not torch.equal(before, after) for before, after in pairwise(seen)]
+    assert changed == [True, True, False, True, True]
+    (message,) = [record.message for record in caplog.records if "update is left out" in record.message]
+    assert message.count("fold0_room1_mix") == 4
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_training_that_diverges_is_stopped(train):
+    with pytest.raises(FloatingPointError, match="take a lower learning rate"):
+        train("training.learning_rate=1e30", "training.num_train_epochs=9")
+
+
+class FullDisk(TrainerCallback):
+    """From the first checkpoint on no file can grow beyond what the weights need."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def on_save(self, args, state, control, **kwargs):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5], ids=["no room for the weights", "no room for the optimizer"])
+def test_a_full_disk_leaves_whole_checkpoints_to_resume_from(tiny_data, tiny_overrides, tmp_path, share):
+    output = tmp_path / "run"
+    overrides = tiny_overrides(tiny_data, output, "training.save_strategy=epoch")
+    trainer = build_trainer(read_recipe("synth_accdoa", overrides))
+    size = sum(parameter.nbytes for parameter in trainer.model.parameters())
+    trainer.add_callback(FullDisk(int(share * size)))
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match=r"checkpoint-6 could not be written to .*: free some space"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert [path.name for path in output.iterdir()] == ["checkpoint-3"]
+    resumed = run(read_recipe("synth_accdoa", overrides), resume=True)
+    assert resumed.state.global_step == 6
+    assert (output / "model.safetensors").exists()
+
+
+def test_a_run_is_not_overwritten_by_another(train):
+    train("training.save_strategy=epoch")
+    with pytest.raises(ValueError, match="holds checkpoints: go on from them with --resume"):
+        train("training.save_strategy=epoch")
+
+
+def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, tmp_path):
+    pytest.importorskip("pyroomacoustics")
+    generator = np.random.default_rng(0)
+    for name in ("low", "middle", "high"):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        for take in "abcde":
+            samples = 0.1 * generator.standard_normal(12000)
+            soundfile.write(tmp_path / "sounds" / name / f"{name}{take}.wav", samples, 24000)
+    # Classes are in the order of the folders' names.
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (data / "cls_indices_train.tsv").write_text("0\t-\thigh\t1\t1\n1\t-\tlow\t1\t1\n2\t-\tmiddle\t1\t1\n")
+    recipe = tmp_path / "scenes.yaml"
+    recipe.write_text("scene_seconds: 1.0\nrooms: {number: 1, rt60: [0.2, 0.2], positions: 2, paths: 1}\n")
+    for source, more in (("scenes", [f"data.train.scene_recipe={recipe}", "data.train.scenes=4"]), ("mono_clips", [])):
+        trainer = train(
+            f"data.train.source={source}",
+            f"data.train.data_dir={tmp_path / 'sounds'}",
+            "training.num_train_epochs=1",
+            *more,
+            data_dir=data,
+            output_dir=tmp_path / source,
+        )
+        assert trainer.state.global_step > 0
+        item = trainer.train_dataset[0]
+        assert len(item["events"]) > 0
+        assert item["waveform"].shape == ((4 if source == "scenes" else 1), 24000)
+
+
+def test_the_program_trains_and_prints_scores(tiny_data, tiny_overrides, tmp_path, capsys):
+    main(["synth_accdoa", "--override", *tiny_overrides(tiny_data, "unused"), "--output-dir", str(tmp_path / "run")])
+    out = capsys.readouterr().out
+    assert "pseldnets, 12 recordings" in out
+    assert "recordings with ov2 macro" in out
+    assert len(read_csv(next((tmp_path / "run/predictions/test").iterdir()))) >= 0
+    assert (tmp_path / "run/model.safetensors").exists()

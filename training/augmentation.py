@@ -1,0 +1,255 @@
+"""Augmentation of a batch: sounds and features on the device, events with them.
+
+The events of a batch are one [`Events`], whose frames count on from example to example: in windows of n frames, frame
+f of example b is b * n + f. All that is random is drawn on the CPU, where the events lie, so that nothing waits for
+the device and a seed means the same on each.
+
+A method takes waveforms (batch, 4, samples) or features (batch, channels, frames, mel bins), the events and the number
+of label frames of a window, and returns both changed. The parameters are those of PSELDNets (arXiv 2411.06399).
+"""
+
+import inspect
+from collections.abc import Callable
+from itertools import permutations, product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling_pseldnet.events import Events, direction_to_vector, vector_to_direction
+
+
+MAX_POLYPHONY = 3
+
+# What carries x, y and z onto themselves or each other: all 48 signed permutations, and the 16 that keep z upright.
+ROTATION_PATTERNS = {
+    48: np.array(
+        [np.diag(signs)[list(order)] for order in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)]
+    )
+}
+ROTATION_PATTERNS[16] = np.array([pattern for pattern in ROTATION_PATTERNS[48] if pattern[2, 2] != 0])
+# Rows and columns of x, y, z in a matrix of the channels W, Y, Z, X.
+CHANNELS_XYZ = [3, 1, 2]
+
+
+def polyphony(events: Events, num_frames: int, batch_size: int) -> np.ndarray:
+    """The largest number of simultaneous events in each example, (batch,)."""
+    return np.bincount(events.frame, minlength=batch_size * num_frames).reshape(batch_size, num_frames).max(1)
+
+
+def take_examples(events: Events, num_frames: int, examples: np.ndarray) -> Events:
+    """The events of a batch made of these `examples` of another; -1 stands for one without events."""
+    events = events[np.argsort(events.frame, kind="stable")]
+    start, end = (np.searchsorted(events.frame, (examples + after) * num_frames) for after in (0, 1))
+    count = end - start
+    example = np.repeat(np.arange(len(examples)), count)
+    rows = events[np.repeat(start - np.cumsum(count) + count, count) + np.arange(count.sum())]
+    return rows.replace(frame=rows.frame + (example - examples[example]) * num_frames)
+
+
+def turn(waveform: Tensor, events: Events, num_frames: int, matrices: np.ndarray) -> tuple[Tensor, Events]:
+    """Turns or mirrors the sound field of each example by its matrix, (batch, 3, 3) in x, y, z."""
+    mixing = torch.eye(4).repeat(len(matrices), 1, 1)
+    mixing[:, np.array(CHANNELS_XYZ)[:, None], CHANNELS_XYZ] = torch.from_numpy(matrices).float()
+    vector = np.einsum("nij,nj->ni", matrices[events.frame // num_frames], events.vector)
+    azimuth, elevation = vector_to_direction(vector)
+    return mixing.to(waveform.device) @ waveform, events.replace(azimuth=azimuth, elevation=elevation)
+
+
+def rotation(
+    waveform: Tensor, events: Events, num_frames: int, patterns: int = 48, probability: float = 0.8
+) -> tuple[Tensor, Events]:
+    """Turns or mirrors each example with this probability, by one of 16 or 48 patterns that swap or reverse the axes.
+
+    Wang et al., "A four-stage data augmentation approach to ResNet-Conformer based acoustic modeling for sound event
+    localization and detection" (TASLP 2023), has the 16, which keep the horizon level.
+    """
+    batch_size = len(waveform)
+    drawn = ROTATION_PATTERNS[patterns][torch.randint(patterns, (batch_size,)).numpy()]
+    chosen = (torch.rand(batch_size) < probability).numpy()
+    return turn(waveform, events, num_frames, np.where(chosen[:, None, None], drawn, np.eye(3)))
+
+
+def mix(
+    sounds: Tensor, events: Events, num_frames: int, receivers: np.ndarray, donors: np.ndarray, beta: float
+) -> tuple[Tensor, Events]:
+    """Mixes into each receiver another example out of the donors, with weights from Beta(beta, beta).
+
+    Args:
+        sounds: waveforms or features, (batch, …).
+        receivers, donors: which examples these are, (batch,) of bool.
+    """
+    batch_size = len(sounds)
+    allowed = torch.from_numpy(receivers[:, None] & donors[None, :] & ~np.eye(batch_size, dtype=bool))
+    partner = (torch.rand(batch_size, batch_size) * allowed).argmax(1)
+    mixed = allowed.any(1)
+    weight = torch.where(mixed, torch.distributions.Beta(beta, beta).sample((batch_size,)), 1.0)
+    weight = weight.to(sounds.device).reshape(-1, *[1] * (sounds.ndim - 1))
+    added = take_examples(events, num_frames, torch.where(mixed, partner, -1).numpy())
+    added = added.replace(track=added.track + events.track.max(initial=-1) + 1)
+    mixture = weight * sounds + (1 - weight) * sounds[partner.to(sounds.device)]
+    return mixture, Events.concatenate([events, added])
+
+
+def wav_mix(
+    waveform: Tensor, events: Events, num_frames: int, probability: float = 0.5, beta: float = 0.5
+) -> tuple[Tensor, Events]:
+    """With this probability mixes into each example with one source another with one or two, of whatever classes."""
+    if torch.rand(()) >= probability:
+        return waveform, events
+    sources = polyphony(events, num_frames, len(waveform))
+    return mix(waveform, events, num_frames, sources == 1, (sources >= 1) & (sources < MAX_POLYPHONY), beta)
+
+
+def track_mix(features: Tensor, events: Events, num_frames: int, beta: float = 0.5) -> tuple[Tensor, Events]:
+    """Mixes the features of examples with one source each."""
+    single = polyphony(events, num_frames, len(features)) == 1
+    return mix(features, events, num_frames, single, single, beta)
+
+
+def _intervals(shape: tuple[int, ...], length: int, longest: int) -> Tensor:
+    """A random interval of up to `longest` of `length` places for each entry of `shape`: (*shape, length) of bool."""
+    width = torch.randint(longest + 1, (*shape, 1))
+    start = (torch.rand(*shape, 1) * (length - width + 1)).long()
+    place = torch.arange(length)
+    return (place >= start) & (place < start + width)
+
+
+def spec_augment(
+    features: Tensor,
+    events: Events,
+    num_frames: int,
+    time_frames: int = 40,
+    time_masks: int = 4,
+    mel_bins: int = 8,
+    frequency_masks: int = 2,
+) -> tuple[Tensor, Events]:
+    """Sets bands of time and of frequency to zero, and takes the events out of the bands of time.
+
+    A band of time is made of whole label frames, up to `time_frames` feature frames long, so that no event is half
+    heard. Park et al., "SpecAugment" (Interspeech 2019).
+    """
+    batch_size, _, feature_frames, bins = features.shape
+    ratio = feature_frames // num_frames
+    silent = _intervals((batch_size, time_masks), num_frames, time_frames // ratio).any(1)
+    dropped = _intervals((batch_size, frequency_masks), bins, mel_bins).any(1)
+    silent_feature_frames = silent[:, (torch.arange(feature_frames) // ratio).clamp(max=num_frames - 1)]
+    masked = silent_feature_frames[:, None, :, None] | dropped[:, None, None, :]
+    heard = events[~silent.flatten().numpy()[events.frame]]
+    return features.masked_fill(masked.to(features.device), 0.0), heard
+
+
+def crop(
+    features: Tensor, events: Events, num_frames: int, boxes: int = 4, frames: int = 8, mel_bins: int = 4
+) -> tuple[Tensor, Events]:
+    """Sets boxes of up to so many feature frames and mel bins to zero, in each channel by itself."""
+    batch_size, channels, feature_frames, bins = features.shape
+    for _ in range(boxes):
+        in_time = _intervals((batch_size, channels), feature_frames, frames).to(features.device)
+        in_frequency = _intervals((batch_size, channels), bins, mel_bins).to(features.device)
+        features = features.masked_fill(in_time[..., :, None] & in_frequency[..., None, :], 0.0)
+    return features, events
+
+
+def frequency_shift(
+    features: Tensor, events: Events, num_frames: int, probability: float = 0.5, mel_bins: int = 15
+) -> tuple[Tensor, Events]:
+    """Shifts each example with this probability by up to so many mel bins up or down, reflected at the edges."""
+    batch_size, _, _, bins = features.shape
+    shift = torch.randint(-mel_bins, mel_bins + 1, (batch_size, 1)) * (torch.rand(batch_size, 1) < probability)
+    source = (torch.arange(bins) - shift).abs()
+    source = (bins - 1) - (bins - 1 - source).abs()
+    index = source[:, None, None, :].to(features.device).expand_as(features)
+    return features.gather(3, index), events
+
+
+WAVEFORM_METHODS = {"rotation": rotation, "wav_mix": wav_mix}
+FEATURE_METHODS = {
+    "spec_augment": spec_augment,
+    "crop": crop,
+    "frequency_shift": frequency_shift,
+    "track_mix": track_mix,
+}
+
+
+class AugMix:
+    """A batch and augmented copies of it, one after the other.
+
+    Rotation and WavMix act on the batch and on each copy, on their waveforms; then a random part of the other methods,
+    at least one, in random order, on the features of each copy. After Hendrycks et al., "AugMix" (ICLR 2020).
+
+    Args:
+        copies: augmented copies beside the batch.
+        methods: options of each method to use, by the names in the tables above: `crop={"boxes": 2}`.
+
+    Raises:
+        ValueError: there is no such method or option.
+    """
+
+    def __init__(self, copies: int = 2, **methods: dict | None):
+        for name, options in methods.items():
+            known = WAVEFORM_METHODS | FEATURE_METHODS
+            if name not in known:
+                raise ValueError(f"no augmentation {name!r}: choose from {', '.join(known)}")
+            parameters = list(inspect.signature(known[name]).parameters)[3:]
+            for option in options or {}:
+                if option not in parameters:
+                    raise ValueError(f"{name} has no option {option!r}: choose from {', '.join(parameters)}")
+        if methods.get("rotation") and methods["rotation"].get("patterns", 48) not in ROTATION_PATTERNS:
+            raise ValueError(f"rotation has {' or '.join(map(str, sorted(ROTATION_PATTERNS)))} patterns")
+        self.copies = copies
+        self.on_waveforms, self.on_features = (
+            [(table[name], options) for name, options in methods.items() if name in table and options is not None]
+            for table in (WAVEFORM_METHODS, FEATURE_METHODS)
+        )
+
+    def __call__(
+        self, waveform: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Events]:
+        """Waveforms (batch, 4, samples) and events to features ((1 + copies) * batch, …) and their events.
+
+        Args:
+            extract: makes features of waveforms.
+        """
+        features, parts = [], []
+        for number in range(1 + self.copies):
+            sounds, found = waveform, events
+            for method, options in self.on_waveforms:
+                sounds, found = method(sounds, found, num_frames, **options)
+            sounds = extract(sounds)
+            for method, options in self._some_on_features() if number else ():
+                sounds, found = method(sounds, found, num_frames, **options)
+            features.append(sounds)
+            parts.append(found.replace(frame=found.frame + number * len(waveform) * num_frames))
+        return torch.cat(features), Events.concatenate(parts)
+
+    def _some_on_features(self) -> list[tuple[Callable, dict]]:
+        if not self.on_features:
+            return []
+        count = int(torch.randint(1, len(self.on_features) + 1, ()))
+        return [self.on_features[index] for index in torch.randperm(len(self.on_features))[:count].tolist()]
+
+
+def place_mono(waveform: Tensor, events: Events, num_frames: int) -> tuple[Tensor, Events]:
+    """Places each source of mono clips at a random direction: W, W sin a cos e, W sin e, W cos a cos e.
+
+    A source is an example's events of one class and track. The directions are even over the sphere. Only one source
+    may sound at a time, since it has the sound of its frames to itself.
+
+    Args:
+        waveform: (batch, channels, samples), of which the first channel is used.
+    """
+    batch_size, _, samples = waveform.shape
+    example = events.frame // num_frames
+    _, source = np.unique(np.stack([example, events.class_id, events.track]), axis=1, return_inverse=True)
+    source = source.reshape(-1)
+    draw = torch.rand(2, source.max(initial=-1) + 1, dtype=torch.float64).numpy()
+    azimuth, elevation = 180 - 360 * draw[0], np.degrees(np.arcsin(2 * draw[1] - 1))
+    placed = events.replace(azimuth=azimuth[source], elevation=elevation[source])
+    gains = np.zeros((batch_size * num_frames, 3), dtype=np.float32)
+    gains[placed.frame] = direction_to_vector(placed.azimuth, placed.elevation)
+    gains = torch.from_numpy(gains).to(waveform.device).unflatten(0, (batch_size, num_frames)).transpose(1, 2)
+    frame = torch.arange(samples, device=waveform.device) * num_frames // samples
+    x, y, z = gains[..., frame].unbind(1)
+    omni = waveform[:, 0]
+    return torch.stack([omni, omni * y, omni * z, omni * x], dim=1), placed

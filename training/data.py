@@ -1,0 +1,257 @@
+"""The windows that a recipe trains and evaluates on, and how they are put together to batches."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import strict
+from torch.utils.data import Dataset
+
+from datasets_scripts.dcase2021 import DCASE2021
+from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
+from datasets_scripts.l3das22 import L3DAS22
+from datasets_scripts.scene_recipe import read_recipe
+from datasets_scripts.scene_sounds import SoundBank, sounds_from_folder
+from datasets_scripts.scene_spec import SceneSet
+from datasets_scripts.segments import SegmentedDataset
+from datasets_scripts.starss23 import STARSS23
+from datasets_scripts.synthetic_seld import SyntheticSELD
+from modeling_pseldnet.events import FRAME_SECONDS, Events
+
+
+BUILDERS = {
+    "dcase2021": DCASE2021,
+    "dcase2022_synthetic": DCASE2022Synthetic,
+    "l3das22": L3DAS22,
+    "starss23": STARSS23,
+    "synthetic_seld": SyntheticSELD,
+}
+# Windows that may fail one after the other before the disk, rather than a file, is taken to be at fault.
+MAX_UNREADABLE = 10
+# Full scale is 1; features of samples far above it are not finite.
+MAX_SAMPLE = 1e6
+
+logger = logging.getLogger(__name__)
+
+
+@strict
+@dataclass
+class DataRecipe:
+    """Where windows are from.
+
+    Attributes:
+        source: a data set (see `BUILDERS`); `"scenes"`, rendered while the model trains; or `"mono_clips"`.
+        data_dir: the folder with the downloaded data, or with isolated sounds in one folder a class.
+        config_name: the form of the data set, such as `"foa"`; the builder's first by default.
+        cache_dir: where `datasets` keeps its tables.
+        split: of the data set, or of the isolated sounds.
+        recordings: a regular expression that the ids of the recordings to use match from their start.
+        fraction: share of the recordings to use, chosen by `seed`.
+        seed: of that choice, or of the rendered scenes.
+        hop_seconds: from one window to the next; the window's length by default.
+        mono: place the first channel of each recording at random directions.
+        scene_recipe: recipe of rendered scenes, a file or a name.
+        scenes: rendered scenes an epoch.
+    """
+
+    source: str
+    data_dir: str | None = None
+    config_name: str | None = None
+    cache_dir: str | None = None
+    split: str = "train"
+    recordings: str | None = None
+    fraction: float | int = 1.0
+    seed: int = 0
+    hop_seconds: float | int | None = None
+    mono: bool = False
+    scene_recipe: str = "on_the_fly"
+    scenes: int = 10000
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A map-style data set of windows, as [`SegmentedDataset`] gives them, and what a model must know of it."""
+
+    dataset: Dataset
+    class_names: list[str]
+    sampling_rate: int
+    mono: bool = False
+
+
+def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = False) -> Windows:
+    """The windows of a recipe.
+
+    Args:
+        evaluation: whether every frame of a recording must be in a window, and a damaged file is an error.
+
+    Raises:
+        FileNotFoundError: the data is not there; the message says how to get it.
+        ValueError: the recipe asks for something the data has not.
+    """
+    if recipe.source in OTHER_SOURCES:
+        if evaluation:
+            raise ValueError(f"data.eval.source: {recipe.source} is for training: take one of {', '.join(BUILDERS)}")
+        if recipe.data_dir is None:
+            raise FileNotFoundError(
+                f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
+                " sorted in one folder a class"
+            )
+        return OTHER_SOURCES[recipe.source](recipe, window_seconds)
+    if recipe.source not in BUILDERS:
+        raise ValueError(f"no data source {recipe.source!r}: choose from {', '.join([*BUILDERS, *OTHER_SOURCES])}")
+    builder = BUILDERS[recipe.source](
+        config_name=recipe.config_name, data_dir=recipe.data_dir, cache_dir=recipe.cache_dir
+    )
+    builder.download_and_prepare()
+    recordings = _choose(builder.as_dataset(split=recipe.split), recipe)
+    mode = "evaluation" if evaluation else "train"
+    windows = SegmentedDataset(recordings, window_seconds, recipe.hop_seconds, mode)
+    return Windows(
+        windows if evaluation else ReadableWindows(windows),
+        list(builder.class_names),
+        builder.config.sampling_rate,
+        recipe.mono,
+    )
+
+
+def _choose(recordings, recipe: DataRecipe):
+    """The part of the recordings that the recipe asks for."""
+    if recipe.recordings is not None:
+        ids = recordings["id"]
+        recordings = recordings.select([row for row, name in enumerate(ids) if re.match(recipe.recordings, name)])
+        if len(recordings) == 0:
+            raise ValueError(f"no recording of split {recipe.split!r} matches {recipe.recordings!r}")
+    if not 0 < recipe.fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, not {recipe.fraction}")
+    count = max(round(recipe.fraction * len(recordings)), 1)
+    chosen = np.random.default_rng(recipe.seed).permutation(len(recordings))[:count]
+    return recordings.select(np.sort(chosen))
+
+
+class ReadableWindows(Dataset):
+    """Windows of which a damaged one is named in a warning and replaced by the next that can be used.
+
+    Raises:
+        OSError: many in a row cannot be used.
+    """
+
+    def __init__(self, windows: Dataset):
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict:
+        for attempt in range(MAX_UNREADABLE):
+            try:
+                item = self.windows[(index + attempt) % len(self)]
+                if np.abs(item["waveform"]).max() < MAX_SAMPLE:
+                    return item
+                problem = f"{item['recording']}: samples that are NaN, infinite or huge"
+            except (OSError, ValueError) as error:
+                problem = error
+            logger.warning("a training window is left out: %s", problem)
+        raise OSError(f"{MAX_UNREADABLE} windows in a row cannot be used, the last of them: {problem}")
+
+
+class RenderedScenes(Dataset):
+    """Scenes rendered when they are asked for; those of another epoch are others.
+
+    Args:
+        scene_set: where they are from; all rooms are held in memory.
+        count: scenes an epoch.
+    """
+
+    def __init__(self, scene_set: SceneSet, count: int):
+        from datasets_scripts.render_torch import SceneBank
+
+        self.bank, self.count, self.epoch = SceneBank(scene_set, progress=True), count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        number = self.epoch * self.count + index
+        scene = self.bank.scene_set.scene(number)
+        num_frames = round(self.bank.scene_set.recipe.scene_seconds / FRAME_SECONDS)
+        events = self.bank.scene_set.labels(scene)
+        return {
+            "waveform": self.bank.render([scene])[0].numpy(),
+            "events": events[events.frame < num_frames],
+            "recording": f"scene{number}",
+            "start_frame": 0,
+            "num_frames": num_frames,
+        }
+
+
+class MonoClips(Dataset):
+    """Isolated sounds, each at a random time in a window of silence; longer ones are cut.
+
+    The waveform has one channel, and the events no direction yet: see `augmentation.place_mono`.
+    """
+
+    def __init__(self, sounds: SoundBank, numbers: Sequence[int], window_frames: int):
+        self.sounds, self.numbers, self.window_frames = sounds, numbers, window_frames
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict:
+        number = int(self.numbers[index])
+        frame_samples = round(FRAME_SECONDS * self.sounds.sampling_rate)
+        sound = self.sounds.read(number)[: self.window_frames * frame_samples]
+        length = -(-len(sound) // frame_samples)
+        first = int(torch.randint(self.window_frames - length + 1, ()))
+        waveform = np.zeros((1, self.window_frames * frame_samples), dtype=np.float32)
+        waveform[0, first * frame_samples :][: len(sound)] = sound
+        frame, same = np.arange(first, first + length), np.ones(length)
+        return {
+            "waveform": waveform,
+            "events": Events(frame, self.sounds.sounds[number].class_id * same, 0 * same, 0 * same, 0 * same),
+            "recording": self.sounds.sounds[number].name,
+            "start_frame": 0,
+            "num_frames": self.window_frames,
+        }
+
+
+def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
+    scene_recipe = read_recipe(recipe.scene_recipe)
+    if scene_recipe.scene_seconds != window_seconds:
+        raise ValueError(f"scenes of {scene_recipe.scene_seconds:g} s do not fit windows of {window_seconds:g} s")
+    sounds = sounds_from_folder(recipe.data_dir, scene_recipe.sampling_rate).measure()
+    scene_set = SceneSet(scene_recipe, sounds, recipe.seed, recipe.split)
+    return Windows(RenderedScenes(scene_set, recipe.scenes), list(sounds.class_names), sounds.sampling_rate)
+
+
+def _load_mono_clips(recipe: DataRecipe, window_seconds: float) -> Windows:
+    sounds = sounds_from_folder(recipe.data_dir).measure()
+    by_class = sounds.numbers_by_class(recipe.split, test_fraction=0.2)
+    clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))
+    return Windows(ReadableWindows(clips), list(sounds.class_names), sounds.sampling_rate, mono=True)
+
+
+OTHER_SOURCES = {"scenes": _load_scenes, "mono_clips": _load_mono_clips}
+
+
+def collate(items: Sequence[dict], window_frames: int) -> dict:
+    """Windows as a batch: `waveform` (batch, channels, samples), `events` with frames that count on from window to
+    window, and what tells the windows apart.
+
+    Raises:
+        ValueError: a window has no labels.
+    """
+    for item in items:
+        if item["events"] is None:
+            raise ValueError(f"{item['recording']} has no labels: choose another split")
+    events = [item["events"].replace(frame=item["events"].frame + n * window_frames) for n, item in enumerate(items)]
+    return {
+        "waveform": torch.from_numpy(np.stack([item["waveform"] for item in items])),
+        "events": Events.concatenate(events),
+        **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
+    }

@@ -1,0 +1,318 @@
+"""A `Trainer` for sound event localization and detection: augments on the device, and scores whole recordings."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+
+from datasets_scripts.segments import SegmentedDataset
+from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
+from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.inference import SILENCE, average_overlaps
+
+from .augmentation import AugMix, place_mono, take_examples
+from .data import Windows, collate
+from .seld_metrics import seld_scores
+
+
+# Updates in a row that may be left out before training is taken to diverge.
+MAX_SKIPPED_UPDATES = 10
+# Left out of what is pushed to the Hub, as it begins with an underscore.
+STAGING = "_saving"
+
+logger = logging.getLogger(__name__)
+
+
+class SELDTrainer(Trainer):
+    """Trains a [`PSELDNetForSELD`], or a PEFT model of one, on windows and evaluates it on recordings.
+
+    Args:
+        model: the model; its feature extractor is saved with it.
+        args: of `transformers`; `metric_for_best_model` may be any score that `evaluate` gives.
+        feature_extractor: makes features on the device of the model.
+        train_windows, eval_windows: see [`load_windows`].
+        augmentation: augments batches in training; none by default.
+        step_epochs: epochs after each of which the learning rate is multiplied by `gamma`.
+        variant: how scores are counted, see `seld_metrics`.
+        patience: evaluations without a better score after which to stop; by default training goes on to the end.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        args: TrainingArguments,
+        feature_extractor: PSELDNetFeatureExtractor,
+        train_windows: Windows | None = None,
+        eval_windows: Windows | None = None,
+        augmentation: AugMix | None = None,
+        step_epochs: int | None = None,
+        gamma: float = 0.1,
+        variant: str = "pseldnets",
+        patience: int | None = None,
+    ):
+        self.window_frames = round(model.config.window_seconds / FRAME_SECONDS)
+        # Recordings of the present update, updates left out in a row, and where a checkpoint is being written.
+        self._seen: list[str] = []
+        self._skipped_updates = 0
+        self._staging: str | None = None
+        super().__init__(
+            model,
+            args,
+            data_collator=partial(collate, window_frames=self.window_frames),
+            train_dataset=train_windows.dataset if train_windows else None,
+            eval_dataset=eval_windows.dataset if eval_windows else None,
+            processing_class=feature_extractor,
+            callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+        )
+        self.feature_extractor = feature_extractor
+        self.augmentation = augmentation
+        self.mono = {True: bool(train_windows and train_windows.mono), False: bool(eval_windows and eval_windows.mono)}
+        self.step_epochs, self.gamma, self.variant = step_epochs, gamma, variant
+        self.scores: dict = {}
+        self.predictions: dict[str, Events] = {}
+
+    # From a batch of windows to what the model takes
+
+    def _prepare_inputs(self, inputs: dict) -> dict[str, torch.Tensor]:
+        """Waveforms and events to `input_features` and `labels`; augmented where the model is in training mode."""
+        inputs = super()._prepare_inputs(inputs)
+        waveform, events, training = inputs["waveform"], inputs["events"], self.model.training
+        with torch.no_grad():
+            if self.mono[training]:
+                waveform, events = place_mono(waveform, events, self.window_frames)
+            if training and self.augmentation is not None:
+                features, events = self.augmentation(
+                    waveform, events, self.window_frames, self.feature_extractor.features
+                )
+            else:
+                features = self.feature_extractor.features(waveform)
+        labels = self.model.output_format.encode(events, len(features) * self.window_frames)
+        labels = labels.unflatten(0, (len(features), self.window_frames))
+        return {"input_features": features, "labels": labels.to(features.device, non_blocking=True)}
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        """Not counted: the inputs are waveforms, not tokens."""
+        return 0
+
+    # How it learns
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters: the published recipes spare none from weight decay."""
+        return [name for name, _ in model.named_parameters()]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The step schedule, where `step_epochs` is given; else that of the arguments."""
+        if self.step_epochs is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        batches = len(self.callback_handler.train_dataloader or self.get_train_dataloader())
+        updates = -(-batches // self.args.gradient_accumulation_steps)
+        self.lr_scheduler = torch.optim.lr_scheduler.StepLR(
+            optimizer or self.optimizer, self.step_epochs * updates, self.gamma
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        self._seen += inputs["recording"]
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
+        """The gradients' norm; an update whose norm is not finite is left out, on all processes alike."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        # With float16 the gradient scaler does this, and needs the gradients for it.
+        if np.isfinite(float(grad_norm)) or self.accelerator.scaler is not None:
+            self._skipped_updates = 0
+        else:
+            self._skipped_updates += 1
+            logger.warning(
+                "an update is left out, its gradients are not finite; it was for %s",
+                ", ".join(sorted(set(self._seen))),
+            )
+            # AdamW passes over parameters that have no gradient.
+            model.zero_grad(set_to_none=True)
+            if self._skipped_updates >= MAX_SKIPPED_UPDATES:
+                raise FloatingPointError(
+                    f"the gradients of {MAX_SKIPPED_UPDATES} updates in a row are not finite: training diverges,"
+                    " take a lower learning rate"
+                )
+        self._seen.clear()
+        return grad_norm
+
+    # How it is scored
+
+    def get_eval_dataloader(self, eval_dataset: SegmentedDataset | None = None) -> DataLoader:
+        """The windows of this process's share of the recordings, each recording whole and in order."""
+        windows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if windows is None:
+            raise ValueError("there is nothing to evaluate on: give eval_windows")
+        mine = np.flatnonzero(windows.recording % self.accelerator.num_processes == self.accelerator.process_index)
+        return DataLoader(
+            Subset(windows, mine.tolist()),
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        )
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Scores whole recordings; `scores` and `predictions` (events by recording) hold the details afterwards.
+
+        The metrics are the mean loss, its parts where the output format has several, and the scores of
+        `seld_metrics`: the macro mean under their own names, the micro mean as `micro_…`, and the macro mean of the
+        recordings with at most one, two, … simultaneous events as `ov1_…`, `ov2_…`.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        losses: dict[str, float] = {}
+        recordings = []
+        windows = self._predict_windows(model, dataloader, losses)
+        for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
+            recordings.append((name, *self._join(model, of_recording)))
+        num_windows = len(dataloader.dataset)
+        if self.accelerator.num_processes > 1:
+            recordings = gather_object(recordings)
+            shares = gather_object([(num_windows, losses)])
+            num_windows = sum(count for count, _ in shares)
+            losses = {name: sum(share.get(name, 0.0) for _, share in shares) for name in {*shares[0][1], *losses}}
+        names, references, predictions = zip(*sorted(recordings, key=lambda row: row[0]), strict=True)
+        self.predictions = dict(zip(names, predictions, strict=True))
+        overlap = [f"ov{np.bincount(events.frame).max(initial=0)}" for events in references]
+        self.scores = seld_scores(
+            references, predictions, model.config.num_labels, variant=self.variant, groups=overlap, names=names
+        )
+        metrics = {name: total / num_windows for name, total in losses.items()}
+        metrics |= self.scores["macro"]
+        metrics |= {f"micro_{score}": value for score, value in self.scores["micro"].items()}
+        for label, part in self.scores["groups"].items():
+            metrics |= {f"{label}_{score}": value for score, value in part["macro"].items()}
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=num_windows)
+
+    def _predict_windows(self, model: nn.Module, dataloader: DataLoader, losses: dict[str, float]) -> Iterator[dict]:
+        """Each window with its outputs (frames, …) and its events; adds its losses to `losses`."""
+        for batch in dataloader:
+            events, size = batch["events"], len(batch["waveform"])
+            peak = batch["waveform"].abs().amax(1).unflatten(1, (self.window_frames, -1)).amax(2).numpy()
+            inputs = self._prepare_inputs(batch)
+            with torch.inference_mode(), self.accelerator.autocast():
+                output = model(**inputs)
+            outputs = {name: output[name].float() for name in model.output_format.output_names}
+            loss_parts = getattr(model.output_format, "loss_parts", None)
+            parts = {"loss": output.loss} if loss_parts is None else loss_parts(outputs, inputs["labels"])
+            for name, value in parts.items():
+                losses[name] = losses.get(name, 0.0) + float(value) * size
+            arrays = {name: value.cpu().numpy() for name, value in outputs.items()} | {"peak": peak}
+            for row in range(size):
+                yield {
+                    **{name: batch[name][row] for name in ("recording", "start_frame", "num_frames")},
+                    "outputs": {name: array[row] for name, array in arrays.items()},
+                    "events": take_examples(events, self.window_frames, np.array([row])),
+                }
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def _join(self, model: nn.Module, windows: Iterator[dict]) -> tuple[Events, Events]:
+        """The reference and the predicted events of a recording, from its windows in order."""
+        reference, ends = [], []
+
+        def outputs():
+            for window in windows:
+                first, events = window["start_frame"], window["events"]
+                # What an earlier window reached is known already.
+                new = events[events.frame + first >= max(ends, default=0)]
+                reference.append(new.replace(frame=new.frame + first))
+                ends.append(first + window["num_frames"])
+                yield first, window["outputs"]
+
+        predicted = []
+        for first, averaged in average_overlaps(outputs()):
+            peak = averaged.pop("peak")
+            events = model.output_format.decode(averaged, np.asarray(model.config.threshold))
+            events = events[peak[events.frame] > SILENCE]
+            predicted.append(events.replace(frame=events.frame + first))
+        prediction = Events.concatenate(predicted)
+        return Events.concatenate(reference), prediction[prediction.frame < max(ends)]
+
+    def save_predictions(self, folder: Path) -> None:
+        """Writes what the last evaluation found, a DCASE CSV a recording."""
+        for name, events in self.predictions.items():
+            path = folder / f"{name}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_csv(path, events)
+
+    # How it is saved
+
+    def _get_output_dir(self, trial) -> str:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """A checkpoint appears whole or not at all."""
+        run_dir, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        with self._staged(run_dir, name) as staging:
+            self._staging = str(staging)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(run_dir / name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with self._staged(Path(output_dir or self.args.output_dir), "the model") as staging:
+            super()._save(str(staging), state_dict)
+
+    @contextmanager
+    def _staged(self, folder: Path, what: str) -> Iterator[Path]:
+        """A folder within `folder` to write to, whose entries move up to `folder` when all are written.
+
+        Raises:
+            OSError: not all could be written, of which nothing is left.
+        """
+        staging = folder / STAGING
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            yield staging
+            if self.args.should_save:
+                for entry in staging.iterdir():
+                    _replace(entry, folder / entry.name)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise OSError(
+                f"{what} could not be written to {folder} ({reason}): free some space; earlier checkpoints are whole,"
+                " so training can be resumed"
+            ) from error
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Gives a file or folder the name of another, which goes."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
