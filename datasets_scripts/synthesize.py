@@ -24,7 +24,9 @@ from datasets_scripts.scene_render import Renderer
 from datasets_scripts.scene_sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
 from datasets_scripts.scene_spec import SceneSet, scene_set_from_dict
 from datasets_scripts.scene_verify import verify
-from modeling_pseldnet.events import read_csv, write_atomically, write_csv
+from modeling_pseldnet.cli import CommandParser
+from modeling_pseldnet.events import atomic_path, read_csv, write_atomically, write_csv
+from modeling_pseldnet.ray_pool import map_on_ray
 
 
 FORMATS = ("foa", "mic", "sum")
@@ -80,7 +82,7 @@ class SceneFolder:
     def remove_unfinished(self) -> None:
         """Removes what a killed run left under temporary names."""
         for form in (*FORMATS, "metadata", "."):
-            for path in (self.path / form).glob(".*.tmp"):
+            for path in (self.path / form).glob(".*.tmp*"):
                 path.unlink(missing_ok=True)
 
 
@@ -90,7 +92,7 @@ class SceneMaker:
     def __init__(self, scene_set: SceneSet, folder: SceneFolder):
         self.renderer, self.folder = Renderer(scene_set), folder
 
-    def make(self, indices: list[int]) -> int:
+    def __call__(self, indices: list[int]) -> int:
         """Makes these scenes and returns how many they are."""
         for index in indices:
             self._make_scene(index)
@@ -157,12 +159,12 @@ def _chunks(scene_set: SceneSet, indices: list[int]) -> Iterator[list[int]]:
 
 def _run(scene_set, folder, chunks: list[list[int]], workers: int, ray_address: str | None) -> Iterator[int]:
     if ray_address is not None:
-        yield from _run_on_ray(scene_set, folder, chunks, workers, ray_address)
+        yield from map_on_ray(SceneMaker, (scene_set, folder), chunks, workers, ray_address)
     elif workers <= 1:
         maker = SceneMaker(scene_set, folder)
         for chunk in chunks:
             for index in chunk:
-                yield maker.make([index])
+                yield maker([index])
     else:
         pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(scene_set, folder))
         try:
@@ -183,32 +185,7 @@ def _start_worker(scene_set: SceneSet, folder: SceneFolder) -> None:
 
 
 def _work(chunk: list[int]) -> int:
-    return _maker.make(chunk)
-
-
-def _run_on_ray(scene_set, folder, chunks: list[list[int]], workers: int, address: str) -> Iterator[int]:
-    try:
-        import ray
-        from ray.util import ActorPool
-    except ImportError:
-        raise ValueError("--ray needs Ray: pip install 'pseldnets[ray]'") from None
-
-    started = not ray.is_initialized()
-    if started:
-        local = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-    try:
-        remote = ray.remote(num_cpus=1)(SceneMaker)
-        shared = ray.put(scene_set)
-        pool = ActorPool([remote.remote(shared, folder) for _ in range(workers)])
-        yield from pool.map_unordered(lambda actor, chunk: actor.make.remote(chunk), chunks)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayActorError:
-        raise BrokenProcessPool from None
-    finally:
-        if started:
-            ray.shutdown()
+    return _maker(chunk)
 
 
 def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
@@ -269,13 +246,8 @@ def _write_flac(path: Path, audio: np.ndarray, sampling_rate: int) -> None:
     """16-bit FLAC of (channels, samples), under a temporary name first."""
     encoded = io.BytesIO()
     soundfile.write(encoded, audio.T, sampling_rate, format="FLAC", subtype="PCM_16")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _naming_full_disk(path):
-        try:
-            temporary.write_bytes(encoded.getbuffer())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _naming_full_disk(path), atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
 
 
 @contextmanager
@@ -301,18 +273,21 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"error: {error}: pip install 'pseldnets[synth]'", file=sys.stderr)
+        print(f"pseldnet-synthesize: error: {error}: pip install 'pseldnets[synth]'", file=sys.stderr)
     except BrokenProcessPool:
-        print("error: a worker died, perhaps for want of memory: give fewer --workers and go on", file=sys.stderr)
+        print(
+            "pseldnet-synthesize: error: a worker died, perhaps for want of memory: give fewer --workers and go on",
+            file=sys.stderr,
+        )
     except (ValueError, OSError) as error:
         named = isinstance(error, OSError) and error.strerror and error.filename
         message = f"{error.filename}: {error.strerror}" if named else str(error)
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"pseldnet-synthesize: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="pseldnet-synthesize",
         description=__doc__,
         epilog=EXAMPLE,

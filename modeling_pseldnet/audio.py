@@ -1,42 +1,64 @@
-"""Recordings read in pieces: any length in bounded memory, any rate, AmbiX or FuMa."""
+"""Recordings read in pieces: any length in bounded memory, any rate, any usual order of channels."""
 
 import os
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 from torchaudio.transforms import Resample
 
+from .a_format import a_to_b_matrix
+
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
 
-# How the channels of a recording become W, Y, Z, X with SN3D weights. FuMa has W, X, Y, Z with W 3 dB down.
+
+class ChannelFormat(NamedTuple):
+    """What the channels of a recording are, and the matrix that makes of them what a feature extractor takes."""
+
+    description: str
+    matrix: np.ndarray
+
+
+FUMA = np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32)
 CHANNEL_FORMATS = {
-    "ambix": np.eye(4, dtype=np.float32),
-    "fuma": np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32),
+    "ambix": ChannelFormat("first-order ambisonics", np.eye(4, dtype=np.float32)),
+    "fuma": ChannelFormat("first-order ambisonics", FUMA),
+    "aformat": ChannelFormat("a tetrahedral microphone", a_to_b_matrix()),
+    "array": ChannelFormat("a tetrahedral microphone array", np.eye(4, dtype=np.float32)),
+    "mono": ChannelFormat("mono audio", np.eye(1, dtype=np.float32)),
 }
 
 
 class Recording:
-    """First-order ambisonics in a file or in memory, read as AmbiX at another sampling rate, any part at a time.
+    """Audio in a file or in memory, read as a feature extractor takes it: its channels, its sampling rate, any part.
 
     Args:
         source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`):
-            A WAV, FLAC, OGG or AMB file, or an array (4, samples) with its sampling rate in Hz.
+            A WAV, FLAC, OGG or AMB file, or an array (channels, samples) with its sampling rate in Hz.
         sampling_rate (`int`): rate in Hz to read at.
-        channel_format (`str`): `"ambix"` (W, Y, Z, X, SN3D) or `"fuma"` (W, X, Y, Z, W 3 dB down).
+        channel_format (`str`): what its channels are.
+
+            - `"ambix"`: W, Y, Z, X, SN3D.
+            - `"fuma"`: W, X, Y, Z, W 3 dB down; read as AmbiX.
+            - `"aformat"`: the cardioid capsules of a tetrahedral microphone in the order front left up, front right
+              down, back left down, back right up; read as AmbiX, by [`a_format.a_to_b_format`], which says how far up
+              in frequency that goes.
+            - `"array"`: a tetrahedral microphone array, read as it is, for features of arrays.
+            - `"mono"`: one channel.
 
     Raises:
-        ValueError: the file cannot be read, or the recording has no samples or not 4 channels.
+        ValueError: the file cannot be read, or the recording has no samples or another number of channels.
     """
 
     def __init__(self, source, sampling_rate: int, channel_format: str = "ambix"):
         if channel_format not in CHANNEL_FORMATS:
             raise ValueError(f"channel format {channel_format!r} is unknown: use one of {', '.join(CHANNEL_FORMATS)}")
-        self.to_ambix = CHANNEL_FORMATS[channel_format]
+        description, self.mixing = CHANNEL_FORMATS[channel_format]
         self.sampling_rate = sampling_rate
         if isinstance(source, str | os.PathLike):
             self.name, self._array = str(source), None
@@ -51,12 +73,12 @@ class Recording:
             array, self.source_rate = source
             self.name, self._file, self._array = "the array", None, np.asarray(array)
             if self._array.ndim != 2:
-                raise ValueError(f"{self.name}: expected shape (4, samples), got {self._array.shape}")
+                raise ValueError(f"{self.name}: expected shape (channels, samples), got {self._array.shape}")
             channels, samples = self._array.shape
-        if channels != 4:
+        if channels != self.mixing.shape[1]:
             raise ValueError(
-                f"{self.name}: {channels} channels where first-order ambisonics has 4 (W, Y, Z, X):"
-                " give an ambisonic recording, not a mono, stereo or raw array one"
+                f"{self.name}: {channels} channels where {description} has {self.mixing.shape[1]}:"
+                " give a recording of that kind"
             )
         if samples == 0:
             raise ValueError(f"{self.name}: no samples in it: record it again or leave it out")
@@ -73,7 +95,7 @@ class Recording:
         return self.num_samples / self.sampling_rate
 
     def read(self, start: int, num_samples: int) -> np.ndarray:
-        """Samples from `start` on, both at `sampling_rate`, as float32 (4, num_samples); zeros after the end.
+        """Samples from `start` on, both at `sampling_rate`, as float32 (channels, num_samples); zeros after the end.
 
         Raises:
             ValueError: the file breaks off, or a sample is NaN or infinite.
@@ -92,9 +114,9 @@ class Recording:
     def _read_source(self, start: int, num_samples: int) -> np.ndarray:
         """Samples at the recording's own rate; zeros before the start and after the end."""
         begin, end = max(start, 0), min(max(start + num_samples, 0), self._source_samples)
-        waveform = np.zeros((4, num_samples), dtype=np.float32)
+        waveform = np.zeros((len(self.mixing), num_samples), dtype=np.float32)
         if begin < end:
-            waveform[:, begin - start : end - start] = self.to_ambix @ self._read_part(begin, end)
+            waveform[:, begin - start : end - start] = self.mixing @ self._read_part(begin, end)
         return waveform
 
     def _read_part(self, begin: int, end: int) -> np.ndarray:

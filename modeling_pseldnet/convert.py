@@ -1,6 +1,5 @@
 """Published PSELDNets checkpoints to Hub folders: the program `pseldnet-convert`."""
 
-import argparse
 import os
 import pickle
 import re
@@ -10,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .cli import CommandParser, first_line
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
@@ -22,7 +23,79 @@ from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 # Published names, as regular expressions, and ours. The first that matches counts; `None` marks entries that hold
 # nothing learnt and are remade.
+CONFORMER = r"decoder\.(?:decoder\.)?layers\.(\d+)\.sequential\."
+DECODER_RENAMES: list[tuple[str, str | None]] = [
+    (r"decoder\..*\.positional_encoding\.pe", None),
+    *(
+        (CONFORMER + published, rf"pseldnet.decoder.layers.\1.{name}")
+        for published, name in (
+            (r"0\.module\.sequential\.0\.(.*)", r"norm_feed_forward1.\2"),
+            (r"0\.module\.sequential\.1\.(.*)", r"feed_forward1.fc1.\2"),
+            (r"0\.module\.sequential\.4\.(.*)", r"feed_forward1.fc2.\2"),
+            (r"1\.module\.layer_norm\.(.*)", r"norm_self_attn.\2"),
+            (r"1\.module\.attention\.([uv])_bias", r"self_attn.bias_\2"),
+            (r"1\.module\.attention\.pos_proj\.(.*)", r"self_attn.relative_k_proj.\2"),
+            (r"1\.module\.attention\.([qkv])[a-z]+_proj\.(.*)", r"self_attn.\2_proj.\3"),
+            (r"1\.module\.attention\.out_proj\.(.*)", r"self_attn.o_proj.\2"),
+            (r"2\.module\.sequential\.0\.(.*)", r"norm_conv.\2"),
+            (r"2\.module\.sequential\.2\.conv\.(.*)", r"conv.pointwise_conv1.\2"),
+            (r"2\.module\.sequential\.4\.conv\.(.*)", r"conv.depthwise_conv.\2"),
+            (r"2\.module\.sequential\.5\.(.*)", r"conv.norm.\2"),
+            (r"2\.module\.sequential\.7\.conv\.(.*)", r"conv.pointwise_conv2.\2"),
+            (r"3\.module\.sequential\.0\.(.*)", r"norm_feed_forward2.\2"),
+            (r"3\.module\.sequential\.1\.(.*)", r"feed_forward2.fc1.\2"),
+            (r"3\.module\.sequential\.4\.(.*)", r"feed_forward2.fc2.\2"),
+            (r"4\.(.*)", r"norm_out.\2"),
+        )
+    ),
+    (r"decoder\.decoder\.(.*_l\d+.*)", r"pseldnet.decoder.layers.\1"),
+]
+TRACK_RENAMES: list[tuple[str, str | None]] = [
+    (r"fc_(sed|doa)\.(.*)", r"heads.\1.\2"),
+    *((rf"fc_(sed|doa)_track{track + 1}\.(.*)", rf"heads.\1.{track}.\2") for track in range(3)),
+]
+CRNN_RENAMES: list[tuple[str, str | None]] = [
+    *((rf"convs\.conv_block{block + 1}\.(.*)", rf"pseldnet.encoder.stages.{block}.\1") for block in range(6)),
+    (r"fc\.(.*)", r"heads.accdoa.\1"),
+    *TRACK_RENAMES,
+    *DECODER_RENAMES,
+]
+
+
+def _crnn_stitches(num_blocks: int) -> list[tuple[str, str | None]]:
+    """One list holds the cross-stitches between blocks and then those of tracks."""
+    return [
+        *((rf"stitch\.{block - 1}\.(.*)", rf"pseldnet.encoder.stitches.{block}.\1") for block in range(1, num_blocks)),
+        *(
+            (rf"stitch\.{num_blocks - 1 + track}\.(.*)", rf"pseldnet.decoder.stitches.{track}.\1")
+            for track in range(3)
+        ),
+    ]
+
+
 RENAMES: dict[str, list[tuple[str, str | None]]] = {
+    "cnn14_conformer": [*_crnn_stitches(num_blocks=6), *CRNN_RENAMES],
+    "crnn": [*_crnn_stitches(num_blocks=4), *CRNN_RENAMES],
+    "passt": [
+        (r"encoder\.(cls_token)", r"pseldnet.encoder.patch_embeddings.\1"),
+        (r"encoder\.dist_token", r"pseldnet.encoder.patch_embeddings.distillation_token"),
+        (r"encoder\.new_pos_embed", r"pseldnet.encoder.patch_embeddings.token_position_embeddings"),
+        (r"encoder\.freq_new_pos_embed", r"pseldnet.encoder.patch_embeddings.frequency_position_embeddings"),
+        (r"encoder\.time_new_pos_embed", r"pseldnet.encoder.patch_embeddings.time_position_embeddings"),
+        (r"encoder\.patch_embed\.proj\.(.*)", r"pseldnet.encoder.patch_embeddings.projection.\1"),
+        (r"encoder\.blocks\.(\d+)\.norm1\.(.*)", r"pseldnet.encoder.stages.\1.layernorm_before.\2"),
+        (r"encoder\.blocks\.(\d+)\.norm2\.(.*)", r"pseldnet.encoder.stages.\1.layernorm_after.\2"),
+        (r"encoder\.blocks\.(\d+)\.attn\.proj\.(.*)", r"pseldnet.encoder.stages.\1.attention.o_proj.\2"),
+        (r"encoder\.blocks\.(\d+)\.attn\.(.*)", r"pseldnet.encoder.stages.\1.attention.\2"),
+        (r"encoder\.blocks\.(\d+)\.mlp\.(.*)", r"pseldnet.encoder.stages.\1.mlp.\2"),
+        (r"encoder\.norm\.(.*)", r"pseldnet.encoder.norm.\1"),
+        (r"encoder\.head\.0\.(.*)", r"pseldnet.encoder.head_norm.\1"),
+        *((rf"stitch1\.{pair}\.(.*)", rf"pseldnet.encoder.stitches.{2 * pair}.\1") for pair in range(4)),
+        (r"stitch2\.(.*)", r"pseldnet.decoder.stitches.\1"),
+        *TRACK_RENAMES,
+        (r"fc\.(.*)", r"heads.accdoa.\1"),
+        *DECODER_RENAMES,
+    ],
     "htsat": [
         (r".*\.(relative_position_index|attn_mask)", None),
         (r"encoder\.patch_embed\.proj\.(.*)", r"pseldnet.encoder.patch_embeddings.projection.\1"),
@@ -44,8 +117,17 @@ RENAMES: dict[str, list[tuple[str, str | None]]] = {
         (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.mlp\.(.*)", r"pseldnet.encoder.stages.\1.blocks.\2.mlp.\3"),
         (r"encoder\.norm\.(.*)", r"pseldnet.encoder.norm.\1"),
         (r"tscam_conv\.(.*)", r"heads.accdoa.conv.\1"),
+        (r"(sed|doa)_tscam_conv\.(.*)", r"heads.\1.conv.\2"),
+        (r"stitch1\.(.*)", r"pseldnet.encoder.stitches.\1"),
     ],
 }
+# What published names of the branches and tracks of EINV2 start with, where there is one branch, and what in ours.
+BRANCHES = [
+    (r"(sed|doa)_encoder\.", "encoder.", r"encoder.\1"),
+    (r"(sed|doa)_convs\.", "convs.", r"encoder.\1"),
+    (r"(sed|doa)_decoder\.(\d)\.", "decoder.", r"decoder.\1.\2"),
+    *((rf"(sed|doa)_track{track + 1}\.", "decoder.", rf"decoder.\1.{track}") for track in range(3)),
+]
 INPUT_NORM = re.compile(r"scalar\.(\d+)\.(.*)")
 
 
@@ -90,14 +172,12 @@ def convert_checkpoint(
     """
     if backbone not in RENAMES or output_format not in FORMATS:
         raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
-    output = Path(output)
-    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} is there already: choose another folder, or replace it with --overwrite")
+    check_output(output, overwrite)
     network, ignored = read_network(checkpoint)
     state, remade = convert_state_dict(network, backbone)
 
-    head = _required(state, "heads.accdoa.conv.weight", checkpoint).shape[0]
-    numbers_a_class = 3 * FORMATS[output_format].num_tracks
+    head = _head_size(state, FORMATS[output_format].class_head, checkpoint)
+    numbers_a_class = FORMATS[output_format].numbers_a_class
     num_classes, rest = divmod(head, numbers_a_class)
     if rest:
         raise ValueError(
@@ -110,18 +190,33 @@ def convert_checkpoint(
             " give the class list, and the output format, of this checkpoint"
         )
     names = labels if labels is not None else [f"class {index}" for index in range(num_classes)]
-    config = PSELDNetConfig(
-        backbone=backbone,
-        output_format=output_format,
-        sampling_rate=sampling_rate,
-        hop_length=sampling_rate // 100,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-    )
+    config = make_config(names, sampling_rate, backbone, output_format, read_architecture(state, backbone))
     model = PSELDNetForSELD(config).eval()
     _load_strictly(model, state, checkpoint)
     save_hub_folder(model, output, model_card(config, Path(checkpoint).name))
     return ConversionReport(used=len(network) - remade, remade=remade, ignored=ignored)
+
+
+def check_output(output: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses to replace a folder that is there and not empty, or a file, unless told to."""
+    output = Path(output)
+    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} is there already: choose another folder, or replace it with --overwrite")
+
+
+def make_config(
+    labels: list[str], sampling_rate: int, backbone: str, output_format: str, architecture: dict[str, Any]
+) -> PSELDNetConfig:
+    """The config of a network for these classes, with 100 feature frames a second."""
+    return PSELDNetConfig(
+        backbone=backbone,
+        output_format=output_format,
+        **architecture,
+        sampling_rate=sampling_rate,
+        hop_length=sampling_rate // 100,
+        id2label=dict(enumerate(labels)),
+        label2id={name: index for index, name in enumerate(labels)},
+    )
 
 
 def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -130,19 +225,7 @@ def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor]
     Raises:
         ValueError: the file is missing, broken, carries code, or holds no network.
     """
-    if not Path(checkpoint).is_file():
-        raise ValueError(f"{checkpoint}: no such file")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
-        what = f" ({refused[1]})" if refused else ""
-        raise ValueError(
-            f"{checkpoint}: refused, it is not plain tensors{what} and reading it could run code: save its state_dict"
-            " alone, as torch.save({'state_dict': …}), where you trust it"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{checkpoint}: not a checkpoint, or a broken one ({_first_line(error)})") from None
+    content = load_checkpoint(checkpoint)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{checkpoint}: holds no `state_dict`, as a Lightning checkpoint does")
@@ -158,6 +241,33 @@ def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor]
     return network, ignored
 
 
+def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
+    """What a file of torch.save holds, on the CPU.
+
+    Raises:
+        ValueError: the file is missing, broken or carries code.
+    """
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"{checkpoint}: no such file")
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(checkpoint):
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            what = found[1] if found else "objects of Python"
+            raise ValueError(
+                f"{checkpoint}: refused, it holds more than tensors ({what}) and reading it could run code: save its"
+                " state_dict alone, as torch.save({'state_dict': …}, file), where you trust it"
+            ) from None
+        raise ValueError(f"{checkpoint}: not a checkpoint of torch.save, or a broken one") from None
+
+
+def _is_pickle(path: str | os.PathLike) -> bool:
+    """Whether a file starts as the archives of torch.save, or bare pickles, do."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+
+
 def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple[dict[str, torch.Tensor], int]:
     """Published entries to the names and shapes of [`PSELDNetForSELD`], and the number of those to be remade.
 
@@ -169,15 +279,20 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
         if match := INPUT_NORM.fullmatch(key):
             input_norm.setdefault(match[2], {})[int(match[1])] = value
             continue
+        key_in_branch, branch = _split_branch(key)
         renamed = next(
-            ((match, name) for pattern, name in RENAMES[backbone] if (match := re.fullmatch(pattern, key))), None
+            ((match, name) for pattern, name in RENAMES[backbone] if (match := re.fullmatch(pattern, key_in_branch))),
+            None,
         )
         if renamed is None:
             unknown.append(key)
         elif renamed[1] is None:
             remade += 1
         else:
-            state.update(_split_qkv(renamed[0].expand(renamed[1]), value))
+            name = renamed[0].expand(renamed[1])
+            if branch is not None:
+                name = re.sub(r"(?<=pseldnet\.)(en|de)coder", branch, name, count=1)
+            state.update(_split_qkv(name, value))
     if unknown:
         raise ValueError(
             f"{len(unknown)} entries are no part of {backbone}: {', '.join(unknown[:5])}{', …' if unknown[5:] else ''}"
@@ -186,6 +301,50 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
         parts = [channels[channel] for channel in sorted(channels)]
         state[f"pseldnet.input_norm.{leaf}"] = torch.cat(parts) if parts[0].ndim else parts[0]
     return state, remade
+
+
+def read_architecture(state: dict[str, torch.Tensor], backbone: str) -> dict[str, Any]:
+    """What the shapes of converted entries tell of the fields of [`PSELDNetConfig`]."""
+
+    def indexed(pattern: str) -> list[torch.Tensor]:
+        found = {int(match[1]): value for key, value in state.items() if (match := re.search(pattern, key))}
+        return [found[index] for index in sorted(found)]
+
+    fields: dict[str, Any] = {}
+    if backbone == "htsat":
+        return fields
+    if blocks := indexed(r"\.stages\.(\d+)\.conv2\.weight$"):
+        fields["hidden_sizes"] = [block.shape[0] for block in blocks]
+    if blocks := indexed(r"\.stages\.(\d+)\.layernorm_before\.weight$"):
+        width = blocks[0].shape[0]
+        # The heads of published vision transformers are 64 wide.
+        fields |= {"num_hidden_layers": len(blocks), "hidden_size": width, "num_attention_heads": width // 64}
+    fields["decoder"] = "none"
+    if recurrent := indexed(r"\.weight_hh_l(\d+)$"):
+        fields |= {"decoder": "gru", "decoder_layers": len(recurrent)}
+    if attentions := indexed(r"\.(\d+)\.self_attn\.bias_u$"):
+        fields |= {
+            "decoder": "conformer",
+            "decoder_layers": len(attentions),
+            "decoder_attention_heads": attentions[0].shape[0],
+        }
+    return fields
+
+
+def _head_size(state: dict[str, torch.Tensor], head: str, checkpoint: str | os.PathLike) -> int:
+    """Numbers a frame that a head, or those of all tracks, give."""
+    sizes = [len(value) for key, value in state.items() if re.fullmatch(rf"heads\.{head}\.(.*\.)?bias", key)]
+    if not sizes:
+        raise ValueError(f"{checkpoint}: the entry for heads.{head} is missing: is it another output format?")
+    return sum(sizes)
+
+
+def _split_branch(key: str) -> tuple[str, str | None]:
+    """A published name as it is where there is one branch, and the branch, with the track, in our names."""
+    for pattern, single, branch in BRANCHES:
+        if match := re.match(pattern, key):
+            return single + key[match.end() :], match.expand(branch)
+    return key, None
 
 
 def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -198,7 +357,7 @@ def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def _required(state: dict[str, torch.Tensor], name: str, checkpoint: str | os.PathLike) -> torch.Tensor:
     if name not in state:
-        raise ValueError(f"{checkpoint}: the entry for {name} is missing")
+        raise ValueError(f"{checkpoint}: the entry for {name} is missing: is it another backbone or output format?")
     return state[name]
 
 
@@ -210,6 +369,9 @@ def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], check
                 f"{checkpoint}: the entry for {name} has shape {tuple(found.shape)} where the network has"
                 f" {tuple(parameter.shape)}"
             )
+    if extra := sorted(state.keys() - model.state_dict().keys()):
+        hint = ": convert it with training.adapterbit_convert" if any(".adapter." in name for name in extra) else ""
+        raise ValueError(f"{checkpoint}: {len(extra)} entries that the network has not, such as {extra[0]}{hint}")
     model.load_state_dict(state)
 
 
@@ -293,7 +455,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
     try:
         lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable list of labels ({_first_line(error)})") from None
+        raise ValueError(f"{path}: not a readable list of labels ({first_line(error)})") from None
     if not lines:
         raise ValueError(f"{path}: no labels in it")
     if "\t" not in lines[0]:
@@ -307,29 +469,37 @@ def read_labels(path: str | os.PathLike) -> list[str]:
     return names
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `pseldnet-convert`; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="pseldnet-convert",
-        description="Converts a published PSELDNets checkpoint to a Hub folder that from_pretrained reads.",
+        description="Converts a published PSELDNets checkpoint to a Hub folder that from_pretrained reads, or starts"
+        " a new network from an AudioSet checkpoint.",
         epilog="example: pseldnet-convert mACCDOA-HTSAT-0.567.ckpt pseldnet-htsat --labels cls_indices_train.tsv",
     )
-    parser.add_argument("checkpoint", help="Lightning checkpoint (.ckpt); no code in it is run")
+    parser.add_argument("checkpoint", help="checkpoint of PSELDNets (.ckpt) or, with --audioset, of its encoder alone")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--backbone", default="htsat", choices=sorted(RENAMES), help="default: %(default)s")
     parser.add_argument(
         "--output-format", default="multi_accdoa", choices=sorted(FORMATS), help="default: %(default)s"
     )
     parser.add_argument("--labels", metavar="FILE", help="class names: TSV of index, MID, name, or one name a line")
+    parser.add_argument(
+        "--audioset",
+        action="store_true",
+        help="start a new network, for --labels, from an AudioSet checkpoint of HTS-AT, PaSST or PANNs CNN14",
+    )
     parser.add_argument("--sampling-rate", type=int, default=24000, help="Hz the network takes; default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
     options = parser.parse_args(arguments)
+    if options.audioset and options.labels is None:
+        parser.error("--audioset needs the classes of the new network: give --labels FILE")
+    # It is made of parts of this module.
+    from .convert_audioset import convert_audioset
+
+    convert = convert_audioset if options.audioset else convert_checkpoint
     try:
-        report = convert_checkpoint(
+        report = convert(
             options.checkpoint,
             options.output,
             backbone=options.backbone,
@@ -339,8 +509,7 @@ def main(arguments: list[str] | None = None) -> int:
             overwrite=options.overwrite,
         )
     except (ValueError, OSError) as error:
-        print(f"pseldnet-convert: error: {_first_line(error)}", file=sys.stderr)
-        return 2
+        parser.error(str(error))
     print(f"{options.output}: {report}")
     return 0
 

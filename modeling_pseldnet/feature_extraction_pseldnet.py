@@ -1,4 +1,8 @@
-"""Feature extractor: log-mel spectrograms and the intensity vector of first-order ambisonics."""
+"""Feature extractor: spectrograms and what tells direction, of first-order ambisonics, microphone arrays or mono."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,16 +13,150 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+SPEED_OF_SOUND = 343.0
+# SALSA-Lite: where bins end, and the frequencies whose phases count. Below them phases are but noise; above them those
+# of the array of the DCASE challenges (capsules 7 cm apart) become ambiguous.
+SALSA_LITE_TOP_HERTZ, SALSA_LITE_PHASE_HERTZ = 9000.0, (50.0, 2000.0)
+
+
+def mel_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
+    """Triangles on the HTK scale from 20 Hz, of equal area: (1, frequencies, bins)."""
+    top = sampling_rate / 2
+    return melscale_fbanks(n_fft // 2 + 1, 20.0, top, num_bins, sampling_rate, norm="slaney", mel_scale="htk")[None]
+
+
+def gcc_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
+    """Mel filters on Slaney's scale from 0 Hz, then what turns the real and the imaginary part of a spectrum into the
+    values at the lags around 0: (3, frequencies, bins)."""
+    top, num_frequencies = sampling_rate / 2, n_fft // 2 + 1
+    mel = melscale_fbanks(num_frequencies, 0.0, top, num_bins, sampling_rate, norm="slaney", mel_scale="slaney")
+    frequency = torch.arange(num_frequencies, dtype=torch.float64)
+    lag = torch.arange(num_bins, dtype=torch.float64) - num_bins // 2
+    angle = 2 * torch.pi / n_fft * (frequency[:, None] * lag % n_fft)
+    # All but the first and the last frequency stand for their negative too.
+    weight = torch.where((frequency > 0) & (2 * frequency < n_fft), 2.0, 1.0)[:, None] / n_fft
+    return torch.stack([mel, (weight * angle.cos()).float(), (-weight * angle.sin()).float()])
+
+
+def salsa_lite_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
+    """Means over bands of equal width, of powers and of phases as path differences in metres: (2, frequencies, bins).
+
+    Raises:
+        ValueError: there are more bins than frequencies.
+    """
+    frequency = torch.arange(n_fft // 2 + 1)
+    top = min(int(SALSA_LITE_TOP_HERTZ * n_fft / sampling_rate), n_fft // 2)
+    if num_bins > top:
+        raise ValueError(f"feature_size {num_bins} is more than the {top} frequencies of an n_fft of {n_fft}")
+    band = torch.where((frequency > 0) & (frequency <= top), (frequency - 1) * num_bins // top, -1)
+    members = (band[:, None] == torch.arange(num_bins)).float()
+    hertz = (frequency * sampling_rate / n_fft)[:, None]
+    lowest, highest = SALSA_LITE_PHASE_HERTZ
+    with_phase = members * ((hertz >= lowest) & (hertz <= highest))
+    metres = -SPEED_OF_SOUND / (2 * torch.pi * hertz.clamp(min=1.0))
+    return torch.stack([members / members.sum(0), metres * with_phase / with_phase.sum(0).clamp(min=1.0)])
+
+
+def log_mel(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Level in dB of each channel in each bin."""
+    return _decibels(real * real + imaginary * imaginary, filters[0])
+
+
+def log_mel_and_intensity(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Log-mel spectrograms, then the intensity vector in Y, Z, X, of unit length before the mel filters."""
+    power = real * real + imaginary * imaginary
+    intensity = real[:, :1] * real[:, 1:] + imaginary[:, :1] * imaginary[:, 1:]
+    squares = intensity * intensity
+    length = (squares[:, 0:1] + squares[:, 1:2] + squares[:, 2:3]).sqrt()
+    intensity = intensity / (length + torch.finfo(torch.float32).eps)
+    return torch.cat([_decibels(power, filters[0]), intensity @ filters[0]], dim=1)
+
+
+def log_mel_and_gcc(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Log-mel spectrograms, then the GCC-PHAT of each pair of channels at the lags from -bins / 2 on, in samples."""
+    power = real * real + imaginary * imaginary
+    magnitude = power.clamp(min=1e-20).sqrt()
+    # Silence has phase 0.
+    real, imaginary = real / magnitude + (power == 0), imaginary / magnitude
+    first, second = map(list, zip(*combinations(range(real.shape[1]), 2), strict=True))
+    a, b, c, d = real[:, first], imaginary[:, first], real[:, second], imaginary[:, second]
+    correlation = (a * c + b * d) @ filters[1] + (a * d - b * c) @ filters[2]
+    return torch.cat([_decibels(power, filters[0]), correlation], dim=1)
+
+
+def salsa_lite(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Log-linear spectrograms, then how much farther each further channel is from the source than the first, in m."""
+    power = real * real + imaginary * imaginary
+    in_phase = real[:, :1] * real[:, 1:] + imaginary[:, :1] * imaginary[:, 1:]
+    in_quadrature = real[:, :1] * imaginary[:, 1:] - imaginary[:, :1] * real[:, 1:]
+    return torch.cat([_decibels(power, filters[0]), torch.atan2(in_quadrature, in_phase) @ filters[1]], dim=1)
+
+
+def _decibels(power: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    return 10 * (power @ filters).clamp(min=1e-10).log10()
+
+
+class FeatureType(NamedTuple):
+    """What a model hears.
+
+    Attributes:
+        audio: what is to be given, for messages.
+        num_audio_channels, num_channels: channels of the audio and of the features.
+        channel_formats: what recordings it can be made of, as in `audio.py`; the first is taken if none is named.
+        padding: what continues the recording at its ends.
+        filters: makes of `n_fft`, bins and sampling rate the matrices (matrices, frequencies, bins) that take
+            frequencies to bins.
+        features: makes of a spectrum's real and imaginary part (batch, channels, frames, frequencies) and these
+            matrices the features (batch, channels, frames, bins).
+    """
+
+    audio: str
+    num_audio_channels: int
+    num_channels: int
+    channel_formats: tuple[str, ...]
+    padding: str
+    filters: Callable[[int, int, int], torch.Tensor]
+    features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics", 4)
+ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
+MONO = ("1 channel of mono audio", 1)
+FEATURE_TYPES = {
+    "logmel_iv": FeatureType(
+        *AMBISONICS, 7, ("ambix", "fuma", "aformat"), "reflect", mel_filters, log_mel_and_intensity
+    ),
+    "logmel_gcc": FeatureType(*ARRAY, 10, ("array",), "constant", gcc_filters, log_mel_and_gcc),
+    "salsa_lite": FeatureType(*ARRAY, 7, ("array",), "constant", salsa_lite_filters, salsa_lite),
+    "logmel": FeatureType(*MONO, 1, ("mono",), "reflect", mel_filters, log_mel),
+}
+
 
 class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Turns first-order ambisonics (AmbiX: channels W, Y, Z, X, SN3D) into the features of PSELDNets: the log-mel
-    spectrogram of each channel, then the intensity vector in Y, Z, X, of unit length before the mel filters (PSELDNets, arXiv 2411.06399,
-    section III; Cao et al., "Two-stage sound event localization and detection", DCASE 2019).
+    Turns audio into the features of PSELDNets (arXiv 2411.06399, section III). By `feature_type` these are:
+
+    - `"logmel_iv"`, 7 channels: of first-order ambisonics (AmbiX: W, Y, Z, X, SN3D) the log-mel spectrogram of each
+      channel, then the intensity vector in Y, Z, X, of unit length before the mel filters (Cao et al., "Polyphonic
+      sound event detection and localization using a two-stage strategy", DCASE 2019).
+    - `"logmel_gcc"`, 10 channels: of a tetrahedral microphone array the log-mel spectrograms, then for each of the six
+      pairs of capsules (0-1, 0-2, 0-3, 1-2, 1-3, 2-3) the cross-correlation of their phases, GCC-PHAT, at
+      `feature_size` lags around 0 (also Cao et al.).
+    - `"salsa_lite"`, 7 channels: of a tetrahedral microphone array log-linear spectrograms, then the
+      frequency-normalised phase differences of capsules 1, 2 and 3 to capsule 0, as path differences in metres
+      (Nguyen et al., "SALSA-Lite: A fast and effective feature for polyphonic sound event localization and detection
+      with microphone arrays", ICASSP 2022). The bins are bands of equal width up to 9 kHz, each the mean over its
+      frequencies; phases count from 50 Hz to 2 kHz. `feature_size` 64 goes with the `num_mel_bins` that models have;
+      `n_fft` 512, `hop_length` 300 and `feature_size` 192, a bin for each frequency, are the paper's resolution at
+      24 kHz, which all encoders but HTS-AT take.
+    - `"logmel"`, 1 channel: the log-mel spectrogram of mono audio, which has no direction in it.
+
+    A model for them has this extractor's `num_channels` and, as `num_mel_bins`, its `feature_size`.
 
     Args:
         feature_size (`int`, *optional*, defaults to 64):
-            Mel bins: triangles on the HTK scale from 20 Hz to half the sampling rate, of equal area (Slaney).
+            Bins of each channel. Mel bins are triangles of equal area (Slaney) up to half the sampling rate: on the
+            HTK scale from 20 Hz, but on Slaney's from 0 Hz beside GCC-PHAT.
         sampling_rate (`int`, *optional*, defaults to 24000):
             Rate in Hz of the audio to be given.
         hop_length (`int`, *optional*):
@@ -27,6 +165,11 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             Samples of a Fourier transform, under a Hann window of that length.
         padding_value (`float`, *optional*, defaults to 0.0):
             What fills the frames that pad a batch to equal length.
+        feature_type (`str`, *optional*, defaults to `"logmel_iv"`):
+            Which features, of the list above.
+
+    Raises:
+        ValueError: there is no such feature type, or too many bins for it.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -38,43 +181,53 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         hop_length: int | None = None,
         n_fft: int = 1024,
         padding_value: float = 0.0,
+        feature_type: str = "logmel_iv",
         **kwargs,
     ):
+        if feature_type not in FEATURE_TYPES:
+            raise ValueError(f"feature_type {feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = sampling_rate // 100 if hop_length is None else hop_length
         self.n_fft = n_fft
-        self.mel_filters = melscale_fbanks(
-            n_fft // 2 + 1, 20.0, sampling_rate / 2, feature_size, sampling_rate, norm="slaney", mel_scale="htk"
-        )
+        self.feature_type = feature_type
+        # Under this name, as `window` is, transformers leaves a tensor out of what it saves.
+        self.mel_filters = self._type.filters(n_fft, feature_size, sampling_rate)
         self.window = torch.hann_window(n_fft)
 
-    def features(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Waveforms (batch, 4, samples) to features (batch, 7, 1 + samples // hop_length, mel bins), differentiable.
+    @property
+    def _type(self) -> FeatureType:
+        return FEATURE_TYPES[self.feature_type]
 
-        Nothing is checked here and nothing leaves the waveform's device: for training loops and exported graphs.
+    @property
+    def num_channels(self) -> int:
+        """Channels of the features."""
+        return self._type.num_channels
+
+    @property
+    def channel_formats(self) -> tuple[str, ...]:
+        """The channel formats of recordings that these features can be made of."""
+        return self._type.channel_formats
+
+    def features(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Audio (batch, its channels, samples) to features (batch, channels, 1 + samples // hop_length, bins).
+
+        It can be differentiated, nothing is checked and nothing leaves the waveform's device: for training loops and
+        exported graphs.
         """
         half = self.n_fft // 2
-        frames = torch.nn.functional.pad(waveform, (half, half), mode="reflect").unfold(
+        frames = torch.nn.functional.pad(waveform, (half, half), mode=self._type.padding).unfold(
             -1, self.n_fft, self.hop_length
         )
-        if waveform.device.type != "cpu":
-            return self._log_mel_and_intensity(frames)
+        if waveform.device.type != "cpu" or torch.compiler.is_exporting():
+            return self._features_of_frames(frames)
         # A CPU is several times faster on pieces that stay in its cache.
         pieces = frames.split(max(256 // waveform.shape[0], 16), dim=2)
-        return torch.cat([self._log_mel_and_intensity(piece) for piece in pieces], dim=2)
+        return torch.cat([self._features_of_frames(piece) for piece in pieces], dim=2)
 
-    def _log_mel_and_intensity(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames of samples (batch, 4, frames, n_fft) to features (batch, 7, frames, mel bins)."""
+    def _features_of_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames of samples (batch, audio channels, frames, n_fft) to features (batch, channels, frames, bins)."""
         spectrum = torch.fft.rfft(frames * self.window.to(frames.device))
-        real, imaginary = spectrum.real, spectrum.imag
-        power = real * real + imaginary * imaginary
-        intensity = real[:, :1] * real[:, 1:] + imaginary[:, :1] * imaginary[:, 1:]
-        squares = intensity * intensity
-        length = (squares[:, 0:1] + squares[:, 1:2] + squares[:, 2:3]).sqrt()
-        intensity = intensity / (length + torch.finfo(torch.float32).eps)
-        mel_filters = self.mel_filters.to(frames.device)
-        log_mel = 10 * (power @ mel_filters).clamp(min=1e-10).log10()
-        return torch.cat([log_mel, intensity @ mel_filters], dim=1)
+        return self._type.features(spectrum.real, spectrum.imag, self.mel_filters.to(frames.device))
 
     def __call__(
         self,
@@ -87,7 +240,8 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         """
         Args:
             waveform (`np.ndarray`, `torch.Tensor` or a list of them):
-                One recording (4, samples), a batch (batch, 4, samples), or recordings of different lengths in a list.
+                One recording (audio channels, samples), a batch (batch, audio channels, samples), or recordings of
+                different lengths in a list. Audio channels are 4, but 1 for mono.
             sampling_rate (`int`, *optional*):
                 Rate of the audio in Hz; give it, so that audio of a wrong rate is refused.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
@@ -96,12 +250,12 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
                 Where the features are computed and stay; that of the waveform if left out.
 
         Returns:
-            [`BatchFeature`] with `input_features` (batch, 7, frames, mel bins), a frame every `hop_length` samples, and
-            `attention_mask` (batch, frames), 1 for frames of the recording and 0 for what pads a shorter one.
+            [`BatchFeature`] with `input_features` (batch, channels, frames, bins), a frame every `hop_length` samples,
+            and `attention_mask` (batch, frames), 1 for frames of the recording and 0 for what pads a shorter one.
 
         Raises:
-            ValueError: the rate is another than the extractor's, or the audio has not 4 channels, no samples, or
-                values that are not finite.
+            ValueError: the rate or the number of channels is another than the extractor's, or the audio has no
+                samples or values that are not finite.
         """
         if sampling_rate is None:
             logger.warning_once(
@@ -132,12 +286,15 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
 
     def _checked(self, recording, device) -> torch.Tensor:
         recording = torch.as_tensor(recording, dtype=torch.float32, device=device)
-        if recording.ndim != 2 or recording.shape[0] != 4:
+        expected = self._type.num_audio_channels
+        if recording.ndim != 2 or recording.shape[0] != expected:
             hint = ""
-            if recording.ndim == 2 and recording.shape[1] == 4:
+            if recording.ndim == 2 and recording.shape[1] == expected:
                 hint = "; it looks transposed: give waveform.T"
+            elif recording.ndim == 1 and expected == 1:
+                hint = "; give waveform[None]"
             raise ValueError(
-                f"expected first-order ambisonics of shape (4, samples), channels W, Y, Z, X, and got"
+                f"expected {self._type.audio}, shape ({expected}, samples), and got shape"
                 f" {tuple(recording.shape)}{hint}"
             )
         if recording.shape[1] == 0:

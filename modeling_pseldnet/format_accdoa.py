@@ -21,6 +21,7 @@ class ACCDOAFormat:
 
     num_tracks = 1
     output_names = ("accdoa",)
+    class_head, numbers_a_class = "accdoa", 3
 
     def __init__(self, config: PSELDNetConfig):
         self.num_classes = config.num_labels
@@ -50,6 +51,10 @@ class ACCDOAFormat:
         """Mean squared error between outputs and labels."""
         return nn.functional.mse_loss(outputs["accdoa"], labels.to(outputs["accdoa"].dtype))
 
+    def loss_parts(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`loss`, which has no parts."""
+        return {"loss": self.loss(outputs, labels)}
+
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
         """The three longest vectors of a frame are events where they are longer than `threshold`.
 
@@ -76,7 +81,7 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
 
 
 def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray) -> Events:
-    """Vectors (frames, tracks, classes, 3) longer than the threshold (one or one a class) as events with that length."""
+    """Vectors (frames, tracks, classes, 3) longer than the threshold, one or one a class, as events."""
     length = np.sqrt(np.einsum("ftcd,ftcd->ftc", vectors, vectors))
     frame, track, class_id = np.nonzero(length > threshold)
     azimuth, elevation = vector_to_direction(vectors[frame, track, class_id])

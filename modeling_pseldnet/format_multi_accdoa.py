@@ -16,23 +16,24 @@ from .format_accdoa import ACCDOAFormat, vectors_to_events
 
 
 # Which label slot each of the three tracks is to predict, by the number of active slots: one source is predicted by
-# all tracks, two by every onto map of the tracks, three by every permutation: 1 + 6 + 6 = 13 assignments (section 3.2).
-ASSIGNMENTS = {
-    1: [(0, 0, 0)],
-    2: [tracks for tracks in product((0, 1), repeat=3) if len(set(tracks)) == 2],
-    3: list(permutations((0, 1, 2))),
-}
+# all tracks, two by every onto map of the tracks, three by every permutation: 1 + 6 + 6 = 13 assignments.
+ASSIGNMENTS: list[tuple[int, tuple[int, ...]]] = [
+    (1, (0, 0, 0)),
+    *((2, slots) for slots in product((0, 1), repeat=3) if len(set(slots)) == 2),
+    *((3, slots) for slots in permutations((0, 1, 2))),
+]
 
 
 class MultiACCDOAFormat(ACCDOAFormat):
     """Outputs and labels are `accdoa` (batch, frames, 3, 3, classes): track, then x, y, z, then class.
 
     Labels fill the tracks of a class from the first on; the loss finds which track predicts which of them. Labels in
-    the published layout (batch, frames, 6, 4, classes), whose slots are A0, B0, B1, C0, C1, C2 and whose second axis is
-    activity, x, y, z, are accepted too.
+    the published layout (batch, frames, 6, 4, classes), whose slots are A0, B0, B1, C0, C1, C2, each of activity, x,
+    y, z, are accepted too.
     """
 
     num_tracks = 3
+    numbers_a_class = 9
 
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
@@ -54,7 +55,7 @@ class MultiACCDOAFormat(ACCDOAFormat):
             threshold: a vector must be longer than this; one, or (classes,).
         """
         vectors = np.moveaxis(np.asarray(outputs["accdoa"], dtype=np.float32), 2, -1)
-        return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees), 0.0).sort()
+        return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees, repeats_first=True), 0.0).sort()
 
 
 def from_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
@@ -76,25 +77,32 @@ def to_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def assigned_labels(prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The labels in the order of the tracks that predict them best; both (batch, frames, 3, 3, classes)."""
-    # |p - x|² without |p|², which is the same for every assignment: (batch, frames, track, slot, classes).
-    distance = labels.square().sum(3).unsqueeze(2) - 2 * sum(
-        prediction[:, :, :, None, axis] * labels[:, :, None, :, axis] for axis in range(3)
-    )
-    count = labels.ne(0).any(3).sum(2)
-    best_cost = distance[:, :, 0, 0] + distance[:, :, 1, 0] + distance[:, :, 2, 0]
-    slots = [torch.zeros_like(count) for _ in range(3)]
-    for num_active in (2, 3):
-        best_cost = torch.where(count == num_active, torch.inf, best_cost)
-        for assignment in ASSIGNMENTS[num_active]:
-            cost = sum(distance[:, :, track, slot] for track, slot in enumerate(assignment))
-            better = (count == num_active) & (cost < best_cost)
+    square = [labels[:, :, slot].square().sum(2) for slot in range(3)]
+    # |p - x|² without |p|², which is the same for every assignment: (batch, frames, classes) for each track and slot.
+    distance = [
+        [
+            square[slot] - 2 * sum(prediction[:, :, track, axis] * labels[:, :, slot, axis] for axis in range(3))
+            for slot in range(3)
+        ]
+        for track in range(3)
+    ]
+    active = {2: (square[1] > 0) & (square[2] == 0), 3: square[2] > 0}
+    best = torch.zeros_like(square[0], dtype=torch.uint8)
+    best_cost = torch.full_like(square[0], torch.inf)
+    for number, (num_active, slots) in enumerate(ASSIGNMENTS):
+        if num_active > 1:
+            cost = sum(distance[track][slot] for track, slot in enumerate(slots))
+            better = active[num_active] & (cost < best_cost)
             best_cost = torch.where(better, cost, best_cost)
-            slots = [torch.where(better, slot, best) for slot, best in zip(assignment, slots, strict=True)]
-    index = torch.stack(slots, dim=2).unsqueeze(3).expand(-1, -1, -1, 3, -1)
+            best = torch.where(better, number, best)
+    slots = torch.tensor([slots for _, slots in ASSIGNMENTS], device=labels.device)[best.long()]
+    index = slots.movedim(-1, 2).unsqueeze(3).expand(-1, -1, -1, 3, -1)
     return labels.gather(2, index)
 
 
-def unify_tracks(vectors: np.ndarray, threshold: float | np.ndarray, unify_degrees: float) -> np.ndarray:
+def unify_tracks(
+    vectors: np.ndarray, threshold: float | np.ndarray, unify_degrees: float, repeats_first: bool = False
+) -> np.ndarray:
     """Replaces active tracks of a class that are close to each other by their mean, and inactive tracks by zero.
 
     Two close tracks of three become one; when two or three of the three pairs are close, all become one.
@@ -103,11 +111,14 @@ def unify_tracks(vectors: np.ndarray, threshold: float | np.ndarray, unify_degre
         vectors: (frames, 3, classes, 3).
         threshold: activity, one or (classes,).
         unify_degrees: angle below which two tracks are one source.
+        repeats_first: whether, beside the mean of tracks 2 and 0, track 0 stands where track 1 would be due: so it is
+            in published scores of multi-ACCDOA.
     """
     active = np.linalg.norm(vectors, axis=-1) > threshold
     # Few classes are active on two tracks at a time: the rest of the work is on those alone.
     frame, class_id = np.nonzero(active.sum(1) > 1)
-    several, on = vectors[frame, :, class_id].copy(), active[frame, :, class_id]
+    on = active[frame, :, class_id]
+    several = vectors[frame, :, class_id] * on[..., None]
     unit = several / np.maximum(np.linalg.norm(several, axis=-1, keepdims=True), 1e-12)
     pairs = np.array([(0, 1), (1, 2), (2, 0)])
     cosine = np.einsum("npd,npd->np", unit[:, pairs[:, 0]], unit[:, pairs[:, 1]])
@@ -118,8 +129,7 @@ def unify_tracks(vectors: np.ndarray, threshold: float | np.ndarray, unify_degre
         rows = np.flatnonzero((num_close == 1) & close[:, pair])
         first, second = pairs[pair]
         mean = (several[rows, first] + several[rows, second]) / 2
-        if pair == 2:
-            # Beside the mean of tracks 2 and 0 published scores have track 0 again where track 1 would be due.
+        if pair == 2 and repeats_first:
             several[rows, 1] = np.where(on[rows, 1, None], several[rows, 0], 0)
         several[rows, first], several[rows, second] = mean, 0
     rows = np.flatnonzero(num_close >= 2)

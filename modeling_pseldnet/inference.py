@@ -12,6 +12,7 @@ from .events import Events
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
 from .timeline import link_tracks
+from .tta import rotation_averaging
 
 
 FRAMES_PER_SECOND = 10
@@ -24,9 +25,10 @@ def detect(
     feature_extractor: PSELDNetFeatureExtractor,
     source,
     *,
-    channel_format: str = "ambix",
+    channel_format: str | None = None,
     threshold: float | list[float] | np.ndarray | None = None,
     hop_seconds: float | None = None,
+    tta: bool = False,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Events:
@@ -34,11 +36,15 @@ def detect(
 
     Args:
         model, feature_extractor: as loaded; the model runs where its weights are.
-        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`): a file, or an array (4, samples) and its rate.
-        channel_format (`str`): `"ambix"` (W, Y, Z, X, SN3D) or `"fuma"` (W, X, Y, Z, W 3 dB down).
+        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`): a file, or an array (channels, samples) and its
+            rate.
+        channel_format (`str`): what the channels are, as for [`Recording`]; what the model takes if left out:
+            `"ambix"` (W, Y, Z, X, SN3D), but `"array"` or `"mono"` with features of those.
         threshold: activity above which an event is reported, one or one a class; the model's own if left out.
         hop_seconds (`float`): step between windows, a multiple of 0.1 s; outputs that overlap are averaged. The
             length of a window if left out. A tenth of it costs ten times the work.
+        tta (`bool`): whether to average over 16 rotations and reflections of the sound field, at 16 times the work;
+            see [`rotation_averaging`].
         batch_size (`int`): windows that go through the model at once.
         progress: called with the number of windows done and of all windows.
 
@@ -51,15 +57,16 @@ def detect(
     threshold = _checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
     hop_frames = _checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
+    channel_format = choose_channel_format(channel_format, feature_extractor)
+    predict = rotation_averaging(model, feature_extractor) if tta else model.predict
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     parts = []
     with Recording(source, model.config.sampling_rate, channel_format) as recording, _evaluating(model):
         num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
         num_windows = 1 + ceil(max(num_frames - window_frames, 0) / hop_frames)
-        windows = _window_outputs(
-            model, feature_extractor, recording, [hop_frames * i for i in range(num_windows)], batch_size, progress
-        )
+        starts = [hop_frames * i for i in range(num_windows)]
+        windows = _window_outputs(model, predict, feature_extractor, recording, starts, batch_size, progress)
         for first, outputs in average_overlaps(windows):
             peak = outputs.pop("peak")
             events = model.output_format.decode(outputs, threshold)
@@ -102,6 +109,7 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 def _window_outputs(
     model: PSELDNetForSELD,
+    predict: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     feature_extractor: PSELDNetFeatureExtractor,
     recording: Recording,
     starts: list[int],
@@ -115,7 +123,7 @@ def _window_outputs(
         batch = starts[done : done + batch_size]
         waveforms = np.stack([recording.read(start * frame_samples, window_samples) for start in batch])
         inputs = feature_extractor(waveforms, sampling_rate=recording.sampling_rate, device=model.device)
-        outputs = model.predict(inputs["input_features"].to(model.dtype))
+        outputs = predict(inputs["input_features"].to(model.dtype))
         arrays = {name: output.float().cpu().numpy() for name, output in outputs.items()}
         arrays["peak"] = np.abs(waveforms).max(1).reshape(len(batch), -1, frame_samples).max(2)
         for row, start in enumerate(batch):
@@ -134,6 +142,21 @@ def _evaluating(model: PSELDNetForSELD) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNetFeatureExtractor) -> str:
+    """The channel format, or the usual one of the features if it is None.
+
+    Raises:
+        ValueError: the features cannot be made of it.
+    """
+    fitting = feature_extractor.channel_formats
+    if channel_format is not None and channel_format not in fitting:
+        raise ValueError(
+            f"channel format {channel_format!r} does not go with {feature_extractor.feature_type} features:"
+            f" use {' or '.join(fitting)}"
+        )
+    return channel_format or fitting[0]
 
 
 def _checked_threshold(threshold, config) -> float | np.ndarray:

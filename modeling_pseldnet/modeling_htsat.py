@@ -7,15 +7,15 @@ ICASSP 2022; with the input of PSELDNets (arXiv 2411.06399, section III).
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_pseldnet import PSELDNetConfig
+from .modeling_transformer import MLP, DropPath, eager_attention_forward
 
 
 def window_order(side: int, window: int, shift: int) -> torch.Tensor:
-    """Where the tokens of a (side, side) grid stand when it is rolled back by `shift` and cut into windows, (side²)."""
+    """Which tokens of a (side, side) grid come one after the other when it is cut into shifted windows, (side²)."""
     grid = torch.arange(side * side).reshape(side, side).roll((-shift, -shift), dims=(0, 1))
     return grid.unflatten(0, (-1, window)).unflatten(2, (-1, window)).transpose(1, 2).flatten()
 
@@ -37,43 +37,6 @@ def relative_position_index(window: int) -> torch.Tensor:
     row_offset = row[:, None] - row[None, :] + window - 1
     column_offset = column[:, None] - column[None, :] + window - 1
     return row_offset * (2 * window - 1) + column_offset
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, for `output_attentions`; queries, keys and values are (batch, heads, tokens, width)."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    dropped = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(dropped, value).transpose(1, 2), weights
-
-
-class DropPath(nn.Module):
-    """Leaves a residual branch out for a random part of the batch (stochastic depth)."""
-
-    def __init__(self, probability: float):
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.probability == 0.0:
-            return hidden_states
-        keep = 1.0 - self.probability
-        mask = torch.rand(hidden_states.shape[0], *[1] * (hidden_states.ndim - 1), device=hidden_states.device) < keep
-        return hidden_states * mask / keep
-
-    def extra_repr(self) -> str:
-        return f"probability={self.probability}"
 
 
 class HTSATPatchEmbeddings(nn.Module):
@@ -141,20 +104,6 @@ class HTSATAttention(nn.Module):
         return self.o_proj(output.reshape(batch, num_tokens, width)), weights
 
 
-class HTSATMLP(nn.Module):
-    """Two linear layers with an activation between."""
-
-    def __init__(self, config: PSELDNetConfig, width: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, int(width * config.mlp_ratio))
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(int(width * config.mlp_ratio), width)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(hidden_states)))))
-
-
 class HTSATBlock(GradientCheckpointingLayer):
     """A Swin block: attention within windows, shifted by half a window in every second block, then an MLP."""
 
@@ -167,7 +116,7 @@ class HTSATBlock(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.attention = HTSATAttention(config, width, num_heads, self.window)
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = HTSATMLP(config, width)
+        self.mlp = MLP(config, width, config.hidden_act, config.hidden_dropout_prob)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.drop_path = DropPath(drop_path_rate)
         for name, value in self.layout().items():
@@ -230,10 +179,13 @@ class HTSATEncoder(nn.Module):
     A step of the feature map's time is `time_reduction` feature frames.
     """
 
+    interpolation = "linear"
+
     def __init__(self, config: PSELDNetConfig, num_channels: int):
         super().__init__()
         last = len(config.depths) - 1
         self.hidden_size = config.embed_dim * 2**last
+        self.stitch_widths = {stage: config.embed_dim * 2**stage for stage in range(last + 1)}
         self.num_folds = config.spec_size // config.num_mel_bins
         self.side = config.spec_size // config.patch_size // 2**last
         self.time_reduction = config.spec_size // self.side

@@ -5,16 +5,42 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_pseldnet import PSELDNetConfig
+from .modeling_conformer import ConformerBlock, init_conformer_weights
+from .modeling_crnn import CRNNBlock, CRNNEncoder
+from .modeling_decoders import Decoder, LinearHead, init_decoder_weights
+from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
 from .modeling_htsat import HTSATAttention, HTSATEncoder, HTSATHead, HTSATStage, init_htsat_weights
+from .modeling_passt import PaSSTEncoder, init_passt_weights
+from .modeling_transformer import SelfAttention, TransformerBlock
 from .output_formats import get_output_format
 
 
-BACKBONES = {"htsat": (HTSATEncoder, HTSATHead)}
+BACKBONES = {
+    "htsat": (HTSATEncoder, HTSATHead),
+    "passt": (PaSSTEncoder, LinearHead),
+    "cnn14_conformer": (CRNNEncoder, LinearHead),
+    "crnn": (CRNNEncoder, LinearHead),
+}
+INITIALISERS = (
+    init_htsat_weights,
+    init_passt_weights,
+    init_conformer_weights,
+    init_decoder_weights,
+    init_einv2_weights,
+)
+
+
+def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
+    """What follows the encoder of the network that `config` names."""
+    _, head = BACKBONES[config.backbone]
+    # The tracks of EINV2 part before the decoder, but for HTS-AT, where the head alone tells them apart.
+    return (EINV2Decoder, EINV2Head) if config.output_format == "einv2" and head is LinearHead else (Decoder, head)
 
 
 @dataclass
@@ -24,15 +50,17 @@ class PSELDNetModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(batch, label frames, width)`):
             Embedding of each 100-ms frame.
         feature_map (`torch.FloatTensor` of shape `(batch, width, frequency bins, time)`):
-            What the encoder gives, at its own resolution in time.
+            What encoder and decoder give, at their own resolution in time; for EINV2 a dict of that of each branch,
+            in which tracks are joined along the width, as `last_hidden_state` joins the branches.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
             The patch embeddings and the output of each stage, `(batch, tokens, width)`; with `output_hidden_states`.
+            For EINV2 the embeddings of the SED branch, then the stages of the SED and the DOA branch in turn.
         attentions (`tuple(torch.FloatTensor)`, *optional*):
             Attention weights of each block, `(batch * windows, heads, tokens, tokens)`; with `output_attentions`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
-    feature_map: torch.FloatTensor | None = None
+    feature_map: torch.FloatTensor | dict[str, torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -45,12 +73,18 @@ class PSELDNetSELDOutput(ModelOutput):
             The loss of the output format; with `labels`.
         accdoa (`torch.FloatTensor` of shape `(batch, label frames, tracks, 3, classes)`, *optional*):
             Vectors in x, y, z whose length is the activity, for the ACCDOA formats (one or three tracks).
+        sed_logits (`torch.FloatTensor` of shape `(batch, label frames, 3, classes)`, *optional*):
+            Logits of the activity of each class on each track, for EINV2 and SEDDOA.
+        doa (`torch.FloatTensor` of shape `(batch, label frames, 3, 3)`, *optional*):
+            Direction of each track in x, y, z, for EINV2 and SEDDOA.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             As in [`PSELDNetModelOutput`].
     """
 
     loss: torch.FloatTensor | None = None
     accdoa: torch.FloatTensor | None = None
+    sed_logits: torch.FloatTensor | None = None
+    doa: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -70,12 +104,13 @@ class FeatureNorm(nn.BatchNorm1d):
 def to_label_frames(states: torch.Tensor, time_reduction: int, config: PSELDNetConfig) -> torch.Tensor:
     """States (batch, time, width), one every `time_reduction` feature frames, to (batch, label frames, width).
 
-    They are interpolated linearly to feature frames, of which those of a label frame are averaged; both are linear, so
-    one small matrix does it.
+    They are interpolated to feature frames, of which those of a label frame are averaged; both are linear, so one
+    small matrix does it.
     """
+    encoder, _ = BACKBONES[config.backbone]
     steps = torch.eye(states.shape[1], device=states.device, dtype=torch.float32)
-    weights = nn.functional.interpolate(steps.unsqueeze(0), scale_factor=float(time_reduction), mode="linear")
-    weights = weights[..., : config.window_seconds * config.sampling_rate // config.hop_length]
+    weights = nn.functional.interpolate(steps[None], scale_factor=float(time_reduction), mode=encoder.interpolation)
+    weights = weights[..., : config.window_frames]
     weights = nn.functional.avg_pool1d(weights, config.feature_frames_per_label_frame)
     return weights[0].T.to(states.dtype) @ states
 
@@ -89,13 +124,15 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     main_input_name = "input_features"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["HTSATStage"]
+    _no_split_modules = ["HTSATStage", "TransformerBlock", "ConformerBlock", "CRNNBlock"]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(HTSATStage, index=0),
-        "attentions": OutputRecorder(HTSATAttention, index=1),
+        "hidden_states": [
+            OutputRecorder(block, index=0) for block in (HTSATStage, TransformerBlock, ConformerBlock, CRNNBlock)
+        ],
+        "attentions": [OutputRecorder(attention, index=1) for attention in (HTSATAttention, SelfAttention)],
     }
     # The loss is a mean over the batch: Trainer must not scale it by a number of items.
     accepts_loss_kwargs = False
@@ -103,7 +140,15 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        init_htsat_weights(module)
+        if isinstance(module, nn.Conv2d):
+            # Scaled to the number of inputs: heads of wide networks would start where the tanh is flat otherwise.
+            # With a bias of 0 silent patches would reach a layer norm as exact zeros, whose gradients drown the others.
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                bound = module.weight[0].numel() ** -0.5
+                init.uniform_(module.bias, -bound, bound)
+        for initialise in INITIALISERS:
+            initialise(module)
 
 
 class PSELDNetModel(PSELDNetPreTrainedModel):
@@ -113,13 +158,22 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         super().__init__(config)
         encoder, _ = BACKBONES[config.backbone]
         self.input_norm = FeatureNorm(config)
-        self.encoder = encoder(config, config.num_channels)
+        two_branches = config.output_format == "einv2"
+        self.encoder = EINV2Encoder(config, encoder) if two_branches else encoder(config, config.num_channels)
+        decoder, _ = decoder_and_head(config)
+        self.decoder = decoder(config, self.encoder.hidden_size)
         self.post_init()
 
     @property
     def max_frames(self) -> int:
         """Feature frames in the longest input, the one at its very end included."""
-        return self.config.window_seconds * self.config.sampling_rate // self.config.hop_length + 1
+        return self.config.window_frames + 1
+
+    @property
+    def padded_frames(self) -> int:
+        """The frames of the longest input, or a few more, so that the encoder's steps of time span all of a window."""
+        step = self.encoder.time_reduction
+        return max(self.max_frames, -(-self.config.window_frames // step) * step)
 
     def num_label_frames(self, num_frames: int) -> int:
         """Label frames that `num_frames` feature frames span; the last may be partly filled."""
@@ -153,8 +207,12 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         normalised = self.input_norm(input_features)
         if attention_mask is not None:
             normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
-        feature_map = self.encoder(normalised)
-        embeddings = to_label_frames(feature_map.mean(2).transpose(1, 2), self.encoder.time_reduction, self.config)
+        # Every input is a whole window, so that it makes no difference what else is in its batch.
+        normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - num_frames))
+        feature_map = self.decoder(self.encoder(normalised))
+        branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
+        states = torch.cat([branch.mean(2).transpose(1, 2) for branch in branches], dim=-1)
+        embeddings = to_label_frames(states, self.encoder.time_reduction, self.config)
         return PSELDNetModelOutput(
             last_hidden_state=embeddings[:, : self.num_label_frames(num_frames)], feature_map=feature_map
         )
@@ -165,7 +223,7 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
 
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
-        _, head = BACKBONES[config.backbone]
+        _, head = decoder_and_head(config)
         self.output_format = get_output_format(config)
         self.pseldnet = PSELDNetModel(config)
         self.heads = nn.ModuleDict(
@@ -189,7 +247,8 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
             input_features, attention_mask:
                 As in [`PSELDNetModel`].
             labels (`torch.FloatTensor` of shape `(batch, label frames, …)`, *optional*):
-                As the output format's `encode` makes them of events; for the ACCDOA formats of the shape of `accdoa`.
+                As the output format's `encode` makes them of events; for the ACCDOA formats of the shape of `accdoa`,
+                for EINV2 and SEDDOA `(batch, label frames, 3, classes + 3)`.
 
         Raises:
             ValueError: the features do not fit the model, or the labels do not fit the features.
@@ -226,10 +285,13 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         outputs = self(input_features)
         return {name: outputs[name] for name in self.output_format.output_names}
 
-    def _outputs(self, feature_map: torch.Tensor, num_frames: int) -> dict[str, torch.Tensor]:
+    def _outputs(
+        self, feature_map: torch.Tensor | dict[str, torch.Tensor], num_frames: int
+    ) -> dict[str, torch.Tensor]:
         time_reduction = self.pseldnet.encoder.time_reduction
+        maps = feature_map if isinstance(feature_map, dict) else dict.fromkeys(self.heads, feature_map)
         heads = {
-            name: to_label_frames(head(feature_map), time_reduction, self.config) for name, head in self.heads.items()
+            name: to_label_frames(head(maps[name]), time_reduction, self.config) for name, head in self.heads.items()
         }
         return self.output_format.outputs({name: head[:, :num_frames] for name, head in heads.items()})
 

@@ -33,13 +33,16 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         """
         Args:
             inputs (`str`, `dict` or a list of them):
-                An audio file, or a dict of `array` (4, samples) and `sampling_rate`.
-            channel_format (`str`, *optional*, defaults to `"ambix"`):
-                `"ambix"` (W, Y, Z, X, SN3D) or `"fuma"` (W, X, Y, Z, W 3 dB down).
+                An audio file, or a dict of `array` (channels, samples) and `sampling_rate`.
+            channel_format (`str`, *optional*):
+                What the channels are, such as `"ambix"` (W, Y, Z, X, SN3D), `"fuma"` (W, X, Y, Z, W 3 dB down) or
+                `"aformat"` (capsules of a tetrahedral microphone); what the model takes if left out, mostly `"ambix"`.
             threshold (`float` or `list[float]`, *optional*):
                 Activity above which an event is reported, one or one a class; the model's own if left out.
             hop_seconds (`float`, *optional*):
                 Step between windows, whose overlapping outputs are averaged; ten seconds, no overlap, if left out.
+            tta (`bool`, *optional*, defaults to `False`):
+                Whether to average over 16 rotations and reflections of the sound field, at 16 times the work.
             batch_size (`int`, *optional*, defaults to 8):
                 Windows that go through the model at once.
 
@@ -55,7 +58,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
-        self, channel_format=None, threshold=None, hop_seconds=None, window_batch_size=None, **kwargs
+        self, channel_format=None, threshold=None, hop_seconds=None, tta=None, window_batch_size=None, **kwargs
     ):
         if kwargs:
             raise TypeError(f"unknown arguments: {', '.join(kwargs)}")
@@ -63,6 +66,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
             "channel_format": channel_format,
             "threshold": threshold,
             "hop_seconds": hop_seconds,
+            "tta": tta,
             "batch_size": window_batch_size,
         }
         return {}, {name: value for name, value in options.items() if value is not None}, {}

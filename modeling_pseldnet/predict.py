@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from .audio import CHANNEL_FORMATS, Recording, find_audio
 from .cli import CommandParser, first_line
 from .events import write_atomically, write_csv
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from .inference import detect
+from .inference import choose_channel_format, detect
 from .modeling_pseldnet import PSELDNetForSELD
 from .plotting import plot_events
+from .ray_pool import map_on_ray
 from .timeline import to_records
+
+
+NAME = "pseldnet-predict"
 
 
 def load(model: str, device: str | None = None) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
@@ -104,44 +109,72 @@ def window_progress(name: str) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-def predict_file(file: Path, stem: Path, model, extractor, options: argparse.Namespace, threshold) -> int:
-    """Writes the results of one recording and returns the number of its events.
+class Predictor:
+    """Writes the results of recordings; holds the model that it runs.
+
+    Args:
+        options: as [`parse_arguments`] gives them.
 
     Raises:
-        ValueError: the recording cannot be used.
+        ValueError: model, device or threshold cannot be used.
     """
-    with Recording(file, model.config.sampling_rate, options.channel_format) as recording:
-        seconds = recording.seconds
-    with window_progress(file.name) as progress:
-        events = detect(
-            model,
-            extractor,
-            file,
-            channel_format=options.channel_format,
-            threshold=threshold,
-            hop_seconds=options.hop,
-            batch_size=options.batch_size,
-            progress=progress,
-        )
-    records = to_records(events, model.config.id2label)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(stem.with_name(f"{stem.name}.csv"), events)
-    if options.json:
-        write_atomically(stem.with_name(f"{stem.name}.json"), json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    if options.plot:
-        plot_events(events, model.config.id2label, stem.with_name(f"{stem.name}.png"), seconds, title=file.name)
-    return len(records)
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.threshold = None if options.threshold is None else read_threshold(options.threshold)
+        self.model, self.extractor = load(options.model, options.device)
+
+    def __call__(self, job: tuple[Path, Path | ValueError]) -> tuple[bool, str]:
+        """Whether the job, a recording and where its results go, was done, and a line that tells of it."""
+        file, stem = job
+        try:
+            if isinstance(stem, ValueError):
+                raise stem
+            count = self.write_results(file, stem)
+        except (ValueError, OSError) as error:
+            return False, first_line(error)
+        return True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
+
+    def write_results(self, file: Path, stem: Path) -> int:
+        """Writes what is asked for of one recording and returns the number of its events.
+
+        Raises:
+            ValueError: the recording cannot be used.
+        """
+        options, labels = self.options, self.model.config.id2label
+        channel_format = choose_channel_format(options.channel_format, self.extractor)
+        with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
+            seconds = recording.seconds
+        with window_progress(file.name) as progress:
+            events = detect(
+                self.model,
+                self.extractor,
+                file,
+                channel_format=channel_format,
+                threshold=self.threshold,
+                hop_seconds=options.hop,
+                tta=options.tta,
+                batch_size=options.batch_size,
+                progress=progress,
+            )
+        records = to_records(events, labels)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(stem.with_name(f"{stem.name}.csv"), events)
+        if options.json:
+            text = json.dumps(records, indent=1, ensure_ascii=False)
+            write_atomically(stem.with_name(f"{stem.name}.json"), f"{text}\n")
+        if options.plot:
+            plot_events(events, labels, stem.with_name(f"{stem.name}.png"), seconds, title=file.name)
+        return len(records)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
-        prog="pseldnet-predict",
+        prog=NAME,
         description="Says what sounds in first-order ambisonic recordings, when, and from which direction.",
         epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
     )
-    parser.add_argument(
-        "audio", nargs="+", help="files or folders: WAV, FLAC, OGG, AMB; 4 channels; any rate, any length"
-    )
+    parser.add_argument("audio", nargs="+", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
     parser.add_argument("--model", required=True, help="folder or Hub repository of a converted or trained model")
     parser.add_argument("--output", type=Path, default=Path("."), help="folder for the results; default: this one")
     parser.add_argument(
@@ -150,11 +183,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--hop", type=float, default=None, help="seconds between windows; default: 10, no overlap")
     parser.add_argument(
-        "--channel-format", choices=sorted(CHANNEL_FORMATS), default="ambix",
-        help="ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; default: %(default)s"
+        "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
+    )
+    parser.add_argument(
+        "--channel-format", choices=sorted(CHANNEL_FORMATS),
+        help="what the channels are; ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; aformat: capsules FLU,"
+        " FRD, BLD, BRU of a tetrahedral microphone; array, mono: for models of those; default: what the model takes"
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument("--batch-size", type=int, default=8, help="windows at once; default: %(default)s")
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
+    parser.add_argument("--workers", type=int, default=2, help="on Ray, a core each; default: %(default)s")
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
     return parser.parse_args(arguments)
@@ -166,27 +205,23 @@ def main(arguments: list[str] | None = None) -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-    def complain(error: Exception) -> None:
-        tqdm.write(f"pseldnet-predict: error: {first_line(error)}", file=sys.stderr)
-
-    try:
-        threshold = None if options.threshold is None else read_threshold(options.threshold)
-        model, extractor = load(options.model, options.device)
-    except ValueError as error:
-        complain(error)
-        return 2
-    status = 0
     files = list(output_stems(options.audio, options.output))
-    for file, stem in tqdm(files, unit="file", disable=len(files) == 1):
-        try:
-            if isinstance(stem, ValueError):
-                raise stem
-            count = predict_file(file, stem, model, extractor, options, threshold)
-            tqdm.write(f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv")
-        except (ValueError, OSError) as error:
-            complain(error)
-            status = 2
-    return status
+    try:
+        if options.ray:
+            results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
+        else:
+            results = map(Predictor(options), files)
+        failed = False
+        for done, line in tqdm(results, total=len(files), unit="file", disable=len(files) == 1):
+            failed |= not done
+            tqdm.write(line if done else f"{NAME}: error: {line}", file=sys.stdout if done else sys.stderr)
+    except (ValueError, BrokenProcessPool) as error:
+        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{NAME}: interrupted; what is written is whole", file=sys.stderr)
+        return 130
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -10,26 +10,16 @@ of label frames of a window, and returns both changed. The parameters are those 
 
 import inspect
 from collections.abc import Callable
-from itertools import permutations, product
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from modeling_pseldnet.events import Events, direction_to_vector, vector_to_direction
+from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation
 
 
 MAX_POLYPHONY = 3
-
-# What carries x, y and z onto themselves or each other: all 48 signed permutations, and the 16 that keep z upright.
-ROTATION_PATTERNS = {
-    48: np.array(
-        [np.diag(signs)[list(order)] for order in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)]
-    )
-}
-ROTATION_PATTERNS[16] = np.array([pattern for pattern in ROTATION_PATTERNS[48] if pattern[2, 2] != 0])
-# Rows and columns of x, y, z in a matrix of the channels W, Y, Z, X.
-CHANNELS_XYZ = [3, 1, 2]
 
 
 def polyphony(events: Events, num_frames: int, batch_size: int) -> np.ndarray:
@@ -49,8 +39,7 @@ def take_examples(events: Events, num_frames: int, examples: np.ndarray) -> Even
 
 def turn(waveform: Tensor, events: Events, num_frames: int, matrices: np.ndarray) -> tuple[Tensor, Events]:
     """Turns or mirrors the sound field of each example by its matrix, (batch, 3, 3) in x, y, z."""
-    mixing = torch.eye(4).repeat(len(matrices), 1, 1)
-    mixing[:, np.array(CHANNELS_XYZ)[:, None], CHANNELS_XYZ] = torch.from_numpy(matrices).float()
+    mixing = torch.from_numpy(channel_rotation(matrices.astype(np.float32)))
     vector = np.einsum("nij,nj->ni", matrices[events.frame // num_frames], events.vector)
     azimuth, elevation = vector_to_direction(vector)
     return mixing.to(waveform.device) @ waveform, events.replace(azimuth=azimuth, elevation=elevation)

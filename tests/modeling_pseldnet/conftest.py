@@ -71,7 +71,7 @@ def clips(reference):
 
 @pytest.fixture
 def published_outputs(reference, values, tmp_path):
-    """Converts a published checkpoint; returns its outputs for the first waveforms and those of the published network."""
+    """Converts a published checkpoint; returns its outputs for its waveforms and those of the published network."""
 
     def run(name: str, backbone: str, output_format: str, num_waveforms: int = 2):
         case = json.loads((reference / "index.json").read_text())[name]

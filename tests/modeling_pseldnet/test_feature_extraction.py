@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from networks import tiny_config
 
-from modeling_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet import Events, PSELDNetFeatureExtractor, PSELDNetForSELD
+from modeling_pseldnet.a_format import TETRAHEDRON
 from modeling_pseldnet.events import angle_between, direction_to_vector
 
 
@@ -30,6 +32,87 @@ def test_features_are_those_of_the_published_system(reference, values, sampling_
     np.testing.assert_allclose(features[:, golden["frames"]], golden["values"], atol=1e-4)
     np.testing.assert_allclose(features.mean((1, 2)), golden["mean"], atol=1e-4)
     np.testing.assert_allclose(features.std((1, 2)), golden["std"], atol=1e-4)
+
+
+def test_features_with_gcc_phat_are_those_of_the_published_system(reference, values):
+    golden = np.load(reference / "features-logmel_gcc-24000.npz")
+    extractor = PSELDNetFeatureExtractor(feature_type="logmel_gcc")
+    wave = values.wave(int(golden["wave_seed"]), 2)
+    features = extractor(wave, sampling_rate=24000)["input_features"][0, :, golden["frames"]].numpy()
+    assert len(features) == extractor.num_channels == 10
+    np.testing.assert_allclose(features[:4], golden["logmel"], atol=1e-4)
+    np.testing.assert_allclose(features[4:], golden["gcc"], atol=1e-5)
+
+
+def noise_at_capsules(azimuth: float, elevation: float, sampling_rate: int = 24000) -> tuple[np.ndarray, np.ndarray]:
+    """Noise from one direction at omnidirectional capsules 4.2 cm from their centre, and each one's distance to the
+    source beyond that of the first, in metres."""
+    metres = -0.042 * TETRAHEDRON @ direction_to_vector(azimuth, elevation)
+    source = np.fft.rfft(np.random.default_rng(1).standard_normal(sampling_rate))
+    hertz = np.fft.rfftfreq(sampling_rate, 1 / sampling_rate)
+    delayed = np.fft.irfft(source * np.exp(-2j * np.pi * hertz * metres[:, None] / 343.0))
+    return delayed.astype(np.float32), metres[1:] - metres[0]
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (-135, 30), (20, -70)])
+def test_gcc_phat_peaks_at_the_delay_between_two_capsules(azimuth, elevation):
+    wave, metres = noise_at_capsules(azimuth, elevation)
+    features = PSELDNetFeatureExtractor(feature_type="logmel_gcc")(wave, sampling_rate=24000)["input_features"][0]
+    peaks = features[4:7].mean(1).argmax(-1).numpy() - 32
+    assert np.abs(peaks - metres / 343.0 * 24000).max() <= 0.6
+
+
+@pytest.mark.parametrize(("n_fft", "hop_length", "feature_size", "known"), [(1024, 240, 64, 15), (512, 300, 192, 42)])
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (-135, 30), (20, -70)])
+def test_salsa_lite_gives_the_differences_of_path(azimuth, elevation, n_fft, hop_length, feature_size, known):
+    wave, metres = noise_at_capsules(azimuth, elevation)
+    extractor = PSELDNetFeatureExtractor(feature_size, 24000, hop_length, n_fft, feature_type="salsa_lite")
+    features = extractor(wave, sampling_rate=24000)["input_features"][0]
+    assert features.shape == (7, 1 + 24000 // hop_length, feature_size)
+    median = features[4:, :, 1:known].median(1).values.numpy()
+    np.testing.assert_allclose(median, np.broadcast_to(metres[:, None], median.shape), atol=4e-3)
+    assert not features[4:, :, known:].any()
+
+
+def test_bands_of_salsa_lite_hold_the_level_of_their_own_frequencies():
+    seconds = np.arange(24000) / 24000
+    extractor = PSELDNetFeatureExtractor(feature_type="salsa_lite")
+    for hertz in (1000, 4000, 8900):
+        tone = np.tile(np.sin(2 * np.pi * hertz * seconds), (4, 1))
+        features = extractor(tone, sampling_rate=24000)["input_features"][0]
+        assert features[0].mean(0).argmax() == int(hertz / (9000 / 64))
+    beyond = extractor(np.tile(np.sin(2 * np.pi * 10000 * seconds), (4, 1)), sampling_rate=24000)["input_features"]
+    assert beyond[0, 0].mean(0).max() < 0
+
+
+def test_log_mel_of_mono_is_that_of_a_channel_of_ambisonics():
+    wave = noise_from(30, 10)
+    mono = PSELDNetFeatureExtractor(feature_type="logmel")(wave[:1], sampling_rate=24000)["input_features"]
+    assert mono.shape == (1, 1, 101, 64)
+    torch.testing.assert_close(mono[0], PSELDNetFeatureExtractor()(wave, sampling_rate=24000)["input_features"][0, :1])
+
+
+FEATURE_TYPES = [("logmel_iv", 4), ("logmel_gcc", 4), ("salsa_lite", 4), ("logmel", 1)]
+
+
+@pytest.mark.parametrize(("feature_type", "audio_channels"), FEATURE_TYPES)
+def test_a_model_of_any_features_takes_a_training_step(feature_type, audio_channels):
+    extractor = PSELDNetFeatureExtractor(feature_type=feature_type)
+    torch.manual_seed(0)
+    model = PSELDNetForSELD(tiny_config(num_channels=extractor.num_channels, drop_path_rate=0.0)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    wave = torch.randn(2, audio_channels, 12000, generator=torch.Generator().manual_seed(0))
+    labels = model.output_format.encode(Events([0, 1], [0, 1], [0, 0], [30, -90], [0, 20]), 5).expand(
+        2, -1, -1, -1, -1
+    )
+    losses = []
+    for _ in range(3):
+        loss = model(**extractor(wave, sampling_rate=24000), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > losses[1] > losses[2]
 
 
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (-135, 30), (20, -70)])
@@ -76,20 +159,26 @@ def test_a_shorter_recording_is_padded_and_masked_and_keeps_its_own_features():
     assert not both["input_features"][1, :, 121:].any()
 
 
-def test_features_have_gradients():
-    waveform = torch.from_numpy(noise_from(30, 10, 0.2))[None].requires_grad_()
-    PSELDNetFeatureExtractor().features(waveform).sum().backward()
+@pytest.mark.parametrize(("feature_type", "audio_channels"), FEATURE_TYPES)
+def test_features_have_gradients(feature_type, audio_channels):
+    noise = torch.randn(1, audio_channels, 4800, generator=torch.Generator().manual_seed(0))
+    waveform = noise.requires_grad_()
+    PSELDNetFeatureExtractor(feature_type=feature_type).features(waveform).sum().backward()
     assert waveform.grad.isfinite().all()
     assert waveform.grad.any()
 
 
-def test_silence_gives_finite_features():
-    features = PSELDNetFeatureExtractor()(np.zeros((4, 24000)), sampling_rate=24000)["input_features"]
+@pytest.mark.parametrize(("feature_type", "audio_channels"), FEATURE_TYPES)
+def test_silence_gives_finite_features(feature_type, audio_channels):
+    extractor = PSELDNetFeatureExtractor(feature_type=feature_type)
+    features = extractor(np.zeros((audio_channels, 24000)), sampling_rate=24000)["input_features"]
     assert features.isfinite().all()
 
 
-def test_a_saved_extractor_gives_the_same(tmp_path):
-    extractor, wave = PSELDNetFeatureExtractor(sampling_rate=32000), noise_from(30, 10, 0.5, 32000)
+@pytest.mark.parametrize("feature_type", ["logmel_iv", "logmel_gcc", "salsa_lite"])
+def test_a_saved_extractor_gives_the_same(tmp_path, feature_type):
+    extractor = PSELDNetFeatureExtractor(sampling_rate=32000, feature_type=feature_type)
+    wave = noise_from(30, 10, 0.5, 32000)
     extractor.save_pretrained(tmp_path)
     loaded = PSELDNetFeatureExtractor.from_pretrained(tmp_path)
     assert loaded.hop_length == 320
@@ -119,3 +208,25 @@ def test_very_short_recordings_have_a_frame(num_samples):
 def test_audio_that_does_not_fit_is_refused(waveform, sampling_rate, complaint):
     with pytest.raises(ValueError, match=complaint):
         PSELDNetFeatureExtractor()(waveform, sampling_rate=sampling_rate)
+
+
+@pytest.mark.parametrize(
+    ("feature_type", "shape", "complaint"),
+    [
+        ("logmel_iv", (1, 100), "4 channels W, Y, Z, X of first-order ambisonics"),
+        ("logmel_gcc", (2, 100), r"expected the 4 channels of a tetrahedral microphone array.*got shape \(2, 100\)"),
+        ("salsa_lite", (100, 4), "tetrahedral microphone array.*transposed"),
+        ("logmel", (4, 100), r"expected 1 channel of mono audio.*got shape \(4, 100\)"),
+        ("logmel", (100,), r"mono.*give waveform\[None\]"),
+    ],
+)
+def test_channels_that_do_not_fit_the_features_are_named(feature_type, shape, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        PSELDNetFeatureExtractor(feature_type=feature_type)(np.ones(shape), sampling_rate=24000)
+
+
+def test_features_that_cannot_be_made_are_refused():
+    with pytest.raises(ValueError, match="feature_type 'mfcc' is unknown: use one of logmel_iv, logmel_gcc"):
+        PSELDNetFeatureExtractor(feature_type="mfcc")
+    with pytest.raises(ValueError, match="feature_size 64 is more than the 48 frequencies of an n_fft of 128"):
+        PSELDNetFeatureExtractor(feature_type="salsa_lite", n_fft=128)

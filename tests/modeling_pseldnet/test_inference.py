@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from networks import scattered, tiny_config
 from transformers import AutoFeatureExtractor
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
+from modeling_pseldnet.a_format import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.inference import average_overlaps
 
@@ -104,6 +106,35 @@ def test_the_model_is_left_in_its_mode_and_gradients_work_afterwards(model, extr
 def test_values_out_of_range_are_refused(model, extractor, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         detect(model, extractor, (noise(1), 24000), **options)
+
+
+@pytest.mark.parametrize(
+    ("feature_type", "channels", "other", "complaint"),
+    [
+        ("logmel_gcc", 4, 2, "2 channels where a tetrahedral microphone array has 4"),
+        ("salsa_lite", 4, 32, "32 channels where a tetrahedral microphone array has 4"),
+        ("logmel", 1, 4, "4 channels where mono audio has 1"),
+        ("logmel_iv", 4, 1, "1 channels where first-order ambisonics has 4"),
+    ],
+)
+def test_the_channels_of_a_recording_follow_the_features(write_recording, feature_type, channels, other, complaint):
+    extractor = PSELDNetFeatureExtractor(feature_type=feature_type)
+    model = scattered(PSELDNetForSELD(tiny_config(num_channels=extractor.num_channels))).eval()
+    good, bad = (write_recording(f"{count}.wav", num_channels=count) for count in (channels, other))
+    assert len(detect(model, extractor, good, threshold=0.01)) > 0
+    with pytest.raises(ValueError, match=complaint):
+        detect(model, extractor, bad)
+    unfit = "fuma" if feature_type != "logmel_iv" else "array"
+    with pytest.raises(ValueError, match=f"channel format '{unfit}' does not go with {feature_type} features: use"):
+        detect(model, extractor, good, channel_format=unfit)
+
+
+def test_capsule_signals_give_the_events_of_their_ambisonics(model, extractor):
+    wave = noise(2)
+    assert same(
+        detect(model, extractor, (wave, 24000), channel_format="aformat"),
+        detect(model, extractor, (a_to_b_format(wave), 24000)),
+    )
 
 
 @pytest.mark.parametrize("source_rate", [48000, 44100, 22050, 16000, 11025, 96000, 44101])

@@ -72,12 +72,12 @@ def test_thresholds_come_as_a_number_or_one_a_class_from_a_file(predict, write_r
     assert counts["0.01"] > counts[tmp_path / "thresholds.txt"] > 0
 
 
-def test_hop_and_channel_format_reach_the_detection(predict, write_recording, tmp_path):
+def test_hop_averaging_and_channel_format_reach_the_detection(predict, write_recording, tmp_path):
     path, texts = write_recording(seconds=12), []
-    for options in ([], ["--hop", "1"], ["--channel-format", "fuma"]):
-        assert predict(path, *options, "--batch-size", "3")[0] == 0
+    for options in ([], ["--hop", "1"], ["--tta"], ["--channel-format", "fuma"], ["--channel-format", "aformat"]):
+        assert predict(path, *options, "--batch-size", "3", "--threshold", "0.1")[0] == 0
         texts.append((tmp_path / "out" / "recording.csv").read_text())
-    assert len(set(texts)) == 3
+    assert len(set(texts)) == 5
 
 
 def test_silence_gives_an_empty_csv(predict, tmp_path):
@@ -170,6 +170,20 @@ def test_a_model_of_another_kind_is_refused(predict, write_recording, tmp_path):
     assert "a bert model, not a PSELDNet" in complaints(error)[0]
 
 
+def test_files_shared_out_over_ray_give_the_same_bytes(predict, write_recording, tmp_path):
+    pytest.importorskip("ray")
+    for name in ("a", "b", "c"):
+        write_recording(f"set/{name}.wav", seconds=1)
+    (tmp_path / "set" / "d.wav").write_text("not audio")
+    assert predict(tmp_path / "set", "--json")[0] == 2
+    status, printed, error = predict(tmp_path / "set", "--json", "--ray", "--workers", "2", output=tmp_path / "by_ray")
+    assert status == 2
+    assert len(complaints(error)) == 1
+    assert printed.count("events, ") == 3
+    for file in (tmp_path / "out").iterdir():
+        assert (tmp_path / "by_ray" / file.name).read_bytes() == file.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -177,6 +191,7 @@ def test_a_model_of_another_kind_is_refused(predict, write_recording, tmp_path):
         (["--threshold", "absent.txt"], "neither a number nor a file"),
         (["--hop", "0.33"], "multiple of 0.1 s"),
         (["--device", "toaster"], "device 'toaster'"),
+        (["--channel-format", "mono"], "channel format 'mono' does not go with logmel_iv features"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(predict, write_recording, options, complaint):

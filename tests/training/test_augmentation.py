@@ -6,8 +6,8 @@ import torch
 
 from modeling_pseldnet.events import Events, angle_between, direction_to_vector
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.rotations import ROTATION_PATTERNS
 from training.augmentation import (
-    ROTATION_PATTERNS,
     AugMix,
     crop,
     frequency_shift,
@@ -138,8 +138,10 @@ def test_wav_mix_adds_another_example_to_those_with_one_source_up_to_three_sourc
             continue
         (partner,) = (other for other in range(batch_size) if before[other] == added)
         # What was mixed is those two waveforms, with weights that add up to one.
-        weights = torch.linalg.lstsq(waveform[[example, partner]].flatten(1).T, mixed[example].flatten()).solution
-        torch.testing.assert_close(weights.sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
+        weights = torch.linalg.lstsq(
+            waveform[[example, partner]].flatten(1).T.double(), mixed[example].flatten().double()
+        ).solution
+        assert weights.sum().item() == pytest.approx(1, abs=1e-4)
         residual = mixed[example] - weights[0] * waveform[example] - weights[1] * waveform[partner]
         assert residual.abs().max() < 1e-4
     assert polyphony(merged, NUM_FRAMES, batch_size).max() == 1 + sources

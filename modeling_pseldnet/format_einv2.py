@@ -1,0 +1,138 @@
+"""EINV2: three tracks, each with the class that sounds on it and a direction of arrival.
+
+Cao et al., "An improved event-independent network for polyphonic sound event localization and detection", ICASSP 2021;
+the aggregated losses are those of PSELDNets (arXiv 2411.06399).
+"""
+
+from collections.abc import Callable
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import nn
+
+from .configuration_pseldnet import PSELDNetConfig
+from .events import Events
+from .format_accdoa import occurrence, vectors_to_events
+from .format_multi_accdoa import unify_tracks
+
+
+NUM_TRACKS = 3
+
+
+class EINV2Format:
+    """Outputs are `sed_logits` (batch, frames, 3, classes) and `doa` (batch, frames, 3, 3): track, then x, y, z.
+
+    Labels are one tensor (batch, frames, 3, classes + 3): for each track the activity of every class, then the unit
+    vector of its direction, all 0 where the track is silent. The loss finds which track predicts which of them.
+    """
+
+    output_names = ("sed_logits", "doa")
+    class_head, numbers_a_class = "sed", NUM_TRACKS
+
+    def __init__(self, config: PSELDNetConfig):
+        self.num_classes = config.num_labels
+        self.unify_degrees = config.unify_degrees
+        self.loss_type = config.loss_type
+        self.sed_loss_weight = config.sed_loss_weight
+        self.doa_loss_weight = config.doa_loss_weight
+        self.alpha = config.alpha
+
+    @property
+    def head_sizes(self) -> dict[str, int]:
+        """Outputs a frame of each head."""
+        return {"sed": NUM_TRACKS * self.num_classes, "doa": NUM_TRACKS * 3}
+
+    def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Heads (batch, frames, size) to `sed_logits` (batch, frames, 3, classes) and `doa` (batch, frames, 3, 3)."""
+        return {
+            "sed_logits": heads["sed"].unflatten(-1, (NUM_TRACKS, self.num_classes)),
+            "doa": heads["doa"].tanh().unflatten(-1, (NUM_TRACKS, 3)),
+        }
+
+    def encode(self, events: Events, num_frames: int) -> torch.Tensor:
+        """Labels (frames, 3, classes + 3): the events of a frame, in their order, fill its tracks.
+
+        Events after `num_frames`, and the fourth event of a frame and further ones, are left out.
+        """
+        labels = np.zeros((num_frames, NUM_TRACKS, self.num_classes + 3), dtype=np.float32)
+        events = events[events.frame < num_frames]
+        track = occurrence(events.frame)
+        events, track = events[track < NUM_TRACKS], track[track < NUM_TRACKS]
+        labels[events.frame, track, events.class_id] = 1
+        labels[events.frame, track, self.num_classes :] = events.vector
+        return torch.from_numpy(labels)
+
+    def loss(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """The loss that the config's `loss_type` names."""
+        return self.loss_parts(outputs, labels)["loss"]
+
+    def loss_parts(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`loss`, and what it is made of, before weighting.
+
+        That is `loss_sed` and `loss_doa`, or `loss_maccdoa` and `loss_accdoa` if it is aggregated.
+        """
+        sed_labels, doa_labels = labels.float().split([self.num_classes, 3], dim=-1)
+        loss_parts = {"tpit": self._tpit, "aggregated": self._aggregated}[self.loss_type]
+        return loss_parts(outputs["sed_logits"].float(), outputs["doa"].float(), sed_labels, doa_labels)
+
+    def _tpit(
+        self, sed_logits: torch.Tensor, doa: torch.Tensor, sed_labels: torch.Tensor, doa_labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Frame-level permutation-invariant training (Cao et al.)."""
+        sed = pairwise(nn.functional.binary_cross_entropy_with_logits, sed_logits, sed_labels)
+        doa = pairwise(nn.functional.mse_loss, doa, doa_labels)
+        order = best_order(self.sed_loss_weight * sed + self.doa_loss_weight * doa)
+        parts = {"loss_sed": in_order(sed, order), "loss_doa": in_order(doa, order)}
+        return {"loss": self.sed_loss_weight * parts["loss_sed"] + self.doa_loss_weight * parts["loss_doa"], **parts}
+
+    def _aggregated(
+        self, sed_logits: torch.Tensor, doa: torch.Tensor, sed_labels: torch.Tensor, doa_labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Both outputs as vectors: those of each track in the best order, and their sum over tracks."""
+        prediction = activity_vectors(sed_logits.sigmoid(), doa)
+        target = activity_vectors(sed_labels, doa_labels)
+        by_track = pairwise(nn.functional.mse_loss, prediction, target)
+        parts = {
+            "loss_maccdoa": in_order(by_track, best_order(by_track)),
+            "loss_accdoa": nn.functional.mse_loss(prediction.sum(2), target.sum(2)),
+        }
+        return {"loss": self.alpha * parts["loss_maccdoa"] + (1 - self.alpha) * parts["loss_accdoa"], **parts}
+
+    def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
+        """The likeliest class of a track is an event where its activity is above `threshold`.
+
+        Tracks of one class that are closer than `unify_degrees` give one event, in their mean direction.
+
+        Args:
+            outputs: `sed_logits` (frames, 3, classes) and `doa` (frames, 3, 3), of any float type.
+            threshold: activity between 0 and 1, one or (classes,).
+        """
+        logits, doa = (torch.from_numpy(np.asarray(outputs[name], dtype=np.float32)) for name in self.output_names)
+        likeliest = nn.functional.one_hot(logits.argmax(-1), self.num_classes)
+        vectors = activity_vectors(logits.sigmoid() * likeliest, doa).movedim(-2, -1).numpy()
+        return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees), 0.0).sort()
+
+
+def activity_vectors(activity: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """Vectors (…, 3, classes) in the directions (…, 3), which may have any length, as long as the activities."""
+    return nn.functional.normalize(direction, dim=-1).unsqueeze(-1) * activity.unsqueeze(-2)
+
+
+def pairwise(loss: Callable, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean loss between each track and each label slot: two of (batch, frames, 3, …) to (batch, frames, 3, 3)."""
+    prediction, target = torch.broadcast_tensors(prediction.unsqueeze(3), target.unsqueeze(2))
+    return loss(prediction, target, reduction="none").flatten(4).mean(-1)
+
+
+@torch.no_grad()
+def best_order(cost: torch.Tensor) -> torch.Tensor:
+    """The label slot for each track (batch, frames, 3) that costs least, of a cost for each track and slot."""
+    orders = torch.tensor(list(permutations(range(NUM_TRACKS))), device=cost.device)
+    total = cost[:, :, torch.arange(NUM_TRACKS, device=cost.device), orders].sum(-1)
+    return orders[total.argmin(-1)]
+
+
+def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Mean cost when each track predicts its label slot in `order`."""
+    return cost.gather(3, order.unsqueeze(3)).mean()
