@@ -17,6 +17,7 @@ from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .inference import detect
 from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
+from .transfer import load_for_transfer
 
 
 AutoConfig.register("pseldnet", PSELDNetConfig)
@@ -46,6 +47,7 @@ __all__ = [
     "PSELDNetPreTrainedModel",
     "SoundEventLocalizationAndDetectionPipeline",
     "detect",
+    "load_for_transfer",
     "read_csv",
     "write_csv",
 ]
