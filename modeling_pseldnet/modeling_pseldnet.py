@@ -142,7 +142,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
             # Scaled to the number of inputs: heads of wide networks would start where the tanh is flat otherwise.
-            # With a bias of 0 silent patches would reach a layer norm as exact zeros, whose gradients drown the others.
+            # With a bias of 0 silent patches reach a layer norm as exact zeros, whose gradients drown all others.
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:
                 bound = module.weight[0].numel() ** -0.5

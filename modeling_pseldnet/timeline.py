@@ -1,14 +1,15 @@
 """From active frames to sounding sources: tracks that keep to one source, and events with onset and offset."""
 
 from collections import defaultdict
+from itertools import count, groupby
 
 import numpy as np
 
-from .events import FRAME_SECONDS, Events, angle_between, vector_to_direction
+from .events import FRAME_SECONDS, Events, vector_to_direction
 
 
 MAX_GAP_FRAMES = 5
-MAX_JUMP_DEGREES = 30.0
+LEAST_COSINE = float(np.cos(np.radians(30)))
 
 
 def link_tracks(events: Events) -> Events:
@@ -18,42 +19,35 @@ def link_tracks(events: Events) -> Events:
     another takes the lowest number of its class that is not in use.
     """
     events = events.sort()
-    vectors = events.vector
-    tracks = np.zeros(len(events), dtype=np.int64)
-    heard: dict[int, dict[int, tuple[int, np.ndarray]]] = defaultdict(dict)
-    starts = np.flatnonzero(
-        np.r_[True, np.diff(events.frame * (events.class_id.max(initial=0) + 1) + events.class_id) != 0]
-    )
-    for start, end in zip(starts, np.r_[starts[1:], len(events)], strict=True):
-        if start == end:
-            continue
-        frame, class_id = int(events.frame[start]), int(events.class_id[start])
-        recent = {
-            track: (last, vector)
-            for track, (last, vector) in heard[class_id].items()
-            if frame - last <= MAX_GAP_FRAMES + 1
-        }
-        tracks[start:end] = _continue_tracks(vectors[start:end], {track: last for track, (_, last) in recent.items()})
-        recent.update({int(tracks[row]): (frame, vectors[row]) for row in range(start, end)})
-        heard[class_id] = recent
-    return events.replace(track=tracks).sort()
+    # Plain numbers: there are a few detections at a time, and many times.
+    vectors, tracks = events.vector.tolist(), []
+    heard: dict[int, dict[int, tuple[int, list[float]]]] = defaultdict(dict)
+    keys = zip(events.frame.tolist(), events.class_id.tolist(), strict=True)
+    for (frame, class_id), group in groupby(range(len(events)), key=list(keys).__getitem__):
+        rows = list(group)
+        recent = {track: last for track, last in heard[class_id].items() if frame - last[0] <= MAX_GAP_FRAMES + 1}
+        found = _continue_tracks([vectors[row] for row in rows], {track: last[1] for track, last in recent.items()})
+        heard[class_id] = recent | {track: (frame, vectors[row]) for track, row in zip(found, rows, strict=True)}
+        tracks += found
+    return events.replace(track=np.array(tracks, dtype=np.int64)).sort()
 
 
-def _continue_tracks(vectors: np.ndarray, last: dict[int, np.ndarray]) -> list[int]:
-    """A track number for each direction (n, 3): the nearest pairs with the `last` directions first."""
-    assigned: list[int | None] = [None] * len(vectors)
-    if last:
-        names = list(last)
-        angles = angle_between(vectors[:, None], np.stack([last[name] for name in names])[None])
-        for flat in np.argsort(angles, axis=None):
-            row, column = divmod(int(flat), len(names))
-            if angles[row, column] <= MAX_JUMP_DEGREES and assigned[row] is None and names[column] not in assigned:
-                assigned[row] = names[column]
-    for row, name in enumerate(assigned):
-        if name is None:
-            taken = {*last, *(other for other in assigned if other is not None)}
-            assigned[row] = next(number for number in range(len(taken) + 1) if number not in taken)
-    return assigned
+def _continue_tracks(vectors: list[list[float]], last: dict[int, list[float]]) -> list[int]:
+    """A track number for each direction, a unit vector: the nearest pairs with the `last` directions first."""
+    pairs = [
+        (x * a + y * b + z * c, row, track)
+        for row, (x, y, z) in enumerate(vectors)
+        for track, (a, b, c) in last.items()
+    ]
+    assigned: dict[int, int] = {}
+    for cosine, row, track in sorted(pairs, reverse=True):
+        if cosine >= LEAST_COSINE and row not in assigned and track not in assigned.values():
+            assigned[row] = track
+    for row in range(len(vectors)):
+        if row not in assigned:
+            taken = {*last, *assigned.values()}
+            assigned[row] = next(number for number in count() if number not in taken)
+    return [assigned[row] for row in range(len(vectors))]
 
 
 def to_records(events: Events, id2label: dict[int, str]) -> list[dict]:

@@ -75,7 +75,7 @@ def test_every_format_learns_twelve_clips_by_heart(train, tiny_data, tmp_path, r
     )
     metrics = json.loads((tmp_path / "run/eval_results.json").read_text())
     assert metrics["eval_loss"] < 0.005
-    # Under the aggregated losses one source may take two tracks, as their sum is right: an event too many now and then.
+    # Under the aggregated losses one source may take two tracks, as their sum is right: an event too many at times.
     least = 0.75 if recipe.endswith("_agg") else 0.95
     assert metrics["eval_LR"] == 1
     assert metrics["eval_F"] >= least
