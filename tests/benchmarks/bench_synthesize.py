@@ -67,7 +67,7 @@ def _offline(sounds, moving: float, count: int, path: Path) -> None:
         _timed(scene_render, "_convolve", clock) as convolutions,
     ):
         start = clock()
-        maker.make(list(range(count)))
+        maker(list(range(count)))
         seconds = clock() - start
     hours = count * 60 / seconds
     alone = count * 60 / convolutions["_convolve"]
