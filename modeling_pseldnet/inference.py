@@ -61,19 +61,32 @@ def detect(
     predict = rotation_averaging(model, feature_extractor) if tta else model.predict
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    parts = []
     with Recording(source, model.config.sampling_rate, channel_format) as recording, _evaluating(model):
         num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
         num_windows = 1 + ceil(max(num_frames - window_frames, 0) / hop_frames)
         starts = [hop_frames * i for i in range(num_windows)]
         windows = _window_outputs(model, predict, feature_extractor, recording, starts, batch_size, progress)
-        for first, outputs in average_overlaps(windows):
-            peak = outputs.pop("peak")
-            events = model.output_format.decode(outputs, threshold)
-            events = events[peak[events.frame] > SILENCE]
-            parts.append(events.replace(frame=events.frame + first))
-    events = Events.concatenate(parts)
+        events = decode_windows(model.output_format, windows, threshold)
     return link_tracks(events[events.frame < num_frames])
+
+
+def decode_windows(
+    output_format, windows: Iterable[tuple[int, dict[str, np.ndarray]]], threshold: float | np.ndarray
+) -> Events:
+    """The events of a recording.
+
+    Args:
+        output_format: decodes the outputs.
+        windows: as for [`average_overlaps`]; besides the outputs each has `peak` (frames,), its level in each frame.
+        threshold: activity above which an event is reported, one or (classes,).
+    """
+    parts = []
+    for first, outputs in average_overlaps(windows):
+        peak = outputs.pop("peak")
+        events = output_format.decode(outputs, threshold)
+        events = events[peak[events.frame] > SILENCE]
+        parts.append(events.replace(frame=events.frame + first))
+    return Events.concatenate(parts)
 
 
 def average_overlaps(

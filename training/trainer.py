@@ -21,7 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from modeling_pseldnet.inference import SILENCE, average_overlaps
+from modeling_pseldnet.inference import decode_windows
 
 from .augmentation import AugMix, place_mono, take_examples
 from .data import Windows, collate
@@ -213,8 +213,7 @@ class SELDTrainer(Trainer):
             with torch.inference_mode(), self.accelerator.autocast():
                 output = model(**inputs)
             outputs = {name: output[name].float() for name in model.output_format.output_names}
-            loss_parts = getattr(model.output_format, "loss_parts", None)
-            parts = {"loss": output.loss} if loss_parts is None else loss_parts(outputs, inputs["labels"])
+            parts = model.output_format.loss_parts(outputs, inputs["labels"])
             for name, value in parts.items():
                 losses[name] = losses.get(name, 0.0) + float(value) * size
             arrays = {name: value.cpu().numpy() for name, value in outputs.items()} | {"peak": peak}
@@ -239,13 +238,7 @@ class SELDTrainer(Trainer):
                 ends.append(first + window["num_frames"])
                 yield first, window["outputs"]
 
-        predicted = []
-        for first, averaged in average_overlaps(outputs()):
-            peak = averaged.pop("peak")
-            events = model.output_format.decode(averaged, np.asarray(model.config.threshold))
-            events = events[peak[events.frame] > SILENCE]
-            predicted.append(events.replace(frame=events.frame + first))
-        prediction = Events.concatenate(predicted)
+        prediction = decode_windows(model.output_format, outputs(), np.asarray(model.config.threshold))
         return Events.concatenate(reference), prediction[prediction.frame < max(ends)]
 
     def save_predictions(self, folder: Path) -> None:
