@@ -17,6 +17,7 @@ from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .inference import detect
 from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
+from .pretrained import DEFAULT_MODEL
 from .transfer import load_for_transfer
 
 
@@ -39,6 +40,7 @@ PSELDNetForSELD.register_for_auto_class("AutoModelForAudioFrameClassification")
 
 
 __all__ = [
+    "DEFAULT_MODEL",
     "Events",
     "PSELDNetConfig",
     "PSELDNetFeatureExtractor",

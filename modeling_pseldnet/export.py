@@ -17,7 +17,7 @@ from .cli import CommandParser
 from .events import atomic_path
 from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
-from .predict import load
+from .pretrained import load
 
 
 # The ONNX release whose operators are used: the first whose DFT and GRU are all that is needed.

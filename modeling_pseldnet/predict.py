@@ -8,51 +8,20 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
-from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.utils import logging
 
 from .audio import CHANNEL_FORMATS, Recording, find_audio
 from .cli import CommandParser, first_line
 from .events import write_atomically, write_csv
-from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .inference import choose_channel_format, detect
-from .modeling_pseldnet import PSELDNetForSELD
 from .plotting import plot_events
+from .pretrained import DEFAULT_MODEL, load
 from .ray_pool import map_on_ray
 from .timeline import to_records
 
 
 NAME = "pseldnet-predict"
-
-
-def load(model: str, device: str | None = None) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
-    """A model and its feature extractor, from a folder or by the name of a Hub repository.
-
-    Args:
-        model: folder or `user/name`.
-        device: where it is to run; a GPU if there is one and nothing is said.
-
-    Raises:
-        ValueError: there is no such model, it is of another kind, its weights are missing or do not fit.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        config = AutoConfig.from_pretrained(model)
-        if config.model_type != "pseldnet":
-            raise ValueError(f"it is a {config.model_type} model, not a PSELDNet")
-        extractor = AutoFeatureExtractor.from_pretrained(model)
-        network, loading = PSELDNetForSELD.from_pretrained(model, config=config, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{model}: cannot be loaded: {first_line(error)}") from None
-    missing = [name for kind in ("missing_keys", "mismatched_keys") for name in loading[kind]]
-    if missing:
-        raise ValueError(f"{model}: {len(missing)} weights are missing or of another shape, {missing[0]} among them")
-    try:
-        return network.to(device).eval(), extractor
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {first_line(error)}") from None
 
 
 def read_threshold(text: str) -> float | list[float]:
@@ -175,7 +144,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
     )
     parser.add_argument("audio", nargs="+", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
-    parser.add_argument("--model", required=True, help="folder or Hub repository of a converted or trained model")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="folder or Hub repository of a converted or trained model; default: the"
+        " small one of 24 everyday sounds that comes with the package"
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("."), help="folder for the results; default: this one")
     parser.add_argument(
         "--threshold", help="activity above which an event is reported: a number, or a file of one a class;"
