@@ -6,16 +6,9 @@ from pathlib import Path
 
 import torch
 
-from .convert import (
-    RENAMES,
-    check_output,
-    convert_state_dict,
-    load_checkpoint,
-    make_config,
-    model_card,
-    read_architecture,
-    save_hub_folder,
-)
+from .checkpoints import load_checkpoint
+from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
+from .hub_folder import check_output, model_card, save_hub_folder
 from .modeling_pseldnet import PSELDNetForSELD
 from .transfer import TransferReport, transfer
 

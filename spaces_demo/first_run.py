@@ -9,8 +9,8 @@ import torch
 from transformers.utils import logging
 
 from modeling_pseldnet import Events, PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD, read_csv, write_csv
-from modeling_pseldnet.convert import model_card, save_hub_folder
 from modeling_pseldnet.events import FRAME_SECONDS, angle_between, direction_to_vector, vector_to_direction
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from modeling_pseldnet.plotting import plot_events
 from modeling_pseldnet.predict import main as predict
 

@@ -12,6 +12,8 @@ import torch
 from peft import get_peft_model
 
 from modeling_pseldnet import PSELDNetForSELD, convert
+from modeling_pseldnet.checkpoints import read_network
+from modeling_pseldnet.convert_names import convert_state_dict
 
 from .adapterbit import AdapterBitConfig
 
@@ -35,7 +37,7 @@ def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os
     Raises:
         ValueError: the file is no such checkpoint, or has no bottlenecks.
     """
-    network, _ = convert.read_network(checkpoint)
+    network, _ = read_network(checkpoint)
     bottlenecks = {key: network.pop(key) for key in list(network) if ".adapter." in key}
     if not bottlenecks:
         raise ValueError(f"{checkpoint}: no entries named `….adapter.…`: convert it with pseldnet-convert")
@@ -58,7 +60,7 @@ def save_adapter(
         ValueError: the bottlenecks do not fit the network; the message names one.
     """
     network = PSELDNetForSELD.from_pretrained(base)
-    state, _ = convert.convert_state_dict(bottlenecks, network.config.backbone)
+    state, _ = convert_state_dict(bottlenecks, network.config.backbone)
     matches = {key: BOTTLENECK.fullmatch(key) for key in state}
     if unknown := [key for key, match in matches.items() if match is None]:
         raise ValueError(f"{len(unknown)} entries are no bottlenecks: {', '.join(unknown[:5])}")

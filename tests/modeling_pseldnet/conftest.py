@@ -12,7 +12,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassificat
 
 from modeling_pseldnet import PSELDNetForSELD, read_csv
 from modeling_pseldnet.convert import main as convert
-from modeling_pseldnet.convert import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import torch
 from networks import scattered, tiny_config
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.convert import convert_state_dict, main, read_architecture
+from modeling_pseldnet.convert import main
 from modeling_pseldnet.convert_audioset import load_audioset
+from modeling_pseldnet.convert_names import convert_state_dict, read_architecture
 from modeling_pseldnet.transfer import load_for_transfer, transfer
 
 

@@ -8,7 +8,7 @@ import torch
 from networks import scattered, tiny_config
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD, export
-from modeling_pseldnet.convert import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 
 
 SECONDS = 1

@@ -1,0 +1,58 @@
+"""Reads checkpoints without running what they may carry."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The network's entries of a Lightning checkpoint, without their prefix, and the names of the others.
+
+    Raises:
+        ValueError: the file is missing, broken, carries code, or holds no network.
+    """
+    content = load_checkpoint(checkpoint)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f"{checkpoint}: holds no `state_dict`, as a Lightning checkpoint does")
+    network, ignored = {}, []
+    for key, value in state.items():
+        match = re.fullmatch(r"net\.(?:_orig_mod\.)?(.+)", key)
+        if match:
+            network[match[1]] = value
+        else:
+            ignored.append(key)
+    if not network:
+        raise ValueError(f"{checkpoint}: no entries named `net.…`: is it a PSELDNets checkpoint?")
+    return network, ignored
+
+
+def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
+    """What a file of torch.save holds, on the CPU.
+
+    Raises:
+        ValueError: the file is missing, broken or carries code.
+    """
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"{checkpoint}: no such file")
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(checkpoint):
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            what = found[1] if found else "objects of Python"
+            raise ValueError(
+                f"{checkpoint}: refused, it holds more than tensors ({what}) and reading it could run code: save its"
+                " state_dict alone, as torch.save({'state_dict': …}, file), where you trust it"
+            ) from None
+        raise ValueError(f"{checkpoint}: not a checkpoint of torch.save, or a broken one") from None
+
+
+def _is_pickle(path: str | os.PathLike) -> bool:
+    """Whether a file starts as the archives of torch.save, or bare pickles, do."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
