@@ -119,7 +119,7 @@ class FeatureType(NamedTuple):
     features: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics", 4)
+AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics (AmbiX: ACN, SN3D)", 4)
 ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
 MONO = ("1 channel of mono audio", 1)
 FEATURE_TYPES = {
@@ -197,6 +197,11 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     @property
     def _type(self) -> FeatureType:
         return FEATURE_TYPES[self.feature_type]
+
+    @property
+    def audio(self) -> str:
+        """What is to be given, in words."""
+        return self._type.audio
 
     @property
     def num_channels(self) -> int:

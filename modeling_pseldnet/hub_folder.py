@@ -7,9 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .configuration_pseldnet import PSELDNetConfig
-from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
+
+
+# Fields of an extractor, and those of a network's config that must equal them.
+FITTING = {
+    "num_channels": "num_channels",
+    "feature_size": "num_mel_bins",
+    "sampling_rate": "sampling_rate",
+    "hop_length": "hop_length",
+}
 
 
 def check_output(output: str | os.PathLike, overwrite: bool) -> None:
@@ -19,17 +28,62 @@ def check_output(output: str | os.PathLike, overwrite: bool) -> None:
         raise FileExistsError(f"{output} is there already: choose another folder, or replace it with --overwrite")
 
 
-def save_hub_folder(model: PSELDNetForSELD, output: str | os.PathLike, card: str) -> None:
-    """Writes a model with its extractor, its code, its pipeline and a card, whole or not at all."""
-    extractor = PSELDNetFeatureExtractor(
-        feature_size=model.config.num_mel_bins,
-        sampling_rate=model.config.sampling_rate,
-        hop_length=model.config.hop_length,
-    )
+def save_hub_folder(
+    model: PSELDNetForSELD,
+    output: str | os.PathLike,
+    card: str,
+    feature_extractor: PSELDNetFeatureExtractor | None = None,
+) -> None:
+    """Writes a model with its extractor, its code, its pipeline and a card, whole or not at all.
+
+    Args:
+        model: the network.
+        output: the folder to write.
+        card: text of its README.
+        feature_extractor: makes what the network takes; [`fitting_extractor`] by default.
+
+    Raises:
+        ValueError: the extractor does not fit the network.
+    """
+    extractor = feature_extractor or fitting_extractor(model.config)
+    check_extractor(extractor, model.config)
     pipe = SoundEventLocalizationAndDetectionPipeline(model=model, feature_extractor=extractor, task=TASK)
     with _atomic_folder(output) as folder:
         pipe.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
+    """The extractor for a network: of the first feature type with so many channels, ambisonics where there are 7.
+
+    Raises:
+        ValueError: no feature type has so many channels.
+    """
+    fitting = [name for name, kind in FEATURE_TYPES.items() if kind.num_channels == config.num_channels]
+    if not fitting:
+        raise ValueError(
+            f"no feature type has the {config.num_channels} channels of the model: give its feature extractor"
+        )
+    return PSELDNetFeatureExtractor(
+        feature_size=config.num_mel_bins,
+        sampling_rate=config.sampling_rate,
+        hop_length=config.hop_length,
+        feature_type=fitting[0],
+    )
+
+
+def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:
+    """Refuses an extractor whose features a network does not take.
+
+    Raises:
+        ValueError: they differ in channels, bins, sampling rate or hop; the message says where.
+    """
+    for name, of_network in FITTING.items():
+        given, taken = getattr(extractor, name), getattr(config, of_network)
+        if given != taken:
+            raise ValueError(
+                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
+            )
 
 
 @contextmanager
@@ -48,8 +102,15 @@ def _atomic_folder(output: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def model_card(config: PSELDNetConfig, source: str) -> str:
-    """The README of a converted model, with the metadata that the Hub reads."""
+def model_card(config: PSELDNetConfig, source: str, feature_extractor: PSELDNetFeatureExtractor | None = None) -> str:
+    """The README of a converted model, with the metadata that the Hub reads.
+
+    Args:
+        config: of the model.
+        source: what it was converted from.
+        feature_extractor: the one that is saved with it; [`fitting_extractor`] by default.
+    """
+    audio = (feature_extractor or fitting_extractor(config)).audio
     labels = ", ".join(config.id2label.values())
     return f"""---
 library_name: transformers
@@ -59,15 +120,15 @@ tags:
 - sound-event-localization-and-detection
 - sound-event-detection
 - direction-of-arrival
-- ambisonics
+- spatial-audio
 - pseldnet
 ---
 
 # PSELDNet: {config.backbone}, {config.output_format}
 
-Says what sounds in a first-order ambisonic recording, when, and from which direction, every 100 ms. Converted from
-`{source}`; see [PSELDNets: Pre-trained Neural Networks on a Large-scale Synthetic Dataset for Sound Event Localization
-and Detection](https://arxiv.org/abs/2411.06399).
+Says what sounds in a recording, when, and from which direction, every 100 ms. Converted from `{source}`; see
+[PSELDNets: Pre-trained Neural Networks on a Large-scale Synthetic Dataset for Sound Event Localization and
+Detection](https://arxiv.org/abs/2411.06399).
 
 ## Use
 
@@ -75,15 +136,15 @@ and Detection](https://arxiv.org/abs/2411.06399).
 from transformers import pipeline
 
 detector = pipeline("{TASK}", model="this/repo", trust_remote_code=True)
-for event in detector("recording.wav"):  # 4 channels, AmbiX: W, Y, Z, X, SN3D
+for event in detector("recording.wav"):
     print(event["onset"], event["offset"], event["label"], event["azimuth"], event["elevation"])
 ```
 
 `trust_remote_code=True` runs the code in this repository; with `import modeling_pseldnet` from the package `pseldnets`
 it is not needed.
 
-- Input: 4 channels at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s; the pipeline resamples
-  and cuts recordings of any length.
+- Input: {audio} at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s; the
+  pipeline resamples and cuts recordings of any length.
 - Output: {config.num_labels} classes every 100 ms. Azimuth is counter-clockwise from the front in (-180, 180] degrees,
   elevation upwards in [-90, 90] degrees.
 - Classes: {labels}.

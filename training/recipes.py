@@ -60,6 +60,8 @@ class Recipe:
     Attributes:
         name: of the recipe, to name its results by.
         model: fields of [`PSELDNetConfig`], and `pretrained`, a model to start from.
+        features: arguments of [`PSELDNetFeatureExtractor`], which decide what the model takes; those of the model to
+            start from by default.
         peft: `method` of PEFT and its options, or none to train the whole model.
         train, eval: data.
         augmentation: arguments of [`AugMix`], or none.
@@ -69,6 +71,7 @@ class Recipe:
 
     name: str
     model: dict[str, Any]
+    features: dict[str, Any]
     peft: dict[str, Any] | None
     train: DataRecipe
     eval: DataRecipe
@@ -78,7 +81,15 @@ class Recipe:
     training: dict[str, Any]
 
 
-SECTIONS = ("model", "peft", "data", "augmentation", "schedule", "evaluation", "training")
+FEATURE_FIELDS = ("feature_type", "feature_size", "hop_length", "n_fft")
+# Fields of a model that a recipe does not give with it.
+FOLLOWS_FROM = {
+    "num_channels": "features.feature_type",
+    "num_mel_bins": "features.feature_size",
+    "hop_length": "features.hop_length",
+    "sampling_rate": "the data",
+}
+SECTIONS = ("model", "features", "peft", "data", "augmentation", "schedule", "evaluation", "training")
 
 
 class _Loader(yaml.SafeLoader):
@@ -183,7 +194,11 @@ def _build(name: str, values: dict) -> Recipe:
         if content is not None and not isinstance(content, dict):
             raise ValueError(f"{section} must hold keys and values, not {content!r}")
     sections = {section: dict(values.get(section) or {}) for section in SECTIONS}
+    for key in sections["model"]:
+        if key in FOLLOWS_FROM:
+            raise ValueError(f"model.{key} follows from {FOLLOWS_FROM[key]}: leave it out")
     _check_keys("model.", sections["model"], ["pretrained", *PSELDNetConfig.__annotations__])
+    _check_keys("features.", sections["features"], FEATURE_FIELDS)
     defaults = {field.name: field.default for field in fields(TrainingArguments)}
     _check_keys("training.", sections["training"], list(defaults))
     for key, value in sections["training"].items():
@@ -196,6 +211,7 @@ def _build(name: str, values: dict) -> Recipe:
     return Recipe(
         name=name,
         model=sections["model"],
+        features=sections["features"],
         peft=sections["peft"] or None,
         train=_section(DataRecipe, "data.", {**data, **sides["train"]}),
         eval=_section(DataRecipe, "data.", {**data, **sides["eval"]}),

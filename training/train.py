@@ -1,24 +1,29 @@
 """Trains, fine-tunes, adapts and scores models by recipe: the program `pseldnet-train`."""
 
 import argparse
+import copy
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import StrictDataclassError
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
-from transformers import AutoConfig, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoFeatureExtractor, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.cli import CommandParser
+from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
+from modeling_pseldnet.hub_folder import FITTING, check_extractor
 
 from . import adapterbit  # noqa: F401 registers the method
 from .augmentation import AugMix
-from .data import Windows, load_windows
+from .data import OTHER_SOURCES, load_windows
 from .evaluate_files import format_scores
-from .recipes import REQUIRED, Recipe, packaged_recipes, read_recipe
+from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe
 from .trainer import SELDTrainer
 
 
@@ -35,34 +40,93 @@ transformers.TrainingArguments. Packaged recipes:
 """ + "\n".join(f"  {name}" for name in packaged_recipes())
 
 
-def build_model(recipe: Recipe, windows: Windows) -> PSELDNetForSELD | PeftModel:
-    """The model that a recipe trains, for the classes and the sampling rate of the data.
+# What recordings of a data set are, by its `config_name`, where they are not ambisonics.
+CHANNEL_FORMATS = {"mic": "array", "sum": "mono"}
+# Augmentation turns ambisonics only, and does not shift what are lags, not frequencies.
+UNFIT_FEATURES = {"rotation": ("logmel_gcc", "salsa_lite", "logmel"), "frequency_shift": ("logmel_gcc",)}
 
-    Weights of `model.pretrained` that do not fit, those of a head for other classes, are initialised anew.
+
+@dataclass(frozen=True)
+class Start:
+    """The model that a recipe starts from: its name, its config and its feature extractor."""
+
+    name: str
+    config: PSELDNetConfig
+    extractor: PSELDNetFeatureExtractor
+
+
+def read_start(pretrained: str | None) -> Start | None:
+    """What `model.pretrained` is, without its weights; None for a new model.
 
     Raises:
-        ValueError: the recipe does not say what to start from, or asks for what is not known.
+        ValueError: it is not given where it must be, or no PSELDNet.
         OSError: there is no such model.
     """
-    options = dict(recipe.model)
-    pretrained = options.pop("pretrained", None)
+    if pretrained is None:
+        return None
     if pretrained == REQUIRED:
         raise ValueError(
             "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
             " pseldnet-convert makes one of a published checkpoint"
         )
-    rates = {"sampling_rate": windows.sampling_rate, "hop_length": windows.sampling_rate // 100}
-    options = {**rates, **options, "id2label": dict(enumerate(windows.class_names))}
-    if pretrained is None:
+    config = AutoConfig.from_pretrained(pretrained)
+    if config.model_type != PSELDNetConfig.model_type:
+        raise ValueError(f"{pretrained} is a {config.model_type} model, not a PSELDNet")
+    return Start(pretrained, config, AutoFeatureExtractor.from_pretrained(pretrained))
+
+
+def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> PSELDNetFeatureExtractor:
+    """The feature extractor of a recipe, at the sampling rate of the data.
+
+    What the recipe does not say is as in the model that it starts from, with frames as long as there.
+
+    Raises:
+        ValueError: there are no such features, or the data or the augmentation does not go with them.
+    """
+    fields = {}
+    if start is not None:
+        fields = {name: getattr(start.extractor, name) for name in FEATURE_FIELDS}
+        fields["hop_length"] = start.extractor.hop_length * sampling_rate // start.extractor.sampling_rate
+    extractor = PSELDNetFeatureExtractor(sampling_rate=sampling_rate, **{**fields, **recipe.features})
+    for side, data in (("train", recipe.train), ("eval", recipe.eval)):
+        # Mono sounds are placed in a sound field, and scenes rendered in one.
+        is_field = data.mono or data.source in OTHER_SOURCES
+        channel_format = "ambix" if is_field else CHANNEL_FORMATS.get(data.config_name, "ambix")
+        if channel_format not in extractor.channel_formats:
+            fitting = [name for name, kind in FEATURE_TYPES.items() if channel_format in kind.channel_formats]
+            raise ValueError(
+                f"data.{side} is {channel_format!r} audio, which {extractor.feature_type} features are not made of:"
+                f" set features.feature_type to {' or '.join(fitting)}, or take another data.config_name"
+            )
+    for method, options in (recipe.augmentation or {}).items():
+        if options is not None and extractor.feature_type in UNFIT_FEATURES.get(method, ()):
+            raise ValueError(f"augmentation.{method} does not go with {extractor.feature_type} features: set it null")
+    return extractor
+
+
+def build_model(
+    recipe: Recipe, start: Start | None, class_names: list[str], extractor: PSELDNetFeatureExtractor
+) -> PSELDNetForSELD | PeftModel:
+    """The model that a recipe trains, for these classes and features.
+
+    Weights that do not fit, those of a head for other classes, are initialised anew.
+
+    Raises:
+        ValueError: the recipe asks for what is not known, or the features do not fit the model it starts from.
+    """
+    options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
+    options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
+    options["id2label"] = dict(enumerate(class_names))
+    if start is None:
         model = PSELDNetForSELD(PSELDNetConfig(**options))
     else:
-        config = AutoConfig.from_pretrained(pretrained)
-        if config.model_type != PSELDNetConfig.model_type:
-            raise ValueError(f"{pretrained} is a {config.model_type} model, not a PSELDNet")
+        config = copy.deepcopy(start.config)
+        config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
+        check_extractor(extractor, config)
         config.update(options)
         if isinstance(config.threshold, list) and len(config.threshold) != config.num_labels:
             config.threshold = PSELDNetConfig.threshold
-        model = PSELDNetForSELD.from_pretrained(pretrained, config=config, ignore_mismatched_sizes=True)
+        model = PSELDNetForSELD.from_pretrained(start.name, config=config, ignore_mismatched_sizes=True)
     if recipe.peft is None:
         return model
     peft_options = dict(recipe.peft)
@@ -82,20 +146,20 @@ def build_trainer(recipe: Recipe) -> SELDTrainer:
     Raises:
         OSError, ValueError: the data or the model is not there, or the recipe does not fit them.
     """
-    args = TrainingArguments(
-        **{"output_dir": f"runs/{recipe.name}", **recipe.training, "remove_unused_columns": False}
-    )
+    # transformers takes bf16 on a CPU only where that is asked for.
+    defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}
+    args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
     set_seed(args.seed)
-    seconds = recipe.model.get("window_seconds", PSELDNetConfig.window_seconds)
+    start = read_start(recipe.model.get("pretrained"))
+    seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
         train_windows = load_windows(recipe.train, seconds)
         eval_windows = load_windows(recipe.eval, seconds, evaluation=True)
     for what in ("class_names", "sampling_rate"):
         if getattr(train_windows, what) != getattr(eval_windows, what):
             raise ValueError(f"data.train and data.eval differ in {what}")
-    model = build_model(recipe, train_windows)
-    config = model.config
-    extractor = PSELDNetFeatureExtractor(config.num_mel_bins, config.sampling_rate, config.hop_length)
+    extractor = build_extractor(recipe, start, train_windows.sampling_rate)
+    model = build_model(recipe, start, train_windows.class_names, extractor)
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
     try:

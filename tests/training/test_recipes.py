@@ -94,6 +94,8 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("training.learnig_rate=1", "unknown key training.learnig_rate: do you mean training.learning_rate?"),
         ("trainig.learning_rate=1", "unknown key trainig: do you mean training?"),
         ("model.backbon=htsat", "unknown key model.backbon: do you mean model.backbone?"),
+        ("model.num_mel_bins=96", "model.num_mel_bins follows from features.feature_size: leave it out"),
+        ("features.nfft=512", "unknown key features.nfft: do you mean features.n_fft?"),
         ("data.train.hop=1", "unknown key data.hop"),
         ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
         ("schedule.step_epochs=often", "step_epochs"),
@@ -123,9 +125,10 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["starss23/finetune_plain"], "zenodo.org/records/7880637"),
+        (["starss23/scratch_plain"], "zenodo.org/records/7880637"),
         (["dcase2021/scratch_augmix", "--override", "data.data_dir={empty}"], "zenodo.org/records/5476980"),
-        (["l3das22/ov1_adapterbit"], "L3DAS22"),
+        (["l3das22/scratch_plain"], "L3DAS22"),
+        (["l3das22/ov1_adapterbit"], "model.pretrained must be given"),
         (["synth_einv2"], "huggingface.co/datasets/Jinbo-HU/PSELDNets"),
         (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder a class"),
         (["synth_accdoa", "--override", "data.source=fsd"], "no data source 'fsd': choose from dcase2021"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -252,6 +253,43 @@ def test_mono_training_hears_other_directions_each_time(train, tiny_data):
     trainer.model.eval()
     recorded = trainer.model.output_format.encode(batch["events"], 20).unflatten(0, (2, 10))
     assert torch.equal(trainer._prepare_inputs(dict(batch))["labels"], recorded)
+
+
+@pytest.fixture(scope="module")
+def array_data(tiny_data, tmp_path_factory):
+    """The tiny data as if a microphone array had recorded them."""
+    data = shutil.copytree(tiny_data, tmp_path_factory.mktemp("data") / "array")
+    for split in ("train", "test"):
+        (data / split / "foa").rename(data / split / "mic")
+    return data
+
+
+def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keeps_them(train, array_data, tmp_path):
+    array = ("data.config_name=mic", "training.num_train_epochs=1")
+    first = train(*array, "features={feature_type: logmel_gcc, n_fft: 512}", data_dir=array_data)
+    assert first.model.config.num_channels == 10
+    start = f"model.pretrained={tmp_path / 'run'}"
+    second = train(*array, start, data_dir=array_data, output_dir=tmp_path / "second")
+    for extractor in (second.feature_extractor, AutoFeatureExtractor.from_pretrained(tmp_path / "second")):
+        assert (extractor.feature_type, extractor.n_fft) == ("logmel_gcc", 512)
+    with pytest.raises(ValueError, match="with a num_channels of 7 do not fit the model, which takes 10"):
+        train(*array, start, "features.feature_type=salsa_lite", data_dir=array_data)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.config_name=mic"], "data.train is 'array' audio, which logmel_iv features are not made of: set"),
+        (["features.feature_type=salsa_lite"], "set features.feature_type to logmel_iv, or take another data.config"),
+        (
+            ["data.config_name=mic", "features.feature_type=salsa_lite", "augmentation={rotation: {}}"],
+            "augmentation.rotation does not go with salsa_lite",
+        ),
+    ],
+)
+def test_features_that_do_not_fit_the_data_are_refused(train, tiny_data, array_data, overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(*overrides, data_dir=array_data if "data.config_name=mic" in overrides else tiny_data)
 
 
 def damaged(tiny_data, tmp_path, damage):
