@@ -101,8 +101,8 @@ class EventRecipe:
         _check_ranges(self, "gap", "seconds", least=0.0)
         _check_ranges(self, "snr", least=-60.0)
         _check_ranges(self, "speed", least=0.01)
-        if not self.polyphony or min(self.polyphony) < 1 or min(self.polyphony.values()) < 0:
-            raise ValueError("events.polyphony must map numbers of simultaneous events (from 1) to shares")
+        if not self.polyphony or min(self.polyphony) < 0 or min(self.polyphony.values()) < 0:
+            raise ValueError("events.polyphony must map numbers of simultaneous events (from 0) to shares")
         if sum(self.polyphony.values()) <= 0:
             raise ValueError("the shares of events.polyphony add up to 0")
         for name in ("same_class", "moving"):
@@ -137,12 +137,14 @@ class Recipe:
         sampling_rate: Hz.
         scene_seconds: length of a scene.
         test_fraction: share of each class's recordings that only scenes of the test split use.
+        validation_fraction: share of the others that only scenes of the validation split use.
         rotation: `"yaw"` turns each scene about the vertical axis by a random angle (FOA only), or `"none"`.
     """
 
     sampling_rate: int = 24000
     scene_seconds: float = 60.0
     test_fraction: float = 0.2
+    validation_fraction: float = 0.0
     rotation: str = "none"
     rooms: RoomRecipe = field(default_factory=RoomRecipe)
     events: EventRecipe = field(default_factory=EventRecipe)
@@ -154,6 +156,8 @@ class Recipe:
             raise ValueError("sampling_rate must be at least 8000 Hz and scene_seconds at least 1")
         if not 0 < self.test_fraction < 1:
             raise ValueError("test_fraction must be between 0 and 1")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError("validation_fraction must be 0 or more and below 1")
         if self.events.moving > 0 and self.rooms.paths == 0 and not self.rooms.measured:
             raise ValueError("events.moving is above 0, but rooms.paths is 0: nothing to move along")
         if self.events.moving < 1 and self.rooms.positions == 0 and not self.rooms.measured:

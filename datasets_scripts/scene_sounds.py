@@ -17,7 +17,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 
-SPLITS = ("train", "test", "all")
+SPLITS = ("train", "test", "all", "validation")
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
 SILENCE_DB = -50.0
 
@@ -116,14 +116,16 @@ class SoundBank:
         progress = tqdm(spread, desc="sounds", unit="sound", total=len(self.sounds), disable=None, leave=False)
         return replace(self, sounds=tuple(progress))
 
-    def numbers_by_class(self, split: str, test_fraction: float) -> list[np.ndarray]:
-        """For every class, the numbers of its sounds in `split`; `"train"` and `"test"` share no recording.
+    def numbers_by_class(self, split: str, test_fraction: float, validation_fraction: float = 0.0) -> list[np.ndarray]:
+        """For every class, the numbers of its sounds in `split`; the splits share no recording, but for `"all"`.
 
         Of each class's recordings, in the order of a hash of their name, those that fit into `test_fraction` of its
-        sounds are the test's, or else the smallest one is; a recording of several classes is so for all of them.
+        sounds are the test's, or else the smallest one is; a recording of several classes is so for all of them. Of
+        what remains those that fit into `validation_fraction` of it are the validation's in the same way; a class with
+        one recording left has none.
 
         Raises:
-            ValueError: a class has no sounds, or none in this split.
+            ValueError: a class has no sounds, or none to train or test with.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -131,8 +133,17 @@ class SoundBank:
             Counter(sound.recording for sound in self.sounds if sound.class_id == class_id)
             for class_id in range(len(self.class_names))
         ]
-        test = set().union(*(_test_recordings(counts, test_fraction) for counts in recordings))
-        keep = {"train": lambda name: name not in test, "test": lambda name: name in test, "all": lambda name: True}
+        test = set().union(*(_held_out(counts, test_fraction) for counts in recordings))
+        validation: set[str] = set()
+        if validation_fraction:
+            remaining = [Counter({name: counts[name] for name in counts.keys() - test}) for counts in recordings]
+            validation.update(*(_held_out(counts, validation_fraction) for counts in remaining))
+        keep = {
+            "train": lambda name: name not in test | validation,
+            "test": lambda name: name in test,
+            "validation": lambda name: name in validation,
+            "all": lambda name: True,
+        }
         numbers = [
             np.array(
                 [n for n, s in enumerate(self.sounds) if s.class_id == class_id and keep[split](s.recording)], int
@@ -140,7 +151,7 @@ class SoundBank:
             for class_id in range(len(self.class_names))
         ]
         for class_id, found in enumerate(numbers):
-            if not len(found):
+            if not len(found) and split != "validation":
                 known = len(recordings[class_id])
                 reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
                 raise ValueError(
@@ -149,12 +160,12 @@ class SoundBank:
         return numbers
 
 
-def _test_recordings(counts: Counter, test_fraction: float) -> set[str]:
-    """From the number of sounds by recording to the recordings of the test split; none if there is only one."""
+def _held_out(counts: Counter, fraction: float) -> set[str]:
+    """From the number of sounds by recording to the recordings that are held out; none if there is only one."""
     if len(counts) < 2:
         return set()
     ordered = sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest())
-    chosen, left = set(), round(test_fraction * counts.total())
+    chosen, left = set(), round(fraction * counts.total())
     for name in ordered:
         if counts[name] <= left:
             chosen.add(name)

@@ -90,7 +90,11 @@ class SceneSet:
         recipe: what to make.
         sounds: a measured sound bank at the recipe's sampling rate.
         seed: from 0.
-        split: `"train"`, `"test"` or `"all"`; train and test share neither recordings nor simulated rooms.
+        split: `"train"`, `"validation"`, `"test"` or `"all"`; the first three share neither recordings nor simulated
+            rooms.
+
+    Raises:
+        ValueError: the sounds are of another rate, or too few.
     """
 
     def __init__(self, recipe: Recipe, sounds: SoundBank, seed: int = 0, split: str = "all"):
@@ -99,9 +103,11 @@ class SceneSet:
         if sounds.sampling_rate != recipe.sampling_rate:
             raise ValueError(f"the sounds are at {sounds.sampling_rate} Hz, the recipe at {recipe.sampling_rate} Hz")
         self.recipe, self.sounds, self.seed, self.split = recipe, sounds, seed, split
-        self._by_class = [self._long_enough(found) for found in sounds.numbers_by_class(split, recipe.test_fraction)]
-        lengths = [np.mean([self._longest(number) for number in found]) for found in self._by_class]
-        weights = np.reciprocal(lengths) if recipe.events.class_balance == "seconds" else np.ones(len(lengths))
+        found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
+        self._by_class = [self._long_enough(numbers) for numbers in found]
+        if not any(map(len, found)):
+            raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")
+        weights = np.array([self._weight(numbers) for numbers in self._by_class])
         self._class_shares = weights / weights.sum()
         self._rooms = lru_cache(maxsize=1024)(self._draw_room)
         self._measured = None
@@ -112,10 +118,16 @@ class SceneSet:
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
 
+    def _weight(self, numbers: np.ndarray) -> float:
+        if not len(numbers):
+            return 0.0
+        by_seconds = self.recipe.events.class_balance == "seconds"
+        return 1 / np.mean([self._longest(number) for number in numbers]) if by_seconds else 1.0
+
     def _long_enough(self, numbers: np.ndarray) -> np.ndarray:
         shortest = self.recipe.events.seconds[0] * self.recipe.sampling_rate
         kept = np.array([number for number in numbers if self.sounds.sounds[number].length >= shortest], dtype=int)
-        if not len(kept):
+        if len(numbers) and not len(kept):
             name = self.sounds.class_names[self.sounds.sounds[numbers[0]].class_id]
             raise ValueError(f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s")
         return kept

@@ -31,3 +31,13 @@ def channel_rotation(patterns: np.ndarray) -> np.ndarray:
     channels[..., 0, 0] = 1
     channels[..., 1:, 1:] = patterns[..., [1, 2, 0], :][..., [1, 2, 0]]
     return channels
+
+
+def feature_rotation(patterns: np.ndarray) -> np.ndarray:
+    """Signed permutations (…, 3, 3) in x, y, z as those that turn `logmel_iv` features with them, (…, 7, 7)."""
+    channels = channel_rotation(patterns)
+    features = np.zeros((*patterns.shape[:-2], 7, 7), dtype=patterns.dtype)
+    # The level of a channel is that of its reverse.
+    features[..., :4, :4] = np.abs(channels)
+    features[..., 4:, 4:] = channels[..., 1:, 1:]
+    return features

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from modeling_pseldnet.events import Events, direction_to_vector, vector_to_direction
-from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation
+from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation, feature_rotation
 
 
 MAX_POLYPHONY = 3
@@ -37,26 +37,33 @@ def take_examples(events: Events, num_frames: int, examples: np.ndarray) -> Even
     return rows.replace(frame=rows.frame + (example - examples[example]) * num_frames)
 
 
-def turn(waveform: Tensor, events: Events, num_frames: int, matrices: np.ndarray) -> tuple[Tensor, Events]:
-    """Turns or mirrors the sound field of each example by its matrix, (batch, 3, 3) in x, y, z."""
-    mixing = torch.from_numpy(channel_rotation(matrices.astype(np.float32)))
+def turn(sounds: Tensor, events: Events, num_frames: int, matrices: np.ndarray) -> tuple[Tensor, Events]:
+    """Turns or mirrors the sound field of each example by its matrix, (batch, 3, 3) in x, y, z.
+
+    Args:
+        sounds: waveforms; or `logmel_iv` features, for matrices that swap or reverse axes.
+    """
+    mixing = (channel_rotation if sounds.ndim == 3 else feature_rotation)(matrices.astype(np.float32))
     vector = np.einsum("nij,nj->ni", matrices[events.frame // num_frames], events.vector)
     azimuth, elevation = vector_to_direction(vector)
-    return mixing.to(waveform.device) @ waveform, events.replace(azimuth=azimuth, elevation=elevation)
+    turned = torch.from_numpy(mixing).to(sounds.device) @ sounds.flatten(2)
+    return turned.view_as(sounds), events.replace(azimuth=azimuth, elevation=elevation)
 
 
 def rotation(
-    waveform: Tensor, events: Events, num_frames: int, patterns: int = 48, probability: float = 0.8
+    sounds: Tensor, events: Events, num_frames: int, patterns: int = 48, probability: float = 0.8
 ) -> tuple[Tensor, Events]:
     """Turns or mirrors each example with this probability, by one of 16 or 48 patterns that swap or reverse the axes.
+
+    Takes waveforms, or `logmel_iv` features, with the same result.
 
     Wang et al., "A four-stage data augmentation approach to ResNet-Conformer based acoustic modeling for sound event
     localization and detection" (TASLP 2023), has the 16, which keep the horizon level.
     """
-    batch_size = len(waveform)
+    batch_size = len(sounds)
     drawn = ROTATION_PATTERNS[patterns][torch.randint(patterns, (batch_size,)).numpy()]
     chosen = (torch.rand(batch_size) < probability).numpy()
-    return turn(waveform, events, num_frames, np.where(chosen[:, None, None], drawn, np.eye(3)))
+    return turn(sounds, events, num_frames, np.where(chosen[:, None, None], drawn, np.eye(3)))
 
 
 def mix(
@@ -193,23 +200,23 @@ class AugMix:
         )
 
     def __call__(
-        self, waveform: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor]
+        self, batch: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Events]:
-        """Waveforms (batch, 4, samples) and events to features ((1 + copies) * batch, …) and their events.
+        """Waveforms (batch, 4, samples), or features, and events to features ((1 + copies) * batch, …) and events.
 
         Args:
-            extract: makes features of waveforms.
+            extract: makes features of waveforms; none where the batch has features already, which WavMix cannot take.
         """
         features, parts = [], []
         for number in range(1 + self.copies):
-            sounds, found = waveform, events
+            sounds, found = batch, events
             for method, options in self.on_waveforms:
                 sounds, found = method(sounds, found, num_frames, **options)
-            sounds = extract(sounds)
+            sounds = extract(sounds) if extract else sounds
             for method, options in self._some_on_features() if number else ():
                 sounds, found = method(sounds, found, num_frames, **options)
             features.append(sounds)
-            parts.append(found.replace(frame=found.frame + number * len(waveform) * num_frames))
+            parts.append(found.replace(frame=found.frame + number * len(batch) * num_frames))
         return torch.cat(features), Events.concatenate(parts)
 
     def _some_on_features(self) -> list[tuple[Callable, dict]]:

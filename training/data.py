@@ -2,13 +2,15 @@
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from datasets_scripts.dcase2021 import DCASE2021
 from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
@@ -20,6 +22,7 @@ from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import FRAME_SECONDS, Events
+from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 
 
 BUILDERS = {
@@ -47,14 +50,16 @@ class DataRecipe:
         data_dir: the folder with the downloaded data, or with isolated sounds in one folder a class.
         config_name: the form of the data set, such as `"foa"`; the builder's first by default.
         cache_dir: where `datasets` keeps its tables.
-        split: of the data set, or of the isolated sounds.
+        split: of the data set, or of the isolated sounds (`"train"`, `"validation"`, `"test"`, `"all"`).
         recordings: a regular expression that the ids of the recordings to use match from their start.
         fraction: share of the recordings to use, chosen by `seed`.
         seed: of that choice, or of the rendered scenes.
         hop_seconds: from one window to the next; the window's length by default.
         mono: place the first channel of each recording at random directions.
-        scene_recipe: recipe of rendered scenes, a file or a name.
-        scenes: rendered scenes an epoch.
+        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too.
+        scenes: rendered scenes an epoch, or to evaluate on.
+        keep_features: make the features of all windows once, before training, and keep them in memory: about 0.9 MB
+            for ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
     """
 
     source: str
@@ -69,6 +74,7 @@ class DataRecipe:
     mono: bool = False
     scene_recipe: str = "on_the_fly"
     scenes: int = 10000
+    keep_features: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = F
         ValueError: the recipe asks for something the data has not.
     """
     if recipe.source in OTHER_SOURCES:
-        if evaluation:
-            raise ValueError(f"data.eval.source: {recipe.source} is for training: take one of {', '.join(BUILDERS)}")
+        if evaluation and recipe.source == "mono_clips":
+            raise ValueError(f"data.eval.source: mono_clips is for training: take scenes or {', '.join(BUILDERS)}")
         if recipe.data_dir is None:
             raise FileNotFoundError(
                 f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
@@ -160,6 +166,8 @@ class ReadableWindows(Dataset):
 class RenderedScenes(Dataset):
     """Scenes rendered when they are asked for; those of another epoch are others.
 
+    In evaluation there are no epochs, and each scene is a recording: `recording` (count,) has their numbers.
+
     Args:
         scene_set: where they are from; all rooms are held in memory.
         count: scenes an epoch.
@@ -169,6 +177,7 @@ class RenderedScenes(Dataset):
         from datasets_scripts.render_torch import SceneBank
 
         self.bank, self.count, self.epoch = SceneBank(scene_set, progress=True), count, 0
+        self.recording = np.arange(count)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -220,6 +229,54 @@ class MonoClips(Dataset):
         }
 
 
+class KeptFeatures(Dataset):
+    """Windows with their features, `features` in half precision, in place of their waveforms.
+
+    Args:
+        batches: the windows, as `collate` puts them together.
+        window_frames: label frames of a window.
+        extract: makes features of waveforms.
+    """
+
+    def __init__(self, batches: DataLoader, window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]):
+        self.items: list[dict] = []
+        for batch in tqdm(batches, desc="features", unit="batch"):
+            features = extract(batch["waveform"]).half().numpy()
+            parts = take_examples_apart(batch["events"], len(features), window_frames)
+            for row, (feature, events) in enumerate(zip(features, parts, strict=True)):
+                details = {name: batch[name][row] for name in ("recording", "start_frame", "num_frames")}
+                self.items.append({"features": feature.copy(), "events": events, **details})
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.items[index]
+
+
+def keep_features(
+    windows: Windows, window_seconds: float, extractor: PSELDNetFeatureExtractor, num_workers: int = 0
+) -> Windows:
+    """The same windows with their features in memory, in place of their audio.
+
+    Raises:
+        ValueError: they are mono clips, whose features depend on where they are placed.
+    """
+    if windows.mono:
+        raise ValueError("keep_features does not go with mono clips, which sound from another direction each time")
+    window_frames = round(window_seconds / FRAME_SECONDS)
+    collate_windows = partial(collate, window_frames=window_frames)
+    batches = DataLoader(windows.dataset, batch_size=8, collate_fn=collate_windows, num_workers=num_workers)
+    return replace(windows, dataset=KeptFeatures(batches, window_frames, extractor.features))
+
+
+def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> list[Events]:
+    """The events of each window of a batch, with frames that count from its start."""
+    example = events.frame // window_frames
+    own = events.replace(frame=events.frame % window_frames)
+    return [own[example == number] for number in range(batch_size)]
+
+
 def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
     scene_recipe = read_recipe(recipe.scene_recipe)
     if scene_recipe.scene_seconds != window_seconds:
@@ -231,7 +288,8 @@ def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
 
 def _load_mono_clips(recipe: DataRecipe, window_seconds: float) -> Windows:
     sounds = sounds_from_folder(recipe.data_dir).measure()
-    by_class = sounds.numbers_by_class(recipe.split, test_fraction=0.2)
+    scenes = read_recipe(recipe.scene_recipe)
+    by_class = sounds.numbers_by_class(recipe.split, scenes.test_fraction, scenes.validation_fraction)
     clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))
     return Windows(ReadableWindows(clips), list(sounds.class_names), sounds.sampling_rate, mono=True)
 
@@ -240,8 +298,8 @@ OTHER_SOURCES = {"scenes": _load_scenes, "mono_clips": _load_mono_clips}
 
 
 def collate(items: Sequence[dict], window_frames: int) -> dict:
-    """Windows as a batch: `waveform` (batch, channels, samples), `events` with frames that count on from window to
-    window, and what tells the windows apart.
+    """Windows as a batch: `waveform` (batch, channels, samples) or `features` (batch, channels, frames, bins),
+    `events` with frames that count on from window to window, and what tells the windows apart.
 
     Raises:
         ValueError: a window has no labels.
@@ -250,8 +308,9 @@ def collate(items: Sequence[dict], window_frames: int) -> dict:
         if item["events"] is None:
             raise ValueError(f"{item['recording']} has no labels: choose another split")
     events = [item["events"].replace(frame=item["events"].frame + n * window_frames) for n, item in enumerate(items)]
+    sounds = "features" if "features" in items[0] else "waveform"
     return {
-        "waveform": torch.from_numpy(np.stack([item["waveform"] for item in items])),
+        sounds: torch.from_numpy(np.stack([item[sounds] for item in items])),
         "events": Events.concatenate(events),
         **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
     }

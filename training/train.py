@@ -21,7 +21,7 @@ from modeling_pseldnet.hub_folder import FITTING, check_extractor
 
 from . import adapterbit  # noqa: F401 registers the method
 from .augmentation import AugMix
-from .data import OTHER_SOURCES, load_windows
+from .data import OTHER_SOURCES, keep_features, load_windows
 from .evaluate_files import format_scores
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe
 from .trainer import SELDTrainer
@@ -159,6 +159,8 @@ def build_trainer(recipe: Recipe) -> SELDTrainer:
         if getattr(train_windows, what) != getattr(eval_windows, what):
             raise ValueError(f"data.train and data.eval differ in {what}")
     extractor = build_extractor(recipe, start, train_windows.sampling_rate)
+    if recipe.train.keep_features:
+        train_windows = keep_features(train_windows, seconds, extractor, args.dataloader_num_workers)
     model = build_model(recipe, start, train_windows.class_names, extractor)
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)

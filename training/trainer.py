@@ -87,18 +87,20 @@ class SELDTrainer(Trainer):
     # From a batch of windows to what the model takes
 
     def _prepare_inputs(self, inputs: dict) -> dict[str, torch.Tensor]:
-        """Waveforms and events to `input_features` and `labels`; augmented where the model is in training mode."""
+        """Waveforms (or features) and events to `input_features` and `labels`; augmented in training mode."""
         inputs = super()._prepare_inputs(inputs)
-        waveform, events, training = inputs["waveform"], inputs["events"], self.model.training
+        events, training, extract = inputs["events"], self.model.training, self.feature_extractor.features
         with torch.no_grad():
-            if self.mono[training]:
-                waveform, events = place_mono(waveform, events, self.window_frames)
-            if training and self.augmentation is not None:
-                features, events = self.augmentation(
-                    waveform, events, self.window_frames, self.feature_extractor.features
-                )
+            if "features" in inputs:
+                sounds, extract = inputs["features"].float(), None
+            elif self.mono[training]:
+                sounds, events = place_mono(inputs["waveform"], events, self.window_frames)
             else:
-                features = self.feature_extractor.features(waveform)
+                sounds = inputs["waveform"]
+            if training and self.augmentation is not None:
+                features, events = self.augmentation(sounds, events, self.window_frames, extract)
+            else:
+                features = extract(sounds) if extract else sounds
         labels = self.model.output_format.encode(events, len(features) * self.window_frames)
         labels = labels.unflatten(0, (len(features), self.window_frames))
         return {"input_features": features, "labels": labels.to(features.device, non_blocking=True)}

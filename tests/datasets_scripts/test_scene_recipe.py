@@ -41,7 +41,7 @@ def test_an_empty_recipe_is_the_default(write_text, tmp_path):
         ("rooms: {paths: 0}", "nothing to move along"),
         ("rooms: {number: many}", "rooms.number is 'many'"),
         ("rooms: [1]", "rooms. must be a mapping"),
-        ("events: {polyphony: {0: 1}}", "events.polyphony"),
+        ("events: {polyphony: {-1: 1}}", "events.polyphony"),
         ("events: {moving: 2}", "events.moving must be between 0 and 1"),
         ("events: {class_balance: both}", "events.class_balance"),
         ("sampling_rate: 24k", "sampling_rate is '24k'"),
@@ -58,5 +58,5 @@ def test_mistakes_in_a_recipe_are_named_with_the_file(write_text, tmp_path, text
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are():
-    with pytest.raises(FileNotFoundError, match=r"no recipe 'nosuch'.*default, on_the_fly"):
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'nosuch'.*default, default_model, on_the_fly"):
         read_recipe("nosuch")

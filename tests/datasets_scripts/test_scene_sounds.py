@@ -107,6 +107,23 @@ def test_a_recording_of_two_classes_stands_in_one_split(tmp_path):
     assert 0.2 <= len(test) / 20 <= 0.6
 
 
+def test_validation_takes_recordings_from_training_and_none_from_the_test(tmp_path):
+    for name in "abcdefghij":
+        write_noise(tmp_path / "bark" / f"rec{name}x.wav", seconds=0.05)
+    for name in "ab":
+        write_noise(tmp_path / "growl" / f"take{name}x.wav", seconds=0.05)
+    bank = sounds_from_folder(tmp_path)
+    before = bank.numbers_by_class("test", 0.2)
+    parts = {split: bank.numbers_by_class(split, 0.2, 0.3) for split in ("train", "validation", "test")}
+    assert [list(found) for found in parts["test"]] == [list(found) for found in before]
+    assert {split: [len(found) for found in part] for split, part in parts.items()} == {
+        "train": [6, 1],
+        "validation": [2, 0],
+        "test": [2, 1],
+    }
+    assert sorted(np.concatenate([number for part in parts.values() for number in part])) == list(range(12))
+
+
 @pytest.mark.skipif(not EVENTS.is_dir(), reason="no isolated events at hand")
 def test_train_and_test_lists_of_real_events_share_no_recording():
     bank = sounds_from_folder(EVENTS)

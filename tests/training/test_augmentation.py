@@ -101,6 +101,15 @@ def test_sound_comes_from_where_the_events_say_after_every_rotation(patterns):
     torch.testing.assert_close(turned.square().sum(), waveform.square().sum())
 
 
+def test_features_turned_are_the_features_of_sound_turned():
+    events = moving_sources(np.arange(48) * 7, np.arange(48) - 20)
+    waveform, extract = plane_waves(events, 48), PSELDNetFeatureExtractor().features
+    turned, moved = turn(waveform, events, NUM_FRAMES, ROTATION_PATTERNS[48])
+    features, moved_features = turn(extract(waveform), events, NUM_FRAMES, ROTATION_PATTERNS[48])
+    torch.testing.assert_close(features, extract(turned), atol=1e-4, rtol=1e-4)
+    np.testing.assert_array_equal(moved_features.vector, moved.vector)
+
+
 def test_rotation_turns_as_many_examples_as_its_probability_says_each_its_own_way():
     events = moving_sources(np.full(200, 40), np.full(200, 25))
     waveform = plane_waves(events, 200)

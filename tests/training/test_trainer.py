@@ -20,6 +20,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassificat
 
 from modeling_pseldnet import detect
 from modeling_pseldnet.events import read_csv
+from training.data import load_windows
 from training.evaluate_files import evaluate_files
 from training.recipes import read_recipe
 from training.train import build_trainer, main, run
@@ -390,24 +391,31 @@ def test_a_run_is_not_overwritten_by_another(train):
         train("training.save_strategy=epoch")
 
 
-def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, tmp_path):
+@pytest.fixture(scope="module")
+def sound_folder(tmp_path_factory):
+    """A folder of isolated sounds, `sounds`, and a recipe of small scenes, `scenes.yaml`."""
     pytest.importorskip("pyroomacoustics")
-    generator = np.random.default_rng(0)
+    folder, generator = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
     for name in ("low", "middle", "high"):
-        (tmp_path / "sounds" / name).mkdir(parents=True)
+        (folder / "sounds" / name).mkdir(parents=True)
         for take in "abcde":
             samples = 0.1 * generator.standard_normal(12000)
-            soundfile.write(tmp_path / "sounds" / name / f"{name}{take}.wav", samples, 24000)
+            soundfile.write(folder / "sounds" / name / f"{name}{take}.wav", samples, 24000)
+    rooms = "rooms: {number: 1, rt60: [0.2, 0.2], positions: 2, paths: 1}"
+    (folder / "scenes.yaml").write_text(f"scene_seconds: 1.0\n{rooms}\n")
+    return folder
+
+
+def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, sound_folder, tmp_path):
     # Classes are in the order of the folders' names.
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     (data / "cls_indices_train.tsv").write_text("0\t-\thigh\t1\t1\n1\t-\tlow\t1\t1\n2\t-\tmiddle\t1\t1\n")
-    recipe = tmp_path / "scenes.yaml"
-    recipe.write_text("scene_seconds: 1.0\nrooms: {number: 1, rt60: [0.2, 0.2], positions: 2, paths: 1}\n")
+    recipe = sound_folder / "scenes.yaml"
     for source, more in (("scenes", [f"data.train.scene_recipe={recipe}", "data.train.scenes=4"]), ("mono_clips", [])):
         trainer = train(
             f"data.train.source={source}",
-            f"data.train.data_dir={tmp_path / 'sounds'}",
+            f"data.train.data_dir={sound_folder / 'sounds'}",
             "training.num_train_epochs=1",
             *more,
             data_dir=data,
@@ -417,6 +425,40 @@ def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, tmp_pat
         item = trainer.train_dataset[0]
         assert len(item["events"]) > 0
         assert item["waveform"].shape == ((4 if source == "scenes" else 1), 24000)
+
+
+def test_features_are_made_once_and_kept_in_memory(train, tiny_data, tiny_overrides, tmp_path):
+    trainer = train("data.train.keep_features=true", "training.num_train_epochs=1")
+    windows = load_windows(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path)).train, 1).dataset
+    assert len(trainer.train_dataset) == len(windows)
+    for kept, window in ((trainer.train_dataset[number], windows[number]) for number in range(len(windows))):
+        expected = trainer.feature_extractor.features(torch.from_numpy(window["waveform"])[None])[0]
+        torch.testing.assert_close(torch.from_numpy(kept["features"]).float(), expected, atol=0.04, rtol=1e-3)
+        assert np.array_equal(kept["events"].frame, window["events"].frame)
+        assert kept["recording"] == window["recording"]
+
+
+def test_rendered_scenes_can_be_evaluated_on(train, sound_folder):
+    scenes = ["data.source=scenes", "data.train.scenes=4", "data.eval.scenes=3", "data.eval.split=test"]
+    trainer = train(
+        f"data.scene_recipe={sound_folder / 'scenes.yaml'}",
+        *scenes,
+        "training.num_train_epochs=1",
+        data_dir=sound_folder / "sounds",
+    )
+    assert sorted(trainer.predictions) == ["scene0", "scene1", "scene2"]
+
+
+def test_mono_clips_have_no_features_to_keep(train, sound_folder):
+    with pytest.raises(ValueError, match="keep_features does not go with mono clips"):
+        train(
+            "data.train.source=mono_clips",
+            "data.train.keep_features=true",
+            "data.eval.source=scenes",
+            "data.eval.scenes=1",
+            f"data.scene_recipe={sound_folder / 'scenes.yaml'}",
+            data_dir=sound_folder / "sounds",
+        )
 
 
 def test_the_program_trains_and_prints_scores(tiny_data, tiny_overrides, tmp_path, capsys):
