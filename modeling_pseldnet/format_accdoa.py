@@ -55,6 +55,10 @@ class ACCDOAFormat:
         """`loss`, which has no parts."""
         return {"loss": self.loss(outputs, labels)}
 
+    def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs with their tracks in the order of the reference: as they are, since there is one track."""
+        return outputs
+
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
         """The three longest vectors of a frame are events where they are longer than `threshold`.
 

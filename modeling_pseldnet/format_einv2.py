@@ -4,9 +4,6 @@ Cao et al., "An improved event-independent network for polyphonic sound event lo
 the aggregated losses are those of PSELDNets (arXiv 2411.06399).
 """
 
-from collections.abc import Callable
-from itertools import permutations
-
 import numpy as np
 import torch
 from torch import nn
@@ -15,9 +12,7 @@ from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
 from .format_accdoa import occurrence, vectors_to_events
 from .format_multi_accdoa import unify_tracks
-
-
-NUM_TRACKS = 3
+from .track_order import NUM_TRACKS, best_order, in_order, nearest_order, pairwise
 
 
 class EINV2Format:
@@ -99,6 +94,21 @@ class EINV2Format:
         }
         return {"loss": self.alpha * parts["loss_maccdoa"] + (1 - self.alpha) * parts["loss_accdoa"], **parts}
 
+    def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs with the tracks of each frame in the order that is nearest to the reference.
+
+        A track is the vector of each class, as long as its activity and in the direction of the track.
+
+        Args:
+            outputs, reference: `sed_logits` (frames, 3, classes) and `doa` (frames, 3, 3), and any others.
+        """
+        tracks, others = (
+            activity_vectors(torch.from_numpy(side["sed_logits"]).sigmoid(), torch.from_numpy(side["doa"])).flatten(2)
+            for side in (outputs, reference)
+        )
+        order = nearest_order(tracks[None], others[None])[0].unsqueeze(-1).numpy()
+        return outputs | {name: np.take_along_axis(outputs[name], order, axis=1) for name in self.output_names}
+
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
         """The likeliest class of a track is an event where its activity is above `threshold`.
 
@@ -117,22 +127,3 @@ class EINV2Format:
 def activity_vectors(activity: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """Vectors (…, 3, classes) in the directions (…, 3), which may have any length, as long as the activities."""
     return nn.functional.normalize(direction, dim=-1).unsqueeze(-1) * activity.unsqueeze(-2)
-
-
-def pairwise(loss: Callable, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean loss between each track and each label slot: two of (batch, frames, 3, …) to (batch, frames, 3, 3)."""
-    prediction, target = torch.broadcast_tensors(prediction.unsqueeze(3), target.unsqueeze(2))
-    return loss(prediction, target, reduction="none").flatten(4).mean(-1)
-
-
-@torch.no_grad()
-def best_order(cost: torch.Tensor) -> torch.Tensor:
-    """The label slot for each track (batch, frames, 3) that costs least, of a cost for each track and slot."""
-    orders = torch.tensor(list(permutations(range(NUM_TRACKS))), device=cost.device)
-    total = cost[:, :, torch.arange(NUM_TRACKS, device=cost.device), orders].sum(-1)
-    return orders[total.argmin(-1)]
-
-
-def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Mean cost when each track predicts its label slot in `order`."""
-    return cost.gather(3, order.unsqueeze(3)).mean()

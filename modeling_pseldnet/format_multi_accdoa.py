@@ -13,6 +13,7 @@ from torch import nn
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
 from .format_accdoa import ACCDOAFormat, vectors_to_events
+from .track_order import nearest_order
 
 
 # Which label slot each of the three tracks is to predict, by the number of active slots: one source is predicted by
@@ -46,6 +47,16 @@ class MultiACCDOAFormat(ACCDOAFormat):
             labels = from_adpit_labels(labels)
         target = assigned_labels(prediction.detach(), labels.to(prediction.dtype))
         return nn.functional.mse_loss(prediction, target)
+
+    def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs with the tracks of each frame and class in the order that is nearest to the reference.
+
+        Args:
+            outputs, reference: `accdoa` (frames, 3, 3, classes), and any others.
+        """
+        by_class = (torch.from_numpy(side["accdoa"]).movedim(-1, 0) for side in (outputs, reference))
+        order = nearest_order(*by_class).movedim(0, -1).unsqueeze(2).numpy()
+        return outputs | {"accdoa": np.take_along_axis(outputs["accdoa"], order, axis=1)}
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
         """Active tracks of a class that are closer than `unify_degrees` give one event, in their mean direction.

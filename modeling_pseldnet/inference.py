@@ -41,8 +41,9 @@ def detect(
         channel_format (`str`): what the channels are, as for [`Recording`]; what the model takes if left out:
             `"ambix"` (W, Y, Z, X, SN3D), but `"array"` or `"mono"` with features of those.
         threshold: activity above which an event is reported, one or one a class; the model's own if left out.
-        hop_seconds (`float`): step between windows, a multiple of 0.1 s; outputs that overlap are averaged. The
-            length of a window if left out. A tenth of it costs ten times the work.
+        hop_seconds (`float`): step between windows, a multiple of 0.1 s; outputs that overlap are averaged, each track
+            with the one that stands for the same source. The length of a window if left out. A tenth of it costs ten
+            times the work.
         tta (`bool`): whether to average over 16 rotations and reflections of the sound field, at 16 times the work;
             see [`rotation_averaging`].
         batch_size (`int`): windows that go through the model at once.
@@ -81,7 +82,7 @@ def decode_windows(
         threshold: activity above which an event is reported, one or (classes,).
     """
     parts = []
-    for first, outputs in average_overlaps(windows):
+    for first, outputs in average_overlaps(output_format, windows):
         peak = outputs.pop("peak")
         events = output_format.decode(outputs, threshold)
         events = events[peak[events.frame] > SILENCE]
@@ -90,12 +91,14 @@ def decode_windows(
 
 
 def average_overlaps(
-    windows: Iterable[tuple[int, dict[str, np.ndarray]]],
+    output_format, windows: Iterable[tuple[int, dict[str, np.ndarray]]]
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Averages the outputs of windows where they overlap.
+    """Averages the outputs of windows where they overlap, their tracks in the order of the windows before.
 
     Args:
-        windows: the first frame of each window and its outputs, arrays (frames, …), in order.
+        output_format: knows which tracks of two windows belong together.
+        windows: the first frame of each window and its outputs, arrays (frames, …), in order. None ends before an
+            earlier one.
 
     Yields:
         A first frame and outputs in the same form, as soon as no further window covers them; without overlap or gap.
@@ -107,11 +110,15 @@ def average_overlaps(
             yield first, {name: _mean(values[:done], count[:done]) for name, values in total.items()}
         first, count = start, count[done:]
         length = len(next(iter(outputs.values())))
-        added = length - len(count)
-        count = np.pad(count, (0, added)) + 1
-        for name, values in outputs.items():
-            kept = total[name][done:] if name in total else values[:0]
-            total[name] = values + np.pad(kept, [(0, added)] + [(0, 0)] * (values.ndim - 1))
+        if overlap := len(count):
+            earlier = {name: values[done:] for name, values in total.items()}
+            reference = {name: _mean(values, count) for name, values in earlier.items()}
+            aligned = output_format.align_tracks({name: v[:overlap] for name, v in outputs.items()}, reference)
+            outputs = {
+                name: np.concatenate([earlier[name] + aligned[name], values[overlap:]])
+                for name, values in outputs.items()
+            }
+        count, total = np.pad(count, (0, length - overlap)) + 1, outputs
     if total:
         yield first, {name: _mean(values, count) for name, values in total.items()}
 

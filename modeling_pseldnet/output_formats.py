@@ -9,6 +9,8 @@ A format is a class with these members; one file holds one format.
     encode(events, num_frames) -> Tensor    labels (frames, …) of one recording or window
     loss(outputs, labels) -> Tensor         scalar
     loss_parts(outputs, labels) -> dict     the same as `loss`, and by name what it is made of
+    align_tracks(outputs, reference)        the first with tracks in the order of the second, both arrays (frames, …)
+                                            of the same frames, so that they can be averaged
     decode(outputs, threshold) -> Events    from arrays (frames, …) of one recording
 """
 

@@ -8,7 +8,10 @@ from transformers import AutoFeatureExtractor
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
 from modeling_pseldnet.a_format import a_to_b_format
 from modeling_pseldnet.audio import Recording
-from modeling_pseldnet.inference import average_overlaps
+from modeling_pseldnet.events import Events, angle_between
+from modeling_pseldnet.format_accdoa import ACCDOAFormat
+from modeling_pseldnet.inference import average_overlaps, decode_windows
+from modeling_pseldnet.output_formats import get_output_format
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,44 @@ def test_averages_of_overlapping_windows_by_hand():
         (1, {"x": np.array([4.0, 4.0, 4.0])}),
         (4, {"x": np.array([9.0])}),
     ]
-    parts = [(first, outputs["x"].tolist()) for first, outputs in average_overlaps(windows)]
+    one_track = ACCDOAFormat(tiny_config())
+    parts = [(first, outputs["x"].tolist()) for first, outputs in average_overlaps(one_track, windows)]
     assert parts == [(0, [1.0]), (1, [2.5, 2.5, 4.0]), (4, [9.0])]
+
+
+def outputs_of(output_format, events: Events, num_frames: int) -> dict[str, np.ndarray]:
+    """What a network without error would give, (frames, …), for events in their order."""
+    labels = output_format.encode(events, num_frames).numpy()
+    if output_format.output_names == ("accdoa",):
+        return {"accdoa": labels}
+    return {"sed_logits": 10 * labels[..., :-3] - 5, "doa": labels[..., -3:]}
+
+
+@pytest.mark.parametrize("name", ["multi_accdoa", "einv2", "seddoa"])
+def test_windows_that_order_their_tracks_differently_from_frame_to_frame_average_to_the_truth(name):
+    output_format = get_output_format(tiny_config(output_format=name))
+    generator = np.random.default_rng(3)
+    # Two sources of class 0 and one of class 2, so far apart that a mean of two would be another direction.
+    frame = np.repeat(np.arange(18), 3)
+    azimuth = (np.tile([60, 180, 300], 18) + 5 * frame) % 360 - 180
+    truth = Events(frame, np.tile([0, 0, 2], 18), np.tile([0, 1, 0], 18), azimuth, 0 * frame)
+    outputs = outputs_of(output_format, truth, num_frames=18)
+    windows = []
+    for start in range(0, 12, 2):
+        window = {"peak": np.ones(8, dtype=np.float32)}
+        by_class = name == "multi_accdoa"
+        order = generator.random((8, 3, 1, 3 if by_class else 1)).argsort(1)
+        for key, values in outputs.items():
+            values = values[start : start + 8]
+            values = np.take_along_axis(values, order if by_class else order[..., 0], axis=1)
+            window[key] = (values + 0.05 * generator.standard_normal(values.shape)).astype(np.float32)
+        windows.append((start, window))
+    found = decode_windows(output_format, windows, 0.5)
+    assert len(found) == len(truth)
+    for event in range(len(truth)):
+        same = (found.frame == truth.frame[event]) & (found.class_id == truth.class_id[event])
+        errors = angle_between(found.vector[same], truth.vector[event])
+        assert errors.min() < 12
 
 
 def test_silence_has_no_events_and_neither_has_a_silent_part(model, extractor):
