@@ -55,18 +55,18 @@ def detect(
     Raises:
         ValueError: the recording cannot be used, or a value above is out of range; the message says which.
     """
-    threshold = _checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
+    threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
-    hop_frames = _checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
+    hop_frames = checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
     channel_format = choose_channel_format(channel_format, feature_extractor)
     predict = rotation_averaging(model, feature_extractor) if tta else model.predict
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    with Recording(source, model.config.sampling_rate, channel_format) as recording, _evaluating(model):
+    with Recording(source, model.config.sampling_rate, channel_format) as recording, evaluating(model):
         num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
         num_windows = 1 + ceil(max(num_frames - window_frames, 0) / hop_frames)
         starts = [hop_frames * i for i in range(num_windows)]
-        windows = _window_outputs(model, predict, feature_extractor, recording, starts, batch_size, progress)
+        windows = window_outputs(model, predict, feature_extractor, recording, starts, batch_size, progress)
         events = decode_windows(model.output_format, windows, threshold)
     return link_tracks(events[events.frame < num_frames])
 
@@ -127,7 +127,7 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return total / count.astype(total.dtype).reshape(-1, *[1] * (total.ndim - 1))
 
 
-def _window_outputs(
+def window_outputs(
     model: PSELDNetForSELD,
     predict: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     feature_extractor: PSELDNetFeatureExtractor,
@@ -153,7 +153,7 @@ def _window_outputs(
 
 
 @contextmanager
-def _evaluating(model: PSELDNetForSELD) -> Iterator[None]:
+def evaluating(model: PSELDNetForSELD) -> Iterator[None]:
     """The model in evaluation mode and without gradients, and as it was afterwards."""
     training = model.training
     model.eval()
@@ -179,7 +179,12 @@ def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNe
     return channel_format or fitting[0]
 
 
-def _checked_threshold(threshold, config) -> float | np.ndarray:
+def checked_threshold(threshold, config) -> np.ndarray:
+    """The threshold as an array, () or (classes,).
+
+    Raises:
+        ValueError: it is not between 0 and 1, or not one a class.
+    """
     values = np.asarray(threshold, dtype=np.float32)
     if values.ndim > 1 or (values.ndim == 1 and len(values) != config.num_labels):
         raise ValueError(f"{values.size} thresholds for {config.num_labels} classes: give one, or one a class")
@@ -188,7 +193,12 @@ def _checked_threshold(threshold, config) -> float | np.ndarray:
     return values
 
 
-def _checked_hop(hop_seconds: float, window_frames: int) -> int:
+def checked_hop(hop_seconds: float, window_frames: int) -> int:
+    """The hop in frames.
+
+    Raises:
+        ValueError: it is no multiple of a frame, or longer than a window.
+    """
     hop_frames = round(hop_seconds * FRAMES_PER_SECOND)
     if not 1 <= hop_frames <= window_frames or abs(hop_frames - hop_seconds * FRAMES_PER_SECOND) > 1e-6:
         raise ValueError(

@@ -1,7 +1,9 @@
-"""Events of recordings as DCASE CSV, JSON and pictures: the program `pseldnet-predict`."""
+"""Events of recordings as DCASE CSV, JSON and pictures, and of live sound: the program `pseldnet-predict`."""
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -14,10 +16,11 @@ from transformers.utils import logging
 from .audio import CHANNEL_FORMATS, Recording, find_audio
 from .cli import CommandParser, first_line
 from .events import write_atomically, write_csv
-from .inference import choose_channel_format, detect
+from .inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, detect
 from .plotting import plot_events
 from .pretrained import DEFAULT_MODEL, load
 from .ray_pool import map_on_ray
+from .streaming import SAMPLE_FORMATS, detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 from .timeline import to_records
 
 
@@ -137,13 +140,51 @@ class Predictor:
         return len(records)
 
 
+def listen(options: argparse.Namespace) -> None:
+    """Prints what sounds in a stream of samples, a line of JSON for each frame as soon as it is final.
+
+    Raises:
+        ValueError: stream, model, device, threshold or another option cannot be used.
+    """
+    threshold = None if options.threshold is None else read_threshold(options.threshold)
+    model, extractor = load(options.model, options.device)
+    channel_format = choose_channel_format(options.channel_format, extractor)
+    num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
+    sampling_rate = model.config.sampling_rate if options.rate is None else options.rate
+    window_seconds = model.config.window_seconds
+    hop_seconds = 0.5 if options.hop is None else options.hop
+    checked_hop(hop_seconds, window_seconds * FRAMES_PER_SECOND)
+    block = num_channels, samples_of(hop_seconds, sampling_rate)
+
+    def warn(message: str) -> None:
+        print(f"{NAME}: warning: {message}", file=sys.stderr)
+
+    if options.stream != "stdin":
+        blocks = read_device(options.stream, sampling_rate, *block, warn)
+    elif sys.stdin.isatty():
+        raise ValueError("standard input is a terminal: pipe raw samples to it, as arecord -t raw gives them")
+    else:
+        blocks = read_pcm(io.FileIO(sys.stdin.fileno(), closefd=False), options.format, *block)
+    print(f"{NAME}: listening to {options.stream}, {num_channels} channels at {sampling_rate} Hz", file=sys.stderr)
+    for frame, events in detect_stream(
+        model,
+        extractor,
+        in_real_time(blocks, hop_seconds, window_seconds, warn),
+        sampling_rate,
+        channel_format=channel_format,
+        threshold=threshold,
+        delay_seconds=options.delay,
+    ):
+        print(json.dumps(to_record(frame, events, model.config.id2label), ensure_ascii=False), flush=True)
+
+
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog=NAME,
         description="Says what sounds in first-order ambisonic recordings, when, and from which direction.",
         epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
     )
-    parser.add_argument("audio", nargs="+", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
+    parser.add_argument("audio", nargs="*", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="folder or Hub repository of a converted or trained model; default: the"
         " small one of 24 everyday sounds that comes with the package"
@@ -153,7 +194,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--threshold", help="activity above which an event is reported: a number, or a file of one a class;"
         " default: the model's"
     )  # fmt: skip
-    parser.add_argument("--hop", type=float, default=None, help="seconds between windows; default: 10, no overlap")
+    parser.add_argument(
+        "--hop", "--every", type=float, help="seconds between windows; default: 10, no overlap, but 0.5 with --stream"
+    )
     parser.add_argument(
         "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
     )
@@ -168,7 +211,29 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="on Ray, a core each; default: %(default)s")
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
-    return parser.parse_args(arguments)
+    live = parser.add_argument_group(
+        "live sound", "a line of JSON for each 100 ms on standard output, with the events that sound then"
+    )
+    live.add_argument(
+        "--stream", nargs="?", const="stdin", metavar="DEVICE", help="listen to raw samples on standard input, or to a"
+        " sound device by its name or number (takes the package sounddevice)"
+    )  # fmt: skip
+    live.add_argument(
+        "--format", choices=sorted(SAMPLE_FORMATS), default="s16le",
+        help="of the raw samples, channels interleaved; default: %(default)s"
+    )  # fmt: skip
+    live.add_argument("--rate", type=int, help="of the samples in Hz, a multiple of 10; default: the model's")
+    live.add_argument(
+        "--delay", type=float, default=0.5, help="seconds that are heard after a frame before it is told; default:"
+        " %(default)s"
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.stream is None and not options.audio:
+        parser.error("name recordings or folders of them, or listen with --stream")
+    unfit = [name for name in ("audio", "tta", "ray", "plot", "json") if options.stream and getattr(options, name)]
+    if unfit:
+        parser.error(f"{', '.join(unfit)}: not with --stream, which prints the events of one stream")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -179,6 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     files = list(output_stems(options.audio, options.output))
     try:
+        if options.stream:
+            listen(options)
+            return 0
         if options.ray:
             results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
         else:
@@ -190,6 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, BrokenProcessPool) as error:
         print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who reads the lines has had enough of them: leave Python nowhere to fail when it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted; what is written is whole", file=sys.stderr)
         return 130

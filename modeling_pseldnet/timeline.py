@@ -1,6 +1,5 @@
 """From active frames to sounding sources: tracks that keep to one source, and events with onset and offset."""
 
-from collections import defaultdict
 from itertools import count, groupby
 
 import numpy as np
@@ -12,20 +11,25 @@ MAX_GAP_FRAMES = 5
 LEAST_COSINE = float(np.cos(np.radians(30)))
 
 
-def link_tracks(events: Events) -> Events:
+def link_tracks(events: Events, heard: dict | None = None) -> Events:
     """Numbers tracks so that a source keeps its number from frame to frame, whichever track of a network gave it.
 
     A detection continues the nearest track of its class that was heard in the last half second within 30 degrees;
     another takes the lowest number of its class that is not in use.
+
+    Args:
+        events: of a recording, or of a piece of it.
+        heard: what was heard last in the pieces before, empty for the first one; it is brought up to date.
     """
+    heard = {} if heard is None else heard
     events = events.sort()
     # Plain numbers: there are a few detections at a time, and many times.
     vectors, tracks = events.vector.tolist(), []
-    heard: dict[int, dict[int, tuple[int, list[float]]]] = defaultdict(dict)
     keys = zip(events.frame.tolist(), events.class_id.tolist(), strict=True)
     for (frame, class_id), group in groupby(range(len(events)), key=list(keys).__getitem__):
         rows = list(group)
-        recent = {track: last for track, last in heard[class_id].items() if frame - last[0] <= MAX_GAP_FRAMES + 1}
+        before = heard.get(class_id, {}).items()
+        recent = {track: last for track, last in before if frame - last[0] <= MAX_GAP_FRAMES + 1}
         found = _continue_tracks([vectors[row] for row in rows], {track: last[1] for track, last in recent.items()})
         heard[class_id] = recent | {track: (frame, vectors[row]) for track, row in zip(found, rows, strict=True)}
         tracks += found
