@@ -11,13 +11,14 @@ import torch
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import StrictDataclassError
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoFeatureExtractor, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.cli import CommandParser
 from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
 from modeling_pseldnet.hub_folder import FITTING, check_extractor
+from modeling_pseldnet.pretrained import adapter_config, load_adapter, read_config, read_extractor
 
 from . import adapterbit  # noqa: F401 registers the method
 from .augmentation import AugMix
@@ -48,11 +49,12 @@ UNFIT_FEATURES = {"rotation": ("logmel_gcc", "salsa_lite", "logmel"), "frequency
 
 @dataclass(frozen=True)
 class Start:
-    """The model that a recipe starts from: its name, its config and its feature extractor."""
+    """The model that a recipe starts from: name, config, feature extractor and, of an adapter, the method of PEFT."""
 
     name: str
     config: PSELDNetConfig
     extractor: PSELDNetFeatureExtractor
+    peft_method: str | None
 
 
 def read_start(pretrained: str | None) -> Start | None:
@@ -69,10 +71,10 @@ def read_start(pretrained: str | None) -> Start | None:
             "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
             " pseldnet-convert makes one of a published checkpoint"
         )
-    config = AutoConfig.from_pretrained(pretrained)
-    if config.model_type != PSELDNetConfig.model_type:
-        raise ValueError(f"{pretrained} is a {config.model_type} model, not a PSELDNet")
-    return Start(pretrained, config, AutoFeatureExtractor.from_pretrained(pretrained))
+    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
+    name = str(Path(pretrained).absolute()) if Path(pretrained).is_dir() else pretrained
+    adapter = adapter_config(name)
+    return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
 
 
 def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> PSELDNetFeatureExtractor:
@@ -109,10 +111,11 @@ def build_model(
 ) -> PSELDNetForSELD | PeftModel:
     """The model that a recipe trains, for these classes and features.
 
-    Weights that do not fit, those of a head for other classes, are initialised anew.
+    Weights that do not fit, those of a head for other classes, are initialised anew. An adapter is
+    trained further.
 
     Raises:
-        ValueError: the recipe asks for what is not known, or the features do not fit the model it starts from.
+        ValueError: the recipe asks for what is not known, or the model it starts from does not fit.
     """
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
     options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
@@ -126,6 +129,8 @@ def build_model(
         config.update(options)
         if isinstance(config.threshold, list) and len(config.threshold) != config.num_labels:
             config.threshold = PSELDNetConfig.threshold
+        if start.peft_method is not None:
+            return _build_adapter(recipe, start, config)
         model = PSELDNetForSELD.from_pretrained(start.name, config=config, ignore_mismatched_sizes=True)
     if recipe.peft is None:
         return model
@@ -138,6 +143,20 @@ def build_model(
         return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()](**peft_options))
     except TypeError as error:
         raise ValueError(f"peft: {error}") from None
+
+
+def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> PeftModel:
+    """The adapter that a recipe starts from, with what it was trained on, for data of the same classes."""
+    if config.num_labels != start.config.num_labels:
+        raise ValueError(
+            f"{start.name} is an adapter for {start.config.num_labels} classes, and the data has {config.num_labels}:"
+            " start from the model that it was trained on"
+        )
+    if recipe.peft is not None and recipe.peft["method"].lower() != start.peft_method:
+        raise ValueError(
+            f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"
+        )
+    return load_adapter(start.name, config, trainable=True)
 
 
 def build_trainer(recipe: Recipe) -> SELDTrainer:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -280,6 +281,9 @@ class SELDTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with self._staged(Path(output_dir or self.args.output_dir), "the model") as staging:
             super()._save(str(staging), state_dict)
+            if isinstance(self.model, PeftModel):
+                # An adapter is for other classes than the model it is trained on.
+                self.model.config.save_pretrained(staging)
 
     @contextmanager
     def _staged(self, folder: Path, what: str) -> Iterator[Path]:

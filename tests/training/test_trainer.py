@@ -18,8 +18,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, TrainerCallback
 
-from modeling_pseldnet import detect
+from modeling_pseldnet import PSELDNetForSELD, detect
 from modeling_pseldnet.events import read_csv
+from modeling_pseldnet.predict import main as predict
+from modeling_pseldnet.pretrained import load
 from training.data import load_windows
 from training.evaluate_files import evaluate_files
 from training.recipes import read_recipe
@@ -231,9 +233,40 @@ def test_adapters_learn_other_classes_on_top_of_a_model(train, tiny_data, tmp_pa
         tmp_path / "base", num_labels=5, ignore_mismatched_sizes=True
     )
     loaded = PeftModel.from_pretrained(base, tmp_path / "run").eval()
+    merged, extractor = load(str(tmp_path / "run"), device="cpu")
+    assert type(merged) is PSELDNetForSELD
+    assert list(merged.config.id2label.values()) == [f"class {n}" for n in range(5)]
     features = torch.randn(1, 7, 101, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded(features).accdoa, trainer.model.eval()(features).accdoa)
+        torch.testing.assert_close(merged(features).accdoa, loaded(features).accdoa, atol=1e-5, rtol=1e-4)
+
+    # The output folder can be scored, trained on and used, as that of a whole model can.
+    start = f"model.pretrained={tmp_path / 'run'}"
+    again = train(start, data_dir=other, output_dir=tmp_path / "again", only_evaluate=True)
+    losses = [json.loads((tmp_path / run / "eval_results.json").read_text())["eval_loss"] for run in ("run", "again")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert again.model.get_nb_trainable_parameters() == trainer.model.get_nb_trainable_parameters()
+    clip = next((other / "test/foa").glob("*.wav"))
+    assert predict([str(clip), "--model", str(tmp_path / "run"), "--output", str(tmp_path / "events")]) == 0
+    assert len(detect(merged, extractor, clip, threshold=0.02)) > 0
+
+
+def test_an_adapter_that_cannot_be_used_says_what_to_do(train, tiny_data, tmp_path, capsys):
+    train("training.num_train_epochs=0", output_dir=tmp_path / "base")
+    train("training.num_train_epochs=0", "peft.method=adapterbit", f"model.pretrained={tmp_path / 'base'}")
+    start = f"model.pretrained={tmp_path / 'run'}"
+    with pytest.raises(ValueError, match="is an adapter of adapterbit, not of lora: set peft to null"):
+        train(start, "peft={method: lora, target_modules: [q_proj]}")
+    other = shutil.copytree(tiny_data, tmp_path / "other")
+    (other / "cls_indices_train.tsv").write_text("".join(f"{n}\t-\tclass {n}\t1\t1\n" for n in range(5)))
+    with pytest.raises(ValueError, match="is an adapter for 3 classes, and the data has 5: start from the model"):
+        train(start, data_dir=other)
+    shutil.rmtree(tmp_path / "base")
+    clip = next((tiny_data / "test/foa").glob("*.wav"))
+    assert predict([str(clip), "--model", str(tmp_path / "run"), "--output", str(tmp_path / "events")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"it is an adapter for {tmp_path / 'base'}, which cannot be loaded: put that model there" in error
 
 
 def test_a_trained_model_loads_for_inference(train, tiny_data, tmp_path):
