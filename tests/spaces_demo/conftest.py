@@ -1,0 +1,120 @@
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+from hub_server import serve_hub
+from networks import scattered, tiny_config
+
+import spaces_demo
+from modeling_pseldnet import PSELDNetForSELD
+from modeling_pseldnet.events import direction_to_vector
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+
+
+@pytest.fixture(scope="session")
+def make_recording(tmp_path_factory):
+    """Writes noise that comes from one direction, 4-channel audio unless something else is asked for."""
+
+    def make(name, seconds=1.0, azimuth=90, elevation=0, channels=4, sampling_rate=24000) -> Path:
+        path = tmp_path_factory.mktemp("recordings") / name
+        x, y, z = direction_to_vector(azimuth, elevation)
+        source = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * sampling_rate)).astype(np.float32)
+        soundfile.write(path, np.outer(source, np.resize([1, y, z, x], channels)), sampling_rate)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A Hub folder of a tiny network with random weights that reports many events, and a pickle beside it."""
+    network = scattered(PSELDNetForSELD(tiny_config(threshold=0.7))).eval()
+    folder = tmp_path_factory.mktemp("hub") / "tiny"
+    save_hub_folder(network, folder, model_card(network.config, "test"))
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    return folder
+
+
+class Server(NamedTuple):
+    """The page as a Space serves it: its address, the folder of its files, and downloads by name from the Hub."""
+
+    url: str
+    files: Path
+    downloads: Counter
+
+
+@contextmanager
+def serve(model: Path, folder: Path) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "files").mkdir()
+    with serve_hub(model, "user/model") as (endpoint, downloads):
+        environment = {
+            "PSELDNET_MODEL": str(model),
+            "GRADIO_SERVER_PORT": str(port),
+            "TMPDIR": str(folder / "files"),
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(folder / "hf"),
+            "NO_PROXY": "127.0.0.1",
+        }
+        # From its own folder, as a Space runs it.
+        process = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=Path(spaces_demo.__file__).parent,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield Server(wait_for(f"http://127.0.0.1:{port}", process), folder / "files", downloads)
+        finally:
+            process.terminate()
+            process.communicate(timeout=300)
+
+
+def wait_for(url: str, process: subprocess.Popen) -> str:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=10).close()
+            return url
+        except OSError:
+            assert process.poll() is None, process.stdout.read().decode()
+            time.sleep(0.1)
+    raise TimeoutError(f"{url} does not answer")
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    with serve(model, tmp_path_factory.mktemp("server")) as running:
+        yield running
+    left = [file for file in running.files.rglob("*") if file.is_file()]
+    assert left == [], "files of visitors are left when the server has stopped"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    # Software rendering for the sphere; no sandbox, as root has none; no calls home.
+    options = "--no-sandbox --disable-dev-shm-usage --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic"
+    quiet = "--no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=[*options.split(), *quiet.split()])
+        yield browser
+        browser.close()
