@@ -239,19 +239,24 @@ class KeptFeatures(Dataset):
     """
 
     def __init__(self, batches: DataLoader, window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]):
-        self.items: list[dict] = []
+        self.details: list[dict] = []
+        self.features = np.empty(0, dtype=np.float16)
         for batch in tqdm(batches, desc="features", unit="batch"):
             features = extract(batch["waveform"]).half().numpy()
-            parts = take_examples_apart(batch["events"], len(features), window_frames)
-            for row, (feature, events) in enumerate(zip(features, parts, strict=True)):
+            first = len(self.details)
+            if not first:
+                # One piece of memory for all: many small ones among the large ones of a batch would leave gaps.
+                self.features = np.empty((len(batches.dataset), *features.shape[1:]), dtype=np.float16)
+            self.features[first : first + len(features)] = features
+            for row, events in enumerate(take_examples_apart(batch["events"], len(features), window_frames)):
                 details = {name: batch[name][row] for name in ("recording", "start_frame", "num_frames")}
-                self.items.append({"features": feature.copy(), "events": events, **details})
+                self.details.append({"events": events, **details})
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.details)
 
     def __getitem__(self, index: int) -> dict:
-        return self.items[index]
+        return {"features": self.features[index], **self.details[index]}
 
 
 def keep_features(

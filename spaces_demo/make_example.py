@@ -1,0 +1,113 @@
+"""Makes the recording that comes with the project, its truth and its credits, from isolated sounds.
+
+`python -m spaces_demo.make_example --events DIR` writes them to the folder `example`; DIR also holds SOURCES.tsv,
+which tells the licence and the author of each sound.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from datasets_scripts.render_torch import SceneBank
+from datasets_scripts.scene_recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scene_rooms import Room
+from datasets_scripts.scene_sounds import sounds_from_folder
+from datasets_scripts.scene_spec import Scene, SceneEvent, SceneSet
+from modeling_pseldnet.events import atomic_path, vector_to_direction, wrap_azimuth, write_atomically, write_csv
+
+
+EXAMPLE = Path(__file__).with_name("example")
+SECONDS = 16.0
+# Sound, when it begins (s), its azimuth (degrees), or None for one that moves, and its level above the noise (dB).
+# None of them was used to train the model that comes with the package: they are of its recipe's test split.
+SOURCES = [
+    ("plucked_string/sonicpi-guit-em9.ogg", 0.6, 40.0, 26.0),
+    ("bell/homedecor-homedecor-doorbell.ogg", 3.2, -120.0, 24.0),
+    ("wind_instrument/scratch-trumpet1.ogg", 5.3, None, 24.0),
+    ("drum/sonicpi-tabla-ghe5.ogg", 6.6, -45.0, 24.0),
+    ("water/homedecor-homedecor-faucet.ogg", 9.4, 160.0, 24.0),
+    ("plucked_string/sonicpi-guit-e-fifths.ogg", 10.6, 95.0, 24.0),
+    ("wind_instrument/scratch-trumpet2.ogg", 13.2, -20.0, 24.0),
+]
+RECIPE = Recipe(
+    scene_seconds=SECONDS,
+    test_fraction=0.15,
+    rooms=RoomRecipe(number=1, rt60=(0.35, 0.35), positions=72, paths=4, path_step=0.1, elevation=(-25.0, 35.0)),
+    events=EventRecipe(),
+    noise=NoiseRecipe(level=(-60.0, -60.0)),
+)
+
+
+def nearest_position(room: Room, azimuth: float) -> int:
+    """The static position whose azimuth is nearest to one in degrees."""
+    choices = room.choices(moving=False)
+    found = np.array([vector_to_direction(room.paths[path][0])[0] for path in choices])
+    return choices[int(np.abs(wrap_azimuth(found - azimuth)).argmin())]
+
+
+def longest_path(room: Room) -> int:
+    return max(room.choices(moving=True), key=lambda path: len(room.paths[path]))
+
+
+def make_scene(scene_set: SceneSet) -> Scene:
+    """The scene of `SOURCES`; a sound that moves does so for the whole of the longest path."""
+    room, rate = scene_set.room(0), scene_set.recipe.sampling_rate
+    numbers = {sound.name: number for number, sound in enumerate(scene_set.sounds.sounds)}
+    events = []
+    for track, (name, start, azimuth, snr) in enumerate(SOURCES):
+        sound = scene_set.sounds.sounds[numbers[name]]
+        path = longest_path(room) if azimuth is None else nearest_position(room, azimuth)
+        progress = (0.0, len(room.paths[path]) - 1.0)
+        first = round(start * rate)
+        length = min(sound.length, scene_set.recipe.scene_samples - first)
+        events.append(SceneEvent(numbers[name], sound.class_id, track, first, length, 0, snr, path, progress))
+    return Scene(0, 0, RECIPE.noise.level[0], 0.0, 0.0, tuple(events))
+
+
+def credits_text(table: Path) -> str:
+    """The credits of the sounds.
+
+    Raises:
+        ValueError: one of them may not be passed on.
+    """
+    with table.open(encoding="utf-8") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file, delimiter="\t")}
+    lines = []
+    for name, *_ in SOURCES:
+        row = rows[name]
+        if row["redistributable"] != "yes":
+            raise ValueError(f"{name} may not be passed on: choose another sound")
+        lines.append(f"- `{name}`: {row['attribution']}; {row['source_collection']}, {row['licence']}")
+    return f"""# Credits of the example
+
+`scene.flac` is a simulated scene of first-order ambisonics (AmbiX, 24 kHz), made by `spaces_demo/make_example.py`; the
+events in it are listed in `scene.csv` (frame of 100 ms, class, track, azimuth and elevation in degrees). The sounds in
+it were downmixed, resampled, cut, scaled and placed in a simulated room. It is under CC BY-SA 4.0, as some of them ask
+for that.
+
+{chr(10).join(lines)}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m spaces_demo.make_example", description=__doc__.splitlines()[0])
+    parser.add_argument("--events", required=True, type=Path, help="folder of isolated sounds with SOURCES.tsv")
+    parser.add_argument("--output", default=EXAMPLE, type=Path, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    sounds = sounds_from_folder(options.events, RECIPE.sampling_rate).measure()
+    scene_set = SceneSet(RECIPE, sounds, seed=3, split="test")
+    scene = make_scene(scene_set)
+    mixture = SceneBank(scene_set).render([scene])[0].numpy()
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.output / "CREDITS.md", credits_text(options.events / "SOURCES.tsv"))
+    with atomic_path(options.output / "scene.flac") as temporary:
+        soundfile.write(temporary, mixture.T, RECIPE.sampling_rate, subtype="PCM_16")
+    write_csv(options.output / "scene.csv", scene_set.labels(scene))
+
+
+if __name__ == "__main__":
+    main()
