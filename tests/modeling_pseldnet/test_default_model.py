@@ -1,0 +1,67 @@
+"""The model that comes with the package, as it is shipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import pipeline
+
+from modeling_pseldnet import DEFAULT_MODEL, detect
+from modeling_pseldnet.events import angle_between, direction_to_vector
+from modeling_pseldnet.pretrained import load
+from modeling_pseldnet.rotations import channel_rotation
+from spaces_demo.first_run import SCENE
+
+
+@pytest.fixture(scope="module")
+def default():
+    return load()
+
+
+def test_it_is_small(default):
+    model, _ = default
+    assert model.num_parameters() <= 4e6
+    assert (Path(DEFAULT_MODEL) / "model.safetensors").stat().st_size <= 8e6
+    assert all(parameter.dtype.itemsize == 4 for parameter in model.parameters())
+
+
+def test_its_card_tells_the_scores_and_the_threshold_of_each_class(default):
+    model, _ = default
+    card = (Path(DEFAULT_MODEL) / "README.md").read_text()
+    labels = model.config.id2label.values()
+    assert len(model.config.threshold) == len(labels) == 24
+    for label, threshold in zip(labels, model.config.threshold, strict=True):
+        assert any(line.startswith(f"| {label} |") and f"| {threshold:.2f} |" in line for line in card.splitlines())
+    assert (Path(DEFAULT_MODEL) / "confusion.png").is_file()
+
+
+def test_it_runs_in_a_pipeline():
+    records = pipeline("sound-event-localization-and-detection", model=DEFAULT_MODEL)(str(SCENE))
+    assert {record["label"] for record in records} & {"plucked_string", "bell", "drum", "wind_instrument", "water"}
+
+
+def test_silence_and_diffuse_noise_have_no_events(default):
+    generator = np.random.default_rng(0)
+    spectrum = np.fft.rfft(generator.standard_normal((4, 240000)))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.arange(1, spectrum.shape[1] + 1)), 240000)
+    # A field of equal power from all directions: the gradients have a third of the pressure's power.
+    pink *= np.array([[1.0], *[[3**-0.5]] * 3]) * 10 ** (-50 / 20) / pink.std()
+    assert len(detect(*default, (np.zeros((4, 240000)), 24000))) == 0
+    assert len(detect(*default, (pink, 24000))) == 0
+
+
+def test_a_recording_turned_by_90_degrees_gives_events_turned_by_90_degrees(default):
+    waveform, rate = soundfile.read(SCENE, dtype="float32")
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    events, turned = (
+        detect(*default, (mixing @ waveform.T, rate)) for mixing in (np.eye(4), channel_rotation(quarter))
+    )
+    expected = direction_to_vector(events.azimuth + 90, events.elevation)
+    errors = []
+    for row in range(len(events)):
+        same = (turned.frame == events.frame[row]) & (turned.class_id == events.class_id[row])
+        if same.any():
+            errors.append(angle_between(turned[same].vector, expected[row][None]).min())
+    assert len(errors) > 0.6 * len(events)
+    assert np.median(errors) < 8
