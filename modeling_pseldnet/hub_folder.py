@@ -6,12 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers.dynamic_module_utils import custom_object_save
+
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 
+# As `Pipeline.save_pretrained` writes it.
+CUSTOM_PIPELINES = {
+    TASK: {
+        "impl": f"pipeline_pseldnet.{SoundEventLocalizationAndDetectionPipeline.__name__}",
+        "pt": ["AutoModelForAudioFrameClassification"],
+        "type": "audio",
+    }
+}
 # Fields of an extractor, and those of a network's config that must equal them.
 FITTING = {
     "num_channels": "num_channels",
@@ -51,6 +61,12 @@ def save_hub_folder(
     with _atomic_folder(output) as folder:
         pipe.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def add_pipeline(config: PSELDNetConfig, folder: str | os.PathLike) -> None:
+    """Writes the code of the pipeline to a folder, and names it in the config, which is to be saved there too."""
+    custom_object_save(SoundEventLocalizationAndDetectionPipeline, folder)
+    config.custom_pipelines = CUSTOM_PIPELINES
 
 
 def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
@@ -102,20 +118,26 @@ def _atomic_folder(output: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def model_card(config: PSELDNetConfig, source: str, feature_extractor: PSELDNetFeatureExtractor | None = None) -> str:
-    """The README of a converted model, with the metadata that the Hub reads.
+def model_card(
+    config: PSELDNetConfig,
+    source: str,
+    feature_extractor: PSELDNetFeatureExtractor | None = None,
+    made: str = "Converted from",
+) -> str:
+    """The README of a model, with the metadata that the Hub reads.
 
     Args:
         config: of the model.
-        source: what it was converted from.
+        source: what it was made from.
         feature_extractor: the one that is saved with it; [`fitting_extractor`] by default.
+        made: how it was made from that.
     """
     audio = (feature_extractor or fitting_extractor(config)).audio
     labels = ", ".join(config.id2label.values())
     return f"""---
 library_name: transformers
 pipeline_tag: audio-classification
-# license: fill in the licence of the checkpoint that was converted
+# license: fill in that of what the model was made from
 tags:
 - sound-event-localization-and-detection
 - sound-event-detection
@@ -126,7 +148,7 @@ tags:
 
 # PSELDNet: {config.backbone}, {config.output_format}
 
-Says what sounds in a recording, when, and from which direction, every 100 ms. Converted from `{source}`; see
+Says what sounds in a recording, when, and from which direction, every 100 ms. {made} `{source}`; see
 [PSELDNets: Pre-trained Neural Networks on a Large-scale Synthetic Dataset for Sound Event Localization and
 Detection](https://arxiv.org/abs/2411.06399).
 

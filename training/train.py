@@ -23,7 +23,6 @@ from modeling_pseldnet.pretrained import adapter_config, load_adapter, read_conf
 from . import adapterbit  # noqa: F401 registers the method
 from .augmentation import AugMix
 from .data import OTHER_SOURCES, keep_features, load_windows
-from .evaluate_files import format_scores
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe
 from .trainer import SELDTrainer
 
@@ -252,9 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         parser.exit(130, "interrupted: the same command with --resume goes on from the last checkpoint\n")
     if trainer.is_world_process_zero():
-        names = {"num_classes": trainer.model.config.num_labels, "recordings with": trainer.scores["groups"]}
-        print(f"{trainer.variant}, {len(trainer.predictions)} recordings")
-        print(format_scores({**trainer.scores, **names}, by="recordings with"))
+        print(trainer.score_table())
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.hub_folder import add_pipeline, model_card
 from modeling_pseldnet.inference import decode_windows
 
 from .augmentation import AugMix, place_mono, take_examples
 from .data import Windows, collate
+from .evaluate_files import format_scores
 from .seld_metrics import seld_scores
 
 
@@ -244,6 +246,12 @@ class SELDTrainer(Trainer):
         prediction = decode_windows(model.output_format, outputs(), np.asarray(model.config.threshold))
         return Events.concatenate(reference), prediction[prediction.frame < max(ends)]
 
+    def score_table(self) -> str:
+        """What the last evaluation scored, in lines to be printed."""
+        names = {"num_classes": self.model.config.num_labels, "recordings with": self.scores["groups"]}
+        table = format_scores({**self.scores, **names}, by="recordings with")
+        return f"{self.variant}, {len(self.predictions)} recordings\n{table}"
+
     def save_predictions(self, folder: Path) -> None:
         """Writes what the last evaluation found, a DCASE CSV a recording."""
         for name, events in self.predictions.items():
@@ -280,10 +288,23 @@ class SELDTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with self._staged(Path(output_dir or self.args.output_dir), "the model") as staging:
-            super()._save(str(staging), state_dict)
             if isinstance(self.model, PeftModel):
                 # An adapter is for other classes than the model it is trained on.
                 self.model.config.save_pretrained(staging)
+            else:
+                add_pipeline(self.model.config, staging)
+            super()._save(str(staging), state_dict)
+
+    def create_model_card(self, **kwargs) -> None:
+        """Writes how to use the model, and what it scored last; PEFT writes the card of an adapter."""
+        if isinstance(self.model, PeftModel):
+            super().create_model_card(**kwargs)
+        elif self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            card = model_card(self.model.config, folder.name, self.feature_extractor, made="Trained as")
+            if self.scores:
+                card += f"\n## Scores\n\n```\n{self.score_table()}\n```\n"
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
     @contextmanager
     def _staged(self, folder: Path, what: str) -> Iterator[Path]:

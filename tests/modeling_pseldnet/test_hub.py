@@ -45,3 +45,20 @@ def test_a_model_loads_by_name_is_downloaded_once_and_works_offline(
     assert json.loads(printed.splitlines()[-1]) == expected
     if program is BY_REGISTRATION:
         assert json.loads((tmp_path / "recording.json").read_text()) == expected
+
+
+def test_a_pushed_pipeline_is_a_folder_that_works_by_name(hub_folder, write_recording, tmp_path, run_python):
+    path, hub = str(write_recording(seconds=1.5)), tmp_path / "hub"
+    hub.mkdir()
+    push = f"""
+import modeling_pseldnet
+from transformers import pipeline
+pipeline("sound-event-localization-and-detection", model={str(hub_folder)!r}).push_to_hub("user/model")
+"""
+    with serve_hub(hub, "user/model") as (endpoint, _):
+        # Large files come by LFS.
+        options = {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
+        run_python(push, **options)
+        printed = run_python(f"PATH = {path!r}\n{BY_REMOTE_CODE}", **options)
+    expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(path)
+    assert json.loads(printed.splitlines()[-1]) == expected

@@ -1,0 +1,88 @@
+"""What a run leaves for others: logs, and on the Hub a model that works without this package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import serve_hub
+
+
+ROOT = Path(__file__).parents[2]
+BY_REMOTE_CODE = """
+import json, sys
+from transformers import pipeline
+detector = pipeline("sound-event-localization-and-detection", model="user/model", trust_remote_code=True)
+events = detector(sys.argv[1], threshold=0.01)
+assert "modeling_pseldnet" not in sys.modules
+print(json.dumps(events))
+"""
+
+
+@pytest.fixture(scope="module")
+def run_with_hub(tiny_data, tiny_overrides, tmp_path_factory):
+    """Trains with checkpoints, TensorBoard and the Hub; the output folder, and a way to run Python with that Hub."""
+    folder = tmp_path_factory.mktemp("sharing")
+    hub, output = folder / "hub", folder / "run"
+    hub.mkdir()
+    with serve_hub(hub, "user/model") as (endpoint, _):
+        # The tests' Hub takes large files by LFS.
+        own = {
+            "HF_ENDPOINT": endpoint,
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(folder / "hf"),
+        }
+        environment = {**os.environ, **own, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+
+        def python(*arguments: str, cwd: Path) -> str:
+            finished = subprocess.run(
+                [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+            )
+            assert finished.returncode == 0, finished.stderr
+            return finished.stdout
+
+        every_epoch = ("training.eval_strategy=epoch", "training.save_strategy=epoch", "training.logging_steps=1")
+        overrides = tiny_overrides(tiny_data, output, *every_epoch, "training.report_to=tensorboard")
+        options = ("--push_to_hub", "user/model", "--override", *overrides)
+        python("-m", "training.train", "synth_accdoa", *options, cwd=ROOT)
+        yield output, hub, python
+
+
+def test_what_is_pushed_works_elsewhere_and_is_no_more_than_a_model_and_its_results(run_with_hub, tiny_data, tmp_path):
+    output, hub, python = run_with_hub
+    assert len(list(output.glob("checkpoint-*/optimizer.pt"))) == 2
+    pushed = {file.relative_to(hub).as_posix() for file in hub.rglob("*") if file.is_file()}
+    assert pushed >= {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "modeling_pseldnet.py",
+        "pipeline_pseldnet.py",
+        "preprocessor_config.json",
+    }
+    assert not [name for name in pushed if name.startswith(("checkpoint-", "_")) or "optimizer" in name]
+    assert (hub / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
+    card = (hub / "README.md").read_text()
+    assert "pipeline_tag: audio-classification" in card
+    assert "Trained as `run`" in card
+    assert "pseldnets, 12 recordings" in card
+    clip = next((tiny_data / "test/foa").glob("*.wav"))
+    events = json.loads(python("-c", BY_REMOTE_CODE, str(clip), cwd=tmp_path).splitlines()[-1])
+    assert {event["label"] for event in events} <= {"low", "middle", "high"}
+    assert events
+
+
+def test_tensorboard_has_the_loss_and_the_scores_of_each_epoch(run_with_hub):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
+    output, _, _ = run_with_hub
+    scalars: dict[str, list[int]] = {}
+    for file in sorted(output.glob("runs/*/events.out.tfevents.*")):
+        events = accumulator(str(file)).Reload()
+        for tag in events.Tags()["scalars"]:
+            scalars.setdefault(tag, []).extend(event.step for event in events.Scalars(tag))
+    assert scalars["train/loss"] == [1, 2, 3, 4, 5, 6]
+    for score in ("loss", "SELD", "F", "LE", "micro_F"):
+        assert scalars[f"eval/{score}"][:2] == [3, 6]
