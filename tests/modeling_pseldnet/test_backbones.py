@@ -163,11 +163,11 @@ def test_every_parameter_has_a_gradient_with_and_without_checkpointing(encoder):
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
-# PyTorch compiles no recurrent layers.
-@pytest.mark.parametrize("encoder", [name for name in NEW_ENCODERS if "gru" not in name])
-def test_it_compiles_without_graph_breaks(encoder):
+@pytest.mark.parametrize("encoder", NEW_ENCODERS)
+def test_it_compiles_without_graph_breaks_but_for_recurrent_layers(encoder):
     model = network(encoder)
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    # PyTorch leaves them out of a graph, where they would be a node for each step of time.
+    compiled = torch.compile(model, backend="eager", fullgraph="gru" not in encoder)
     with torch.no_grad():
         torch.testing.assert_close(compiled(features()).accdoa, model(features()).accdoa)
 
