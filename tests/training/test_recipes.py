@@ -37,7 +37,8 @@ PUBLISHED = {
 
 
 def test_there_is_a_recipe_for_each_published_experiment():
-    assert packaged_recipes() == sorted(PUBLISHED)
+    own = ("default_model/", "data_efficiency/")
+    assert [name for name in packaged_recipes() if not name.startswith(own)] == sorted(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
