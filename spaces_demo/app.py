@@ -201,7 +201,7 @@ def draw(result: Result):
     return (
         gr.Column(visible=False),
         gr.Column(visible=True),
-        f"<h2>{count}{kinds} in {seconds:.1f} s</h2>",
+        f"<h2>{count}{kinds} in {seconds:.1f}&nbsp;s</h2>",
         transport(seconds),
         f'<div class="chips">{chips}</div>',
         direction_map(records, styles),

@@ -5,6 +5,8 @@
   document.body.classList.remove("dark");
 
   const TRAIL_SECONDS = 1;
+  // Names of sources that are close to each other go to different sides.
+  const SIDES = ["top center", "bottom center", "middle right", "middle left"];
   const find = (selector) => document.querySelector(selector);
   const figures = () => [...document.querySelectorAll("#results .js-plotly-plot")];
   const audio = () => find("#preview audio");
@@ -12,7 +14,7 @@
 
   // Every point of the trail: bigger and clearer the newer it is, the newest with its name.
   function trail(figure, time, largest) {
-    const points = { x: [], y: [], z: [], text: [], colour: [], symbol: [], size: [] };
+    const points = { x: [], y: [], z: [], text: [], side: [], colour: [], symbol: [], size: [] };
     for (const trace of figure.data) {
       if (trace.meta !== "path" || isHidden(trace.name)) continue;
       trace.customdata.forEach((point, i) => {
@@ -21,6 +23,7 @@
         points.x.push(trace.x[i]);
         points.y.push(trace.y[i]);
         if (trace.z) points.z.push(trace.z[i]);
+        points.side.push(SIDES[points.text.filter(Boolean).length % SIDES.length]);
         points.text.push(age < 0.1 ? trace.name.replaceAll("_", " ") : "");
         points.colour.push(trace.marker.color);
         points.symbol.push(trace.marker.symbol);
@@ -44,6 +47,7 @@
       x: [points.x],
       y: [points.y],
       text: [points.text],
+      textposition: [points.side],
       "marker.color": [points.colour],
       "marker.symbol": [points.symbol],
       "marker.size": [points.size],

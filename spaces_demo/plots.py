@@ -27,6 +27,7 @@ LAYOUT = {
     "dragmode": False,
 }
 AXIS = {"gridcolor": GRID, "zeroline": False, "ticks": "", "automargin": True}
+NOW = {"meta": "now", "hoverinfo": "skip", "marker": {"line": {"color": "white", "width": 1}}}
 
 
 class Style(NamedTuple):
@@ -62,7 +63,8 @@ def direction_map(records: list[dict], styles: dict[str, Style]) -> go.Figure:
         points = _path(records, label)
         hover = "%{customdata[0]:.1f} s: azimuth %{x:.0f}°, elevation %{y:.0f}°"
         figure.add_scatter(x=_column(points, 1), y=_column(points, 2), **_path_style(label, style, points, hover, 6))
-    figure.add_scatter(x=[], y=[], **_now_style(), cliponaxis=False)
+    names = {"color": "#0f172a", "size": 13}
+    figure.add_scatter(x=[], y=[], mode="markers+text", textfont=names, cliponaxis=False, **NOW)
     figure.update_layout(
         LAYOUT,
         title=_title("Directions, as the listener sees them"),
@@ -107,7 +109,7 @@ def sphere(records: list[dict], styles: dict[str, Style]) -> go.Figure:
         x, y, z = _without_nan(direction_to_vector(*np.array(directions).reshape(-1, 2).T))
         hover = "%{customdata[0]:.1f} s: azimuth %{customdata[1]:.0f}°, elevation %{customdata[2]:.0f}°"
         figure.add_scatter3d(x=x, y=y, z=z, **_path_style(label, style, points, hover, 3.5))
-    figure.add_scatter3d(x=[], y=[], z=[], **_now_style())
+    figure.add_scatter3d(x=[], y=[], z=[], mode="markers", **NOW)
     hidden = {"visible": False, "range": [-1.3, 1.3]}
     figure.update_layout(
         LAYOUT,
@@ -199,17 +201,6 @@ def _path_style(label: str, style: Style, points: list, hover: str, size: float)
         "line": {"color": style.colour, "width": 3},
         "marker": {"color": style.colour, "symbol": style.symbol, "size": size},
         "hovertemplate": f"{hover}<extra>{display_name(label)}</extra>",
-    }
-
-
-def _now_style() -> dict:
-    return {
-        "meta": "now",
-        "mode": "markers+text",
-        "textposition": "top center",
-        "textfont": {"color": "#0f172a", "size": 13},
-        "marker": {"line": {"color": "white", "width": 1}},
-        "hoverinfo": "skip",
     }
 
 

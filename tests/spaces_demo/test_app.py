@@ -73,7 +73,9 @@ def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, t
     page.wait_for_selector("#results .js-plotly-plot .bars", timeout=60000)
     records = json.loads(predicted.with_suffix(".json").read_text())
     labels = {record["label"] for record in records}
-    assert page.inner_text("#results h2").startswith(f"{len(records)} events of {len(labels)} kinds in 12.0 s")
+    assert page.inner_text("#results h2").startswith(
+        f"{len(records)} events of {len(labels)} kinds in 12.0\N{NO-BREAK SPACE}s"
+    )
     assert page.evaluate(f"{FIGURES}.length") == 3
     paths = page.evaluate(f"{FIGURES}.map(f => f.data.filter(t => t.meta === 'path').map(t => t.name))")
     assert [set(names) for names in paths] == [labels, labels, set()]
@@ -110,7 +112,7 @@ def test_a_mono_file_is_refused_in_words_that_help(page, make_recording):
 def test_a_visitor_can_cancel(page, make_recording, detect, scene):
     page.click("text=Options")
     page.click("text=10 times the work")
-    find_events(page, make_recording("long.wav", seconds=300, sampling_rate=8000))
+    find_events(page, make_recording("long.wav", seconds=200, sampling_rate=8000))
     page.wait_for_selector("#status .progress-level")
     page.click("#cancel")
     page.wait_for_selector("#run")
