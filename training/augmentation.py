@@ -176,13 +176,16 @@ class AugMix:
 
     Args:
         copies: augmented copies beside the batch.
+        original: whether the batch itself is learnt from, or its copies alone.
         methods: options of each method to use, by the names in the tables above: `crop={"boxes": 2}`.
 
     Raises:
         ValueError: there is no such method or option.
     """
 
-    def __init__(self, copies: int = 2, **methods: dict | None):
+    def __init__(self, copies: int = 2, original: bool = True, **methods: dict | None):
+        if not original and copies < 1:
+            raise ValueError("without the original there must be at least one copy")
         for name, options in methods.items():
             known = WAVEFORM_METHODS | FEATURE_METHODS
             if name not in known:
@@ -193,7 +196,7 @@ class AugMix:
                     raise ValueError(f"{name} has no option {option!r}: choose from {', '.join(parameters)}")
         if methods.get("rotation") and methods["rotation"].get("patterns", 48) not in ROTATION_PATTERNS:
             raise ValueError(f"rotation has {' or '.join(map(str, sorted(ROTATION_PATTERNS)))} patterns")
-        self.copies = copies
+        self.copies, self.original = copies, original
         self.on_waveforms, self.on_features = (
             [(table[name], options) for name, options in methods.items() if name in table and options is not None]
             for table in (WAVEFORM_METHODS, FEATURE_METHODS)
@@ -202,18 +205,18 @@ class AugMix:
     def __call__(
         self, batch: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Events]:
-        """Waveforms (batch, 4, samples), or features, and events to features ((1 + copies) * batch, …) and events.
+        """Waveforms (batch, 4, samples), or features, and events to features ((original + copies) * batch, …) and events.
 
         Args:
             extract: makes features of waveforms; none where the batch has features already, which WavMix cannot take.
         """
         features, parts = [], []
-        for number in range(1 + self.copies):
+        for number in range(self.original + self.copies):
             sounds, found = batch, events
             for method, options in self.on_waveforms:
                 sounds, found = method(sounds, found, num_frames, **options)
             sounds = extract(sounds) if extract else sounds
-            for method, options in self._some_on_features() if number else ():
+            for method, options in self._some_on_features() if number >= self.original else ():
                 sounds, found = method(sounds, found, num_frames, **options)
             features.append(sounds)
             parts.append(found.replace(frame=found.frame + number * len(batch) * num_frames))

@@ -31,11 +31,13 @@ class Schedule:
     """Attributes:
     step_epochs: epochs after each of which the learning rate is multiplied by `gamma`.
     patience: evaluations without a better score after which to stop; none by default.
+    muon_learning_rate: of the weight matrices, with Muon; by default AdamW steps all, at `training.learning_rate`.
     """
 
     step_epochs: int | None = None
     gamma: float | int = 0.1
     patience: int | None = None
+    muon_learning_rate: float | None = None
 
 
 @strict

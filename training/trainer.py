@@ -28,6 +28,7 @@ from modeling_pseldnet.inference import decode_windows
 from .augmentation import AugMix, place_mono, take_examples
 from .data import Windows, collate
 from .evaluate_files import format_scores
+from .muon import MuonAdamW
 from .seld_metrics import seld_scores
 
 
@@ -51,6 +52,7 @@ class SELDTrainer(Trainer):
         step_epochs: epochs after each of which the learning rate is multiplied by `gamma`.
         variant: how scores are counted, see `seld_metrics`.
         patience: evaluations without a better score after which to stop; by default training goes on to the end.
+        muon_learning_rate: of the weight matrices, which [`MuonAdamW`] steps then; by default AdamW steps all.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SELDTrainer(Trainer):
         gamma: float = 0.1,
         variant: str = "pseldnets",
         patience: int | None = None,
+        muon_learning_rate: float | None = None,
     ):
         self.window_frames = round(model.config.window_seconds / FRAME_SECONDS)
         # Recordings of the present update, updates left out in a row, and where a checkpoint is being written.
@@ -84,6 +87,7 @@ class SELDTrainer(Trainer):
         self.augmentation = augmentation
         self.mono = {True: bool(train_windows and train_windows.mono), False: bool(eval_windows and eval_windows.mono)}
         self.step_epochs, self.gamma, self.variant = step_epochs, gamma, variant
+        self.muon_learning_rate = muon_learning_rate
         self.scores: dict = {}
         self.predictions: dict[str, Events] = {}
 
@@ -117,6 +121,15 @@ class SELDTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the published recipes spare none from weight decay."""
         return [name for name, _ in model.named_parameters()]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Muon with AdamW, where `muon_learning_rate` is given; else that of the arguments."""
+        if self.muon_learning_rate is not None and self.optimizer is None:
+            args = self.args
+            self.optimizer = MuonAdamW(
+                model or self.model, self.muon_learning_rate, args.learning_rate, args.weight_decay
+            )
+        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The step schedule, where `step_epochs` is given; else that of the arguments."""

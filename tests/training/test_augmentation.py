@@ -238,6 +238,16 @@ def test_augmix_keeps_the_batch_beside_its_augmented_copies():
     assert by_example(found, 9) == own * 3
 
 
+def test_copies_can_stand_in_place_of_the_batch():
+    events = moving_sources([0, 50, 100], [0, 10, 20])
+    features = torch.randn(3, 7, 10 * NUM_FRAMES + 1, 64)
+    augment = AugMix(copies=1, original=False, frequency_shift={"probability": 1.0})
+    shifted, found = augment(features, events, NUM_FRAMES)
+    assert shifted.shape == features.shape
+    assert not torch.equal(shifted, features)
+    assert by_example(found, 3) == by_example(events, 3)
+
+
 def test_augmented_events_still_point_to_the_sound():
     """Rotation and mixing of waveforms, seen through the features: where one source sounds, the intensity vector, the
     last three channels in y, z, x, points to it."""
@@ -296,6 +306,7 @@ def test_a_batch_without_events_is_augmented_too():
         ({"rotate": {}}, "no augmentation 'rotate': choose from rotation"),
         ({"crop": {"holes": 4}}, "crop has no option 'holes': choose from boxes"),
         ({"rotation": {"patterns": 12}}, "rotation has 16 or 48 patterns"),
+        ({"copies": 0, "original": False}, "without the original there must be at least one copy"),
     ],
 )
 def test_unknown_methods_and_options_are_named(arguments, message):

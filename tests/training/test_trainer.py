@@ -112,10 +112,13 @@ def test_evaluation_finds_in_long_recordings_what_detect_finds(train, make_scene
     assert found > 50
 
 
-@pytest.mark.parametrize("checkpoint", [4, 6], ids=["within an epoch", "between epochs"])
-def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tmp_path, checkpoint):
+@pytest.mark.parametrize(
+    ("checkpoint", "muon"), [(4, "null"), (6, "null"), (4, 0.02)], ids=["within an epoch", "between epochs", "Muon"]
+)
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tmp_path, checkpoint, muon):
     options = [
         ALL_METHODS,
+        f"schedule.muon_learning_rate={muon}",
         "model.drop_path_rate=0.2",
         "training.num_train_epochs=3",
         "training.save_strategy=steps",
