@@ -205,7 +205,7 @@ class AugMix:
     def __call__(
         self, batch: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Events]:
-        """Waveforms (batch, 4, samples), or features, and events to features ((original + copies) * batch, …) and events.
+        """Waveforms (batch, 4, samples), or features, to features ((original + copies) * batch, …), events with them.
 
         Args:
             extract: makes features of waveforms; none where the batch has features already, which WavMix cannot take.

@@ -233,16 +233,15 @@ class KeptFeatures(Dataset):
     """Windows with their features, `features` in half precision, in place of their waveforms.
 
     Args:
-        batches: the windows, as `collate` puts them together.
+        batches: the windows, as `collate_features` puts them together.
         window_frames: label frames of a window.
-        extract: makes features of waveforms.
     """
 
-    def __init__(self, batches: DataLoader, window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, batches: DataLoader, window_frames: int):
         self.details: list[dict] = []
         self.features = np.empty(0, dtype=np.float16)
         for batch in tqdm(batches, desc="features", unit="batch"):
-            features = extract(batch["waveform"]).half().numpy()
+            features = batch["features"].numpy()
             first = len(self.details)
             if not first:
                 # One piece of memory for all: many small ones among the large ones of a batch would leave gaps.
@@ -270,9 +269,10 @@ def keep_features(
     if windows.mono:
         raise ValueError("keep_features does not go with mono clips, which sound from another direction each time")
     window_frames = round(window_seconds / FRAME_SECONDS)
-    collate_windows = partial(collate, window_frames=window_frames)
+    # In the workers, each on a core of its own: threads of this process would only stand in their way.
+    collate_windows = partial(collate_features, window_frames=window_frames, extract=extractor.features)
     batches = DataLoader(windows.dataset, batch_size=8, collate_fn=collate_windows, num_workers=num_workers)
-    return replace(windows, dataset=KeptFeatures(batches, window_frames, extractor.features))
+    return replace(windows, dataset=KeptFeatures(batches, window_frames))
 
 
 def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> list[Events]:
@@ -319,3 +319,11 @@ def collate(items: Sequence[dict], window_frames: int) -> dict:
         "events": Events.concatenate(events),
         **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
     }
+
+
+def collate_features(
+    items: Sequence[dict], window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]
+) -> dict:
+    """A batch as `collate` gives it, with `features` in half precision, which `extract` makes, for waveforms."""
+    batch = collate(items, window_frames)
+    return batch | {"features": extract(batch.pop("waveform")).half()}
