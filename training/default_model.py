@@ -246,7 +246,7 @@ neither in training nor in these scores; classes with too few recordings for one
 ## Limits
 
 - Its training was stopped when the time was up, not when it had learnt all it can: train it further with
-  `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=1
+  `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=2
   data.data_dir=sounds --output-dir runs/further`, and `python -m training.default_model runs/further`.
 - Simulated rooms and recordings of single sounds are not the world: expect less in real rooms, and no answer, or a
   wrong one, for sounds of other classes.
