@@ -25,13 +25,13 @@ SECONDS = 16.0
 # Sound, when it begins (s), its azimuth (degrees), or None for one that moves, and its level above the noise (dB).
 # None of them was used to train the model that comes with the package: they are of its recipe's test split.
 SOURCES = [
-    ("plucked_string/sonicpi-guit-em9.ogg", 0.6, 40.0, 26.0),
+    ("water/homedecor-homedecor-faucet.ogg", 0.6, 40.0, 24.0),
     ("bell/homedecor-homedecor-doorbell.ogg", 3.2, -120.0, 24.0),
-    ("wind_instrument/scratch-trumpet1.ogg", 5.3, None, 24.0),
-    ("drum/sonicpi-tabla-ghe5.ogg", 6.6, -45.0, 24.0),
-    ("water/homedecor-homedecor-faucet.ogg", 9.4, 160.0, 24.0),
-    ("plucked_string/sonicpi-guit-e-fifths.ogg", 10.6, 95.0, 24.0),
-    ("wind_instrument/scratch-trumpet2.ogg", 13.2, -20.0, 24.0),
+    ("footsteps/minetest-default-snow-footstep-1.ogg", 5.0, 150.0, 24.0),
+    ("water/homedecor-homedecor-toilet-flush.ogg", 5.6, None, 24.0),
+    ("drum/sonicpi-tabla-ghe5.ogg", 9.0, -45.0, 24.0),
+    ("wind_instrument/scratch-trumpet1.ogg", 10.4, 95.0, 24.0),
+    ("plucked_string/sonicpi-guit-em9.ogg", 12.2, -20.0, 26.0),
 ]
 RECIPE = Recipe(
     scene_seconds=SECONDS,

@@ -40,6 +40,15 @@ def real() -> Path:
 
 
 @pytest.fixture(scope="session")
+def events_folder() -> Path:
+    """The folder of isolated sounds, one sub-folder a class."""
+    folder = SHARED / "events"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def values(reference):
     """The module that remakes the published checkpoints and their inputs."""
     spec = importlib.util.spec_from_file_location("reference_values", reference / "values.py")

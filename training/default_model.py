@@ -83,15 +83,18 @@ def run_scenes(
 
 
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
-    """The threshold of each class, (classes,), at which its F-score is best; the median for classes without events."""
+    """The threshold of each class, (classes,), at which its SELD score is best; the median for classes without events.
+
+    The F-score alone would take many false alarms for a little recall, which the error rate in the SELD score forbids.
+    """
     count = model.config.num_labels
     scores = [
-        seld_scores(scenes.references, scenes.predictions(model, threshold), count)["classwise"]["F"]
+        seld_scores(scenes.references, scenes.predictions(model, threshold), count)["classwise"]["SELD"]
         for threshold in tqdm(THRESHOLDS, desc="thresholds")
     ]
     # The mean of three neighbours: a single best value owes much to chance.
     smooth = np.array([np.convolve(np.pad(f, 1, mode="edge"), np.ones(3) / 3, "valid") for f in np.transpose(scores)])
-    best = THRESHOLDS[smooth.argmax(1)]
+    best = THRESHOLDS[smooth.argmin(1)]
     heard = np.bincount(Events.concatenate(scenes.references).class_id, minlength=count) > 0
     return np.where(heard, best, np.median(best[heard])).round(2)
 
@@ -210,9 +213,9 @@ model-index:
 Says which of {len(labels)} sounds are in a first-order ambisonic recording, when, and from which direction, every
 100 ms: an HTS-AT with multi-ACCDOA of {model.num_parameters() / 1e6:.1f} M parameters, which runs on any CPU.
 
-It is small, and it was trained on synthetic scenes of these classes alone: {trained_on}. It shows what the
-package does and is a start for fine-tuning. It is no substitute for the published 170-class models, which
-`pseldnet-convert` makes ready for use.
+It is small, and it was trained on synthetic scenes of these classes alone: {trained_on}.
+It shows what the package does and is a start for fine-tuning. It is no substitute for the published 170-class models,
+which `pseldnet-convert` makes ready for use.
 
 - Input: four channels W, Y, Z, X (AmbiX, SN3D) at {model.config.sampling_rate} Hz, in windows of
   {model.config.window_seconds} s.
@@ -240,8 +243,9 @@ alike, tell more of the directions.
 
 ![What is reported where a source is](confusion.png)
 
-The threshold of each class was chosen on {VALIDATION_SCENES} scenes of a validation part, whose recordings are
-neither in training nor in these scores; classes with too few recordings for one have the median of the others.
+The threshold of each class, with its best SELD score, was chosen on {VALIDATION_SCENES} scenes of a validation part,
+whose recordings are neither in training nor in these scores; classes with too few recordings for one have the median
+of the others.
 
 ## Limits
 
