@@ -21,31 +21,30 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-@pytest.fixture(scope="session")
-def reference() -> Path:
-    """The folder of outputs of the published system."""
-    folder = SHARED / "reference"
+def shared_folder(name: str) -> Path:
+    """A folder beside the repository; a test that asks for it is skipped where it is absent."""
+    folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of outputs of the published system."""
+    return shared_folder("reference")
 
 
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The folder of real recordings."""
-    folder = SHARED / "real"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder
+    return shared_folder("real")
 
 
 @pytest.fixture(scope="session")
 def events_folder() -> Path:
     """The folder of isolated sounds, one sub-folder a class."""
-    folder = SHARED / "events"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder
+    return shared_folder("events")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,9 @@ class MuonAdamW(torch.optim.Optimizer):
         muon_learning_rate: of the weight matrices.
         learning_rate: of the other parameters.
         weight_decay: of all.
+
+    Raises:
+        ValueError: no weight matrix is trained.
     """
 
     def __init__(self, model: nn.Module, muon_learning_rate: float, learning_rate: float, weight_decay: float):

@@ -56,7 +56,7 @@ def test_silence_and_diffuse_noise_have_no_events(default):
 
 
 @pytest.fixture(scope="module")
-def held_out_scenes(events_folder, default):
+def held_out_scenes(events_folder):
     """Twenty scenes (4, samples) of sounds and rooms that were not in training."""
     recipe = read_recipe("default_model")
     recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=4))
