@@ -159,11 +159,31 @@ def frequency_shift(
     return features.gather(3, index), events
 
 
+def filter_augment(
+    features: Tensor, events: Events, num_frames: int, decibels: float = 6.0, points: int = 5
+) -> tuple[Tensor, Events]:
+    """Colours each example by a random filter, the same in all channels, which changes no direction.
+
+    Its gain is drawn within `decibels` up or down at so many places from the lowest to the highest mel bin, and linear
+    between them. Only the log spectra change, which are the first four channels; intensity is relative to energy.
+    Nam et al., "FilterAugment: An acoustic environmental data augmentation method" (ICASSP 2022).
+    """
+    batch_size, _, _, bins = features.shape
+    places = np.sort(torch.rand(batch_size, points).numpy(), axis=1)
+    places[:, 0], places[:, -1] = 0, 1
+    gains = decibels * (2 * torch.rand(batch_size, points) - 1).numpy()
+    gain = np.stack([np.interp(np.linspace(0, 1, bins), *knots) for knots in zip(places, gains, strict=True)])
+    coloured = features.clone()
+    coloured[:, :4] += torch.from_numpy(gain).to(features)[:, None, None]
+    return coloured, events
+
+
 WAVEFORM_METHODS = {"rotation": rotation, "wav_mix": wav_mix}
 FEATURE_METHODS = {
     "spec_augment": spec_augment,
     "crop": crop,
     "frequency_shift": frequency_shift,
+    "filter_augment": filter_augment,
     "track_mix": track_mix,
 }
 

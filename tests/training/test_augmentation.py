@@ -10,6 +10,7 @@ from modeling_pseldnet.rotations import ROTATION_PATTERNS
 from training.augmentation import (
     AugMix,
     crop,
+    filter_augment,
     frequency_shift,
     place_mono,
     polyphony,
@@ -223,6 +224,30 @@ def test_frequency_shift_moves_whole_spectra_and_reflects_them_at_the_edges():
     assert len(shift.unique()) > 15
 
 
+def test_a_random_filter_colours_all_channels_alike_and_leaves_directions():
+    features = torch.randn(50, 7, 21, 64)
+    kept = features.clone()
+    coloured, _ = filter_augment(features, Events.empty(), NUM_FRAMES, decibels=6.0, points=5)
+    assert torch.equal(features, kept)
+    assert torch.equal(coloured[:, 4:], features[:, 4:])
+    gain = coloured[:, :4] - features[:, :4]
+    torch.testing.assert_close(gain, gain[:, :1, :1].expand_as(gain), atol=1e-5, rtol=0)
+    assert gain.abs().max() <= 6.0 + 1e-5
+    assert gain[:, 0, 0].amax(1).mean() > 2
+    assert len(gain[:, 0, 0, 0].unique()) == 50
+
+
+def test_a_random_filter_on_features_is_one_on_the_sound():
+    extractor = PSELDNetFeatureExtractor()
+    waveform = plane_waves(moving_sources([0], [0]), 1)
+    features = extractor.features(waveform)
+    loud = extractor.features(2 * waveform)
+    torch.manual_seed(0)
+    coloured, _ = filter_augment(features, Events.empty(), NUM_FRAMES, decibels=6.0206, points=2)
+    assert coloured[:, :4].max() <= loud[:, :4].max() + 1e-3
+    torch.testing.assert_close(loud[:, 4:], coloured[:, 4:], atol=1e-4, rtol=0)
+
+
 def test_augmix_keeps_the_batch_beside_its_augmented_copies():
     extractor = PSELDNetFeatureExtractor()
     events = moving_sources([0, 50, 100], [0, 10, 20])
@@ -268,6 +293,7 @@ def test_all_methods_together_give_finite_features_and_at_most_three_sources():
         "spec_augment": {},
         "crop": {},
         "frequency_shift": {},
+        "filter_augment": {},
         "track_mix": {},
     }
     events = moving_sources([0, 50, 100, 150], [0, 10, 20, 30])
@@ -292,7 +318,7 @@ def test_a_seed_gives_the_same_batch_again():
 
 
 def test_a_batch_without_events_is_augmented_too():
-    methods = {name: {} for name in ("rotation", "wav_mix", "spec_augment", "crop", "frequency_shift", "track_mix")}
+    methods = {name: {} for name in ("rotation", "wav_mix", "spec_augment", "crop", "filter_augment", "track_mix")}
     features, found = AugMix(**methods)(
         torch.randn(2, 4, SAMPLES), Events.empty(), NUM_FRAMES, PSELDNetFeatureExtractor().features
     )
