@@ -23,9 +23,11 @@ default-model: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 default-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 default-model: $(VENV)/installed-dev
 	$(BIN)/pseldnet-train default_model/start --override data.data_dir=$(EVENTS) --resume
+	$(BIN)/pseldnet-train default_model/tracks --override data.data_dir=$(EVENTS) --resume
+	$(BIN)/pseldnet-train default_model/more --override data.data_dir=$(EVENTS) --resume
 	$(BIN)/pseldnet-train default_model/finish --override data.data_dir=$(EVENTS) --resume
 	$(BIN)/python -m training.default_model runs/default_model/finish --events $(EVENTS) \
-		--trained-on "20,000 scenes of ten seconds, each heard seven or eight times, turned, mirrored and shifted in pitch"
+		--trained-on "50,000 scenes of ten seconds, each heard four to ten times, turned, mirrored, shifted in pitch and coloured"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -6,7 +6,7 @@ of the test split.
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -25,6 +25,7 @@ from modeling_pseldnet.events import Events, angle_between, atomic_path
 from modeling_pseldnet.hub_folder import save_hub_folder
 from modeling_pseldnet.inference import decode_windows, evaluating
 from modeling_pseldnet.pretrained import load
+from modeling_pseldnet.tta import rotation_averaging
 
 from .data import RenderedScenes
 from .evaluate_files import format_scores
@@ -37,6 +38,7 @@ RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
 NOTHING = "nothing"
 
 Prediction = list[tuple[int, dict[str, np.ndarray]]]
+Predict = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,23 +64,22 @@ def _copied(windows: Prediction) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
 
 
 def run_scenes(
-    model: PSELDNetForSELD, extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int
+    predict: Predict, extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int
 ) -> Scenes:
-    """Renders scenes of a split and runs the model on them."""
+    """Renders scenes of a split and makes predictions of their features."""
     made = read_recipe(recipe)
     made = dataclasses.replace(made, rooms=dataclasses.replace(made.rooms, number=ROOMS))
     scene_set = SceneSet(made, sounds, seed=1, split=split)
     rendered = RenderedScenes(scene_set, count)
     references, outputs, rt60 = [], [], []
-    with evaluating(model):
-        for number in tqdm(range(count), desc=f"{split} scenes", unit="scene"):
-            item = rendered[number]
-            features = extractor.features(torch.from_numpy(item["waveform"])[None])
-            found = {name: values[0].numpy() for name, values in model.predict(features).items()}
-            found["peak"] = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
-            references.append(item["events"])
-            outputs.append([(0, found)])
-            rt60.append(scene_set.room(number % ROOMS).rt60)
+    for number in tqdm(range(count), desc=f"{split} scenes", unit="scene"):
+        item = rendered[number]
+        features = extractor.features(torch.from_numpy(item["waveform"])[None])
+        found = {name: values[0].numpy() for name, values in predict(features).items()}
+        found["peak"] = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
+        references.append(item["events"])
+        outputs.append([(0, found)])
+        rt60.append(scene_set.room(number % ROOMS).rt60)
     return Scenes(references, outputs, rt60)
 
 
@@ -156,8 +157,10 @@ def _row(name: str, scores: dict, jackknife: dict | None = None) -> str:
     return "| " + " | ".join([name, *map(text, ("F", "ER", "LE", "LR", "SELD"))]) + " |"
 
 
-def card(model: PSELDNetForSELD, test: Scenes, predictions: list[Events], trained_on: str) -> str:
-    """The model card, with the scores on the test scenes."""
+def card(
+    model: PSELDNetForSELD, test: Scenes, predictions: list[Events], averaged: list[Events], trained_on: str
+) -> str:
+    """The model card, with the scores on the test scenes; `averaged` are the predictions with `--tta`."""
     labels = list(model.config.id2label.values())
     overlap = [f"{np.bincount(events.frame).max(initial=0)}" for events in test.references]
     by_overlap = seld_scores(test.references, predictions, len(labels), groups=overlap, jackknife=True)
@@ -173,6 +176,8 @@ def card(model: PSELDNetForSELD, test: Scenes, predictions: list[Events], traine
         _row(name, by_overlap[mean], by_overlap["jackknife"][mean])
         for name, mean in (("all", "macro"), ("all, micro means", "micro"))
     ]
+    with_tta = seld_scores(test.references, averaged, len(labels), jackknife=True)
+    overlaps.append(_row("all, with `--tta`", with_tta["macro"], with_tta["jackknife"]["macro"]))
     reverberation = [_row(name, part["macro"]) for name, part in by_rt60["groups"].items()]
     thresholds = model.config.threshold
     classes = [
@@ -250,7 +255,7 @@ of the others.
 ## Limits
 
 - Its training was stopped when the time was up, not when it had learnt all it can: train it further with
-  `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=2
+  `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=4
   data.data_dir=sounds --output-dir runs/further`, and `python -m training.default_model runs/further`.
 - Simulated rooms and recordings of single sounds are not the world: expect less in real rooms, and no answer, or a
   wrong one, for sounds of other classes.
@@ -280,12 +285,15 @@ def finish(options: argparse.Namespace) -> None:
     sounds = sounds_from_folder(options.events, extractor.sampling_rate).measure()
     if list(sounds.class_names) != list(model.config.id2label.values()):
         raise ValueError(f"the classes in {options.events} are not those of {options.run}")
-    validation = run_scenes(model, extractor, sounds, options.scene_recipe, "validation", VALIDATION_SCENES)
+    scenes = extractor, sounds, options.scene_recipe
+    with evaluating(model):
+        validation = run_scenes(model.predict, *scenes, "validation", VALIDATION_SCENES)
+        test = run_scenes(model.predict, *scenes, "test", TEST_SCENES)
+        averaged = run_scenes(rotation_averaging(model, extractor), *scenes, "test", TEST_SCENES)
     thresholds = choose_thresholds(model, validation)
-    test = run_scenes(model, extractor, sounds, options.scene_recipe, "test", TEST_SCENES)
     predictions = test.predictions(model, thresholds)
     model.config.threshold = thresholds.tolist()
-    text = card(model, test, predictions, options.trained_on)
+    text = card(model, test, predictions, averaged.predictions(model, thresholds), options.trained_on)
     save_hub_folder(model, options.output, text, extractor)
     lighten(options.output)
     shares = confusion(test.references, predictions, model.config.num_labels)
