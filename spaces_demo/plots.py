@@ -122,7 +122,7 @@ def sphere(records: list[dict], styles: dict[str, Style]) -> go.Figure:
             "zaxis": hidden,
             "aspectmode": "cube",
             "dragmode": "orbit",
-            "camera": {"eye": {"x": -1.3, "y": 0.15, "z": 0.7}, "center": {"x": 0, "y": 0, "z": -0.03}},
+            "camera": {"eye": {"x": -1.5, "y": 0.17, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.03}},
         },
     )
     return figure
