@@ -79,7 +79,7 @@ def run_scenes(
         found["peak"] = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
         references.append(item["events"])
         outputs.append([(0, found)])
-        rt60.append(scene_set.room(number % ROOMS).rt60)
+        rt60.append(scene_set.room(number % scene_set.number_of_rooms).rt60)
     return Scenes(references, outputs, rt60)
 
 

@@ -14,12 +14,13 @@ from training.default_model import THRESHOLDS, confusion, main
 
 
 CLASSES = ["bell", "door", "rain"]
-SCENES = """\
+ROOMS = "rooms: {number: 1, rt60: [0.1, 0.2], positions: 3, paths: 0}"
+SCENES = f"""\
 scene_seconds: 1.0
 test_fraction: 0.34
 validation_fraction: 0.5
-rooms: {number: 1, rt60: [0.1, 0.2], positions: 3, paths: 0}
-events: {polyphony: {1: 1}, gap: [0.0, 0.2], moving: 0.0}
+{ROOMS}
+events: {{polyphony: {{1: 1}}, gap: [0.0, 0.2], moving: 0.0}}
 """
 TINY = {"window_seconds": 1, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
 
@@ -67,6 +68,21 @@ def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(progr
     for row in ("1 at a time", "all", "all, micro means", "all, with `--tta`", *CLASSES):
         assert f"\n| {row} |" in card
     assert (made / "confusion.png").stat().st_size > 1000
+
+
+def test_rooms_may_be_measured(program, tmp_path):
+    generator = np.random.default_rng(0)
+    decay = np.exp(-np.arange(4800) / 800)
+    rows = ["file,azimuth,elevation,distance"]
+    for azimuth in (0, 90, 180):
+        response = 0.05 * decay * generator.standard_normal((4, 4800))
+        response[:, 100] += [1, np.sin(np.radians(azimuth)), 0, np.cos(np.radians(azimuth))]
+        soundfile.write(tmp_path / f"{azimuth}.wav", 0.5 * response.T, 24000)
+        rows.append(f"{azimuth}.wav,{azimuth},0,1.5")
+    (tmp_path / "responses.csv").write_text("\n".join(rows))
+    rooms = f"rooms: {{measured: {tmp_path}}}"
+    (tmp_path / "scenes.yaml").write_text(SCENES.replace(ROOMS, rooms))
+    assert "\n| all |" in (program() / "README.md").read_text()
 
 
 def test_sounds_of_other_classes_are_an_error(program, tmp_path, capsys):
