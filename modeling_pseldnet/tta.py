@@ -2,28 +2,14 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
-from .rotations import ROTATION_PATTERNS, channel_rotation
+from .rotations import ROTATION_PATTERNS, feature_rotation
 
 
 PATTERNS = ROTATION_PATTERNS[16]
-
-
-def feature_rotation(patterns: np.ndarray) -> np.ndarray:
-    """Matrices (patterns, 3, 3) in x, y, z as those that turn the feature channels, (patterns, 7, 7).
-
-    The features are log-mel spectrograms, which know no sign, of W, Y, Z, X, and the intensity vector in Y, Z, X. They
-    turn with the sound field exactly, so that they need not be computed again.
-    """
-    channels = channel_rotation(patterns)
-    features = np.zeros((len(patterns), 7, 7), dtype=patterns.dtype)
-    features[:, :4, :4] = np.abs(channels)
-    features[:, 4:, 4:] = channels[:, 1:, 1:]
-    return features
 
 
 def rotation_averaging(
@@ -51,6 +37,7 @@ def rotation_averaging(
 
     def predict(input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         answers = []
+        # Features turn with the sound field exactly, so that they need not be computed again.
         for pattern, turn in zip(PATTERNS, feature_rotation(PATTERNS), strict=True):
             turned = torch.einsum("ij,bjtm->bitm", torch.from_numpy(turn).to(input_features), input_features)
             accdoa = model.predict(turned)["accdoa"]

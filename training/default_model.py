@@ -64,23 +64,24 @@ def _copied(windows: Prediction) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
 
 
 def run_scenes(
-    predict: Predict, extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int
-) -> Scenes:
-    """Renders scenes of a split and makes predictions of their features."""
+    extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int, *predicts: Predict
+) -> list[Scenes]:
+    """Renders scenes of a split, and makes of their features each of the predictions."""
     made = read_recipe(recipe)
     made = dataclasses.replace(made, rooms=dataclasses.replace(made.rooms, number=ROOMS))
     scene_set = SceneSet(made, sounds, seed=1, split=split)
     rendered = RenderedScenes(scene_set, count)
-    references, outputs, rt60 = [], [], []
+    references, rt60, outputs = [], [], [[] for _ in predicts]
     for number in tqdm(range(count), desc=f"{split} scenes", unit="scene"):
         item = rendered[number]
         features = extractor.features(torch.from_numpy(item["waveform"])[None])
-        found = {name: values[0].numpy() for name, values in predict(features).items()}
-        found["peak"] = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
+        peak = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
+        for predict, made_of_scenes in zip(predicts, outputs, strict=True):
+            found = {name: values[0].numpy() for name, values in predict(features).items()}
+            made_of_scenes.append([(0, {**found, "peak": peak})])
         references.append(item["events"])
-        outputs.append([(0, found)])
         rt60.append(scene_set.room(number % scene_set.number_of_rooms).rt60)
-    return Scenes(references, outputs, rt60)
+    return [Scenes(references, made_of_scenes, rt60) for made_of_scenes in outputs]
 
 
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
@@ -286,10 +287,10 @@ def finish(options: argparse.Namespace) -> None:
     if list(sounds.class_names) != list(model.config.id2label.values()):
         raise ValueError(f"the classes in {options.events} are not those of {options.run}")
     scenes = extractor, sounds, options.scene_recipe
+    averaging = rotation_averaging(model, extractor)
     with evaluating(model):
-        validation = run_scenes(model.predict, *scenes, "validation", VALIDATION_SCENES)
-        test = run_scenes(model.predict, *scenes, "test", TEST_SCENES)
-        averaged = run_scenes(rotation_averaging(model, extractor), *scenes, "test", TEST_SCENES)
+        (validation,) = run_scenes(*scenes, "validation", VALIDATION_SCENES, model.predict)
+        test, averaged = run_scenes(*scenes, "test", TEST_SCENES, model.predict, averaging)
     thresholds = choose_thresholds(model, validation)
     predictions = test.predictions(model, thresholds)
     model.config.threshold = thresholds.tolist()

@@ -6,14 +6,16 @@ from networks import scattered, tiny_config
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation
-from modeling_pseldnet.tta import feature_rotation, mean_of_tracks, rotation_averaging
+from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation, feature_rotation
+from modeling_pseldnet.tta import mean_of_tracks, rotation_averaging
 
 
 EXTRACTOR = PSELDNetFeatureExtractor()
 
 
 def network(output_format: str) -> PSELDNetForSELD:
+    # The biases keep some of their random initial values.
+    torch.manual_seed(0)
     return scattered(PSELDNetForSELD(tiny_config(output_format=output_format))).eval()
 
 

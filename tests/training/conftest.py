@@ -118,3 +118,19 @@ def tiny_overrides(tmp_path_factory):
         return [f"{key}={value}" for key, value in values.items()] + list(more)
 
     return overrides
+
+
+@pytest.fixture(scope="session")
+def write_recordings():
+    """Writes half a second of noise as each of three recordings of each class, in a folder a class."""
+
+    def write(folder, class_names):
+        generator = np.random.default_rng(0)
+        for name in class_names:
+            (folder / name).mkdir(parents=True)
+            for recording in ("first", "second", "third"):
+                noise = 0.1 * generator.standard_normal(SAMPLING_RATE // 2)
+                soundfile.write(folder / name / f"{recording}.wav", noise, SAMPLING_RATE)
+        return folder
+
+    return write

@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-import soundfile
 
 from training import data_efficiency
 from training.data_efficiency import METHODS, MONO, SHARES, main, recipe_of_run, split_classes, table
@@ -30,15 +28,9 @@ TINY = [
 
 
 @pytest.fixture
-def events(tmp_path):
+def events(tmp_path, write_recordings):
     """Six classes of three recordings."""
-    generator = np.random.default_rng(0)
-    for name in CLASSES:
-        (tmp_path / "events" / name).mkdir(parents=True)
-        for recording in ("first", "second", "third"):
-            noise = 0.1 * generator.standard_normal(12000)
-            soundfile.write(tmp_path / "events" / name / f"{recording}.wav", noise, 24000)
-    return tmp_path / "events"
+    return write_recordings(tmp_path / "events", CLASSES)
 
 
 @pytest.fixture

@@ -26,14 +26,9 @@ TINY = {"window_seconds": 1, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 
 
 
 @pytest.fixture
-def program(tmp_path, monkeypatch):
+def program(tmp_path, write_recordings, monkeypatch):
     """Runs the program on a new model and three recordings a class."""
-    generator = np.random.default_rng(0)
-    for name in CLASSES:
-        (tmp_path / "events" / name).mkdir(parents=True)
-        for recording in ("first", "second", "third"):
-            noise = 0.1 * generator.standard_normal(12000)
-            soundfile.write(tmp_path / "events" / name / f"{recording}.wav", noise, 24000)
+    write_recordings(tmp_path / "events", CLASSES)
     (tmp_path / "scenes.yaml").write_text(SCENES)
     config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)))
     PSELDNetForSELD(config).save_pretrained(tmp_path / "run")
