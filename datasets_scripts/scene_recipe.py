@@ -80,6 +80,8 @@ class EventRecipe:
         seconds: shortest and longest event; longer sounds are cut at random, shorter ones are played whole.
         snr: range of an event's level above the background noise, dB.
         class_balance: `"events"`, every class begins equally often, or `"seconds"`, every class sounds equally long.
+        sound_balance: `"sounds"`, every sound of a class is drawn equally often, or `"recordings"`, every recording.
+        playback: range of the rate at which sounds are played, 1 for their own; faster ones are shorter and higher.
         same_class: probability that an event beginning during another takes its class; in all other cases
             simultaneous events differ in class.
         separation: least angle between simultaneous events, degrees, where the room's positions allow it.
@@ -92,6 +94,8 @@ class EventRecipe:
     seconds: Range = (0.2, 8.0)
     snr: Range = (6.0, 30.0)
     class_balance: str = "events"
+    sound_balance: str = "sounds"
+    playback: Range = (1.0, 1.0)
     same_class: float = 0.1
     separation: float = 20.0
     moving: float = 0.5
@@ -101,6 +105,7 @@ class EventRecipe:
         _check_ranges(self, "gap", "seconds", least=0.0)
         _check_ranges(self, "snr", least=-60.0)
         _check_ranges(self, "speed", least=0.01)
+        _check_ranges(self, "playback", least=0.25, most=4.0)
         if not self.polyphony or min(self.polyphony) < 0 or min(self.polyphony.values()) < 0:
             raise ValueError("events.polyphony must map numbers of simultaneous events (from 0) to shares")
         if sum(self.polyphony.values()) <= 0:
@@ -109,6 +114,7 @@ class EventRecipe:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"events.{name} must be between 0 and 1")
         _check_choice("events.class_balance", self.class_balance, ("events", "seconds"))
+        _check_choice("events.sound_balance", self.sound_balance, ("sounds", "recordings"))
 
 
 @dataclass(frozen=True)

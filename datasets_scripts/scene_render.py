@@ -4,10 +4,11 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.fft
+from scipy.signal import resample_poly
 
 from datasets_scripts.scene_arrays import diffuse_field
 from datasets_scripts.scene_rooms import Room, pressure_energy
-from datasets_scripts.scene_spec import NOISE, Scene, SceneEvent, SceneSet
+from datasets_scripts.scene_spec import NOISE, PLAYBACK_STEPS, Scene, SceneEvent, SceneSet
 
 
 # Louder scenes are turned down to this peak, so that none clips.
@@ -104,11 +105,14 @@ def noise_start(scene: Scene, bank_samples: int) -> int:
 
 def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np.ndarray:
     """What an event plays: (length,) float32 of unit RMS, faded where the sound (samples,) is cut."""
-    signal = sound[event.offset : event.offset + event.length].astype(np.float32, copy=True)
+    source_stop = event.offset + event.source_length
+    signal = sound[event.offset : source_stop].astype(np.float32, copy=True)
+    if event.playback != PLAYBACK_STEPS:
+        signal = resample_poly(signal, PLAYBACK_STEPS, event.playback)[: event.length]
     ramp = np.linspace(0, 1, min(round(FADE_SECONDS * sampling_rate), event.length), dtype=np.float32)
     if event.offset > 0:
         signal[: len(ramp)] *= ramp
-    if event.offset + event.length < len(sound):
+    if source_stop < len(sound):
         signal[len(signal) - len(ramp) :] *= ramp[::-1]
     return signal / max(np.sqrt(np.mean(np.square(signal, dtype=np.float64))), 1e-9).astype(np.float32)
 

@@ -1,5 +1,6 @@
 """What happens in each scene, drawn from a recipe, a seed and the scene's number alone."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -15,6 +16,8 @@ from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vecto
 _MOST_DRAWS = 20
 _SILENT_NOISE_DB = -60.0
 _ROOMS, _SCENES, NOISE = range(3)
+# Playback rates are multiples of 1 / this, for which resampling is quick.
+PLAYBACK_STEPS = 40
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class SceneEvent:
         snr: level above the background noise, dB.
         path: number of the room's path it stands on or moves along.
         progress: where on the path it is at its start and its end, in points of the path.
+        playback: the rate at which the sound is played, in steps of 1 / `PLAYBACK_STEPS`.
     """
 
     sound: int
@@ -41,10 +45,16 @@ class SceneEvent:
     snr: float
     path: int
     progress: tuple[float, float]
+    playback: int = PLAYBACK_STEPS
 
     @property
     def stop(self) -> int:
         return self.start + self.length
+
+    @property
+    def source_length(self) -> int:
+        """Samples of the sound that it plays."""
+        return -(-self.length * self.playback // PLAYBACK_STEPS)
 
     def place(self, samples) -> np.ndarray:
         """Where on the path it is at these samples of the scene (n,), in points of the path (n,)."""
@@ -107,7 +117,8 @@ class SceneSet:
         self._by_class = [self._long_enough(numbers) for numbers in found]
         if not any(map(len, found)):
             raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")
-        weights = np.array([self._weight(numbers) for numbers in self._by_class])
+        self._sound_shares = [self._shares(numbers) for numbers in self._by_class]
+        weights = np.array([self._weight(class_id) for class_id in range(len(self._by_class))])
         self._class_shares = weights / weights.sum()
         self._rooms = lru_cache(maxsize=1024)(self._draw_room)
         self._measured = None
@@ -118,11 +129,20 @@ class SceneSet:
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
 
-    def _weight(self, numbers: np.ndarray) -> float:
+    def _shares(self, numbers: np.ndarray) -> np.ndarray | None:
+        """How often each sound of a class is drawn: `None` if all are equally often."""
+        if self.recipe.events.sound_balance == "sounds" or not len(numbers):
+            return None
+        recordings = [self.sounds.sounds[number].recording for number in numbers]
+        takes = Counter(recordings)
+        return np.array([1 / takes[recording] for recording in recordings]) / len(takes)
+
+    def _weight(self, class_id: int) -> float:
+        numbers, shares = self._by_class[class_id], self._sound_shares[class_id]
         if not len(numbers):
             return 0.0
         by_seconds = self.recipe.events.class_balance == "seconds"
-        return 1 / np.mean([self._longest(number) for number in numbers]) if by_seconds else 1.0
+        return 1 / np.average([self._longest(number) for number in numbers], weights=shares) if by_seconds else 1.0
 
     def _long_enough(self, numbers: np.ndarray) -> np.ndarray:
         shortest = self.recipe.events.seconds[0] * self.recipe.sampling_rate
@@ -132,8 +152,9 @@ class SceneSet:
             raise ValueError(f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s")
         return kept
 
-    def _longest(self, number: int) -> int:
-        return min(self.sounds.sounds[number].length, round(self.recipe.events.seconds[1] * self.recipe.sampling_rate))
+    def _longest(self, number: int, playback: int = PLAYBACK_STEPS) -> int:
+        length = self.sounds.sounds[number].length * PLAYBACK_STEPS // playback
+        return min(length, round(self.recipe.events.seconds[1] * self.recipe.sampling_rate))
 
     def sound_numbers(self) -> np.ndarray:
         """The sounds that scenes are drawn from."""
@@ -204,8 +225,9 @@ class SceneSet:
         same = bool(begun) and generator.random() < recipe.same_class
         for _ in range(_MOST_DRAWS):
             class_id = generator.choice(begun) if same else generator.choice(len(self._by_class), p=self._class_shares)
-            sound = int(generator.choice(self._by_class[class_id]))
-            length = min(self._longest(sound), self.recipe.scene_samples - start)
+            sound = int(generator.choice(self._by_class[class_id], p=self._sound_shares[class_id]))
+            playback = self._draw_playback(generator, sound)
+            length = min(self._longest(sound, playback), self.recipe.scene_samples - start)
             overlapping = [other for other in others if other.start < start + length and start < other.stop]
             if sound in {other.sound for other in overlapping}:
                 continue
@@ -213,10 +235,19 @@ class SceneSet:
                 break
         else:
             return None
-        offset = int(generator.integers(self.sounds.sounds[sound].length - length + 1))
+        draft = SceneEvent(sound, int(class_id), track, start, length, 0, 0.0, -1, (0.0, 0.0), playback)
+        offset = int(generator.integers(self.sounds.sounds[sound].length - draft.source_length + 1))
         snr = float(generator.uniform(*recipe.snr))
-        draft = SceneEvent(sound, int(class_id), track, start, length, offset, snr, -1, (0.0, 0.0))
-        return self._place(generator, room, draft, overlapping)
+        return self._place(generator, room, replace(draft, offset=offset, snr=snr), overlapping)
+
+    def _draw_playback(self, generator, sound: int) -> int:
+        """A rate of the recipe, in steps, but not so fast that the sound becomes shorter than an event may be."""
+        recipe = self.recipe.events
+        if recipe.playback == (1.0, 1.0):
+            return PLAYBACK_STEPS
+        rate = np.exp(generator.uniform(*np.log(recipe.playback)))
+        fastest = self.sounds.sounds[sound].length / max(1, round(recipe.seconds[0] * self.recipe.sampling_rate))
+        return max(1, min(round(rate * PLAYBACK_STEPS), int(fastest * PLAYBACK_STEPS)))
 
     def _place(self, generator, room: Room, draft: SceneEvent, overlapping: list[SceneEvent]) -> SceneEvent:
         """The event on a path that keeps it apart from simultaneous events, or as far apart as the room allows."""

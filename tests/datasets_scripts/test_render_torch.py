@@ -33,12 +33,14 @@ def sounds():
     return SoundBank("memory", ("hiss", "rattle"), sounds, RATE, open_clip)
 
 
-def scene_set(sounds, moving=0.5, rotation="none", noise=(-60.0, -45.0), rt60=(0.2, 0.8), seconds=4.0):
+def scene_set(
+    sounds, moving=0.5, rotation="none", noise=(-60.0, -45.0), rt60=(0.2, 0.8), seconds=4.0, playback=(1.0, 1.0)
+):
     recipe = Recipe(
         scene_seconds=seconds,
         rotation=rotation,
         rooms=RoomRecipe(number=2, positions=4, paths=2, path_step=0.1, rt60=rt60, size=((4, 5), (4, 5), (2.5, 3))),
-        events=EventRecipe(moving=moving, gap=(0.0, 0.5), seconds=(0.2, 1.5)),
+        events=EventRecipe(moving=moving, gap=(0.0, 0.5), seconds=(0.2, 1.5), playback=playback),
         noise=NoiseRecipe(noise),
     )
     return SceneSet(recipe, sounds)
@@ -53,9 +55,10 @@ def scene_set(sounds, moving=0.5, rotation="none", noise=(-60.0, -45.0), rt60=(0
         ("foa", {"moving": 0.5, "rotation": "yaw"}),
         ("foa", {"moving": 0.5, "noise": (-15.0, -12.0)}),
         ("foa", {"moving": 0.5, "noise": None, "rt60": (1.0, 1.2)}),
+        ("foa", {"moving": 0.5, "playback": (0.5, 2.0)}),
         ("mic", {"moving": 0.5}),
     ],
-    ids=["static", "moving", "turned", "loud", "without noise", "mic"],
+    ids=["static", "moving", "turned", "loud", "without noise", "slower and faster", "mic"],
 )
 def test_torch_renders_what_numpy_renders(sounds, device, array, recipe):
     made = scene_set(sounds, **recipe)

@@ -47,6 +47,8 @@ def test_an_empty_recipe_is_the_default(write_text, tmp_path):
         ("sampling_rate: 24k", "sampling_rate is '24k'"),
         ("scene_seconds: [", "while parsing"),
         ("rotation: pitch", "rotation is 'pitch'"),
+        ("events: {playback: [0.0, 1.0]}", r"playback is \(0.0, 1.0\)"),
+        ("events: {sound_balance: classes}", "sound_balance is 'classes', expected one of sounds, recordings"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named_with_the_file(write_text, tmp_path, text, message):
@@ -58,5 +60,7 @@ def test_mistakes_in_a_recipe_are_named_with_the_file(write_text, tmp_path, text
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are():
-    with pytest.raises(FileNotFoundError, match=r"no recipe 'nosuch'.*default, default_model, on_the_fly"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no recipe 'nosuch'.*default, default_model, default_model_varied, on_the_fly"
+    ):
         read_recipe("nosuch")

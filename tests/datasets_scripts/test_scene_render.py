@@ -8,7 +8,7 @@ from scipy.signal import fftconvolve
 from datasets_scripts.scene_recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
 from datasets_scripts.scene_render import PEAK, Renderer, event_signal, path_weights
 from datasets_scripts.scene_sounds import sounds_from_folder
-from datasets_scripts.scene_spec import SceneEvent, SceneSet
+from datasets_scripts.scene_spec import PLAYBACK_STEPS, SceneEvent, SceneSet
 from datasets_scripts.scene_verify import verify
 
 
@@ -143,6 +143,17 @@ def test_cut_sounds_are_faded_and_whole_sounds_are_not():
     np.testing.assert_allclose(whole, 1, rtol=1e-6)
     assert (cut[0], cut[-1]) == (0, 0)
     assert np.mean(cut**2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rate", [0.75, 1.5])
+def test_a_sound_played_faster_is_higher_and_shorter(rate):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
+    event = replace(moving_event(length=int(len(tone) / rate)), playback=round(rate * PLAYBACK_STEPS))
+    played = event_signal(event, tone, RATE)
+    assert len(played) == event.length
+    assert event.source_length == len(tone)
+    expected = np.sqrt(2) * np.sin(2 * np.pi * 1000 * rate * np.arange(event.length) / RATE)
+    np.testing.assert_allclose(played[100:-100], expected[100:-100], atol=0.02)
 
 
 def test_labels_of_every_kind_of_event_point_at_its_sound(make):

@@ -8,7 +8,7 @@ import pytest
 
 from datasets_scripts.scene_recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
 from datasets_scripts.scene_sounds import Sound, SoundBank
-from datasets_scripts.scene_spec import SceneSet, position_at, scene_set_from_dict
+from datasets_scripts.scene_spec import PLAYBACK_STEPS, SceneSet, position_at, scene_set_from_dict
 from modeling_pseldnet.events import angle_between, vector_to_direction
 
 
@@ -113,6 +113,31 @@ def test_classes_are_balanced_in_events_or_in_seconds(balance):
     weights = [1 if balance == "events" else event.length for event in events]
     totals = np.bincount([event.class_id for event in events], weights)
     assert totals / totals.mean() == pytest.approx(1, abs=0.35)
+
+
+@pytest.mark.parametrize(("balance", "share"), [("sounds", 0.75), ("recordings", 0.25)])
+def test_sounds_or_recordings_of_a_class_are_drawn_equally_often(balance, share):
+    """Nine of twelve sounds are takes of one recording of four."""
+    names = ["many"] * 9 + ["one", "two", "three"]
+    sounds = tuple(Sound(f"{n}.wav", 0, name, 0, RATE) for n, name in enumerate(names))
+    bells = SoundBank("memory", ("bell",), sounds, RATE, str)
+    made = scene_set(sounds=bells, polyphony={1: 1.0}, gap=(0.0, 0.0), sound_balance=balance)
+    drawn = [names[event.sound] for index in range(30) for event in made.scene(index).events]
+    assert drawn.count("many") / len(drawn) == pytest.approx(share, abs=0.08)
+
+
+def test_sounds_are_played_at_rates_of_the_recipe_and_last_accordingly():
+    made = scene_set(playback=(0.5, 1.5), seconds=(0.4, 3.0), polyphony={1: 1.0})
+    events = [event for index in range(40) for event in made.scene(index).events]
+    rates = np.array([event.playback for event in events]) / PLAYBACK_STEPS
+    assert rates.min() < 0.6
+    assert rates.max() > 1.4
+    for event, rate in zip(events, rates, strict=True):
+        whole = made.sounds.sounds[event.sound].length
+        left = made.recipe.scene_samples - event.start
+        assert event.length == pytest.approx(min(whole / rate, 3 * RATE, left), abs=1)
+        assert 0 <= event.offset <= whole - event.source_length
+        assert event.length >= 0.4 * RATE or event.stop == made.recipe.scene_samples
 
 
 def test_train_and_test_scenes_share_no_recording_and_no_room():
