@@ -21,6 +21,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Networks of tests are the same in every run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 def shared_folder(name: str) -> Path:
     """A folder beside the repository; a test that asks for it is skipped where it is absent."""
     folder = SHARED / name
