@@ -25,9 +25,10 @@ default-model: $(VENV)/installed-dev
 	$(BIN)/pseldnet-train default_model/start --override data.data_dir=$(EVENTS) --resume
 	$(BIN)/pseldnet-train default_model/tracks --override data.data_dir=$(EVENTS) --resume
 	$(BIN)/pseldnet-train default_model/more --override data.data_dir=$(EVENTS) --resume
+	$(BIN)/pseldnet-train default_model/coloured --override data.data_dir=$(EVENTS) --resume
 	$(BIN)/pseldnet-train default_model/finish --override data.data_dir=$(EVENTS) --resume
 	$(BIN)/python -m training.default_model runs/default_model/finish --events $(EVENTS) \
-		--trained-on "50,000 scenes of ten seconds, each heard four to ten times, turned, mirrored, shifted in pitch and coloured"
+		--trained-on "65,000 scenes of ten seconds, each heard four to fourteen times, turned, mirrored, shifted in pitch and coloured"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

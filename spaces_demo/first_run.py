@@ -44,6 +44,7 @@ def main(output: Path = Path("outputs/demo")) -> int:
         f"\nAgainst the truth: F20 {scores['F']:.2f} (sound and direction right within 20°), error rate"
         f" {scores['ER']:.2f}, localization error {scores['LE']:.0f}°, recall {scores['LR']:.2f}"
     )
+    print("(An easier scene than most: what the model does on others is in its card.)")
     print(f"Its events: {output / 'scene.csv'}, scene.json; the picture: {output / 'scene.png'}")
     print("For recordings of your own: pseldnet-predict RECORDING.wav --plot, or the page that pseldnet-demo opens.")
     return 0

@@ -227,7 +227,7 @@ which `pseldnet-convert` makes ready for use.
   {model.config.window_seconds} s.
 - Classes: {", ".join(labels)}.
 - Trained on sounds of ESC-10, LibriSpeech, tonejs-instruments, Berklee, CC-Sounds and other collections under free
-  licences, placed in simulated rooms by the recipe `default_model` of `pseldnet-synthesize`.
+  licences, placed in simulated rooms by `pseldnet-synthesize` (recipes `default_model` and `default_model_varied`).
 
 ## Scores
 
@@ -256,7 +256,7 @@ of the others.
 ## Limits
 
 - Its training was stopped when the time was up, not when it had learnt all it can: train it further with
-  `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=4
+  `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=5
   data.data_dir=sounds --output-dir runs/further`, and `python -m training.default_model runs/further`.
 - Simulated rooms and recordings of single sounds are not the world: expect less in real rooms, and no answer, or a
   wrong one, for sounds of other classes.
