@@ -257,7 +257,8 @@ of the others.
 
 - Its training was stopped when the time was up, not when it had learnt all it can: train it further with
   `pseldnet-train default_model/finish --override model.pretrained=modeling_pseldnet/default_model data.train.seed=5
-  data.data_dir=sounds --output-dir runs/further`, and `python -m training.default_model runs/further`.
+  data.data_dir=sounds --output-dir runs/further`, and
+  `python -m training.default_model runs/further --events sounds --trained-on "what it was trained on"`.
 - Simulated rooms and recordings of single sounds are not the world: expect less in real rooms, and no answer, or a
   wrong one, for sounds of other classes.
 - Many classes come from few recordings: pianos, keyboards and keys of other makes may not be known again.
