@@ -178,18 +178,28 @@ class Recipe:
 def read_recipe(source: str | os.PathLike) -> Recipe:
     """Reads a recipe: a YAML file, or the name of one that comes with the package, such as `"default"`.
 
+    Under `inherits` it may name the recipe whose values it keeps where it has none, by path, seen from its own folder,
+    or by name.
+
     Raises:
         ValueError: the file is no YAML mapping, has an unknown key or a value out of range; the message names it.
         FileNotFoundError: neither a file nor a known name.
     """
-    path = Path(source)
-    if not path.is_file():
-        path = RECIPE_FOLDER / f"{source}.yaml"
-    if not path.is_file():
+    return _read(source, Path(), ())
+
+
+def _read(source: str | os.PathLike, folder: Path, above: tuple[Path, ...]) -> Recipe:
+    path = next(filter(Path.is_file, (folder / source, RECIPE_FOLDER / f"{source}.yaml")), None)
+    if path is None:
         known = ", ".join(sorted(file.stem for file in RECIPE_FOLDER.glob("*.yaml")))
         raise FileNotFoundError(f"no recipe {str(source)!r}: give a YAML file, or one of {known}")
+    if path in above:
+        raise ValueError(f"{path} inherits itself")
     try:
-        return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        inherits = values.pop("inherits", None) if isinstance(values, dict) else None
+        parent = Recipe() if inherits is None else _read(inherits, path.parent, (*above, path))
+        return _build(parent, values, "")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 

@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import yaml
@@ -24,6 +24,21 @@ def test_what_a_recipe_leaves_out_keeps_its_default(write_text, tmp_path):
     assert recipe.events.polyphony == {2: 1.0}
     assert recipe.noise.level is None
     assert recipe.rooms == Recipe().rooms
+
+
+def test_a_recipe_keeps_what_it_inherits(write_text, tmp_path):
+    write_text(tmp_path / "mine.yaml", "inherits: default_model\nevents: {polyphony: {1: 1.0}}")
+    path = write_text(tmp_path / "more" / "other.yaml", "inherits: ../mine.yaml\nrooms: {number: 3}")
+    known, made = read_recipe("default_model"), read_recipe(path)
+    events = replace(known.events, polyphony={1: 1.0})
+    assert made == replace(known, events=events, rooms=replace(known.rooms, number=3))
+
+
+def test_recipes_that_inherit_each_other_are_refused(write_text, tmp_path):
+    path = write_text(tmp_path / "a.yaml", "inherits: b.yaml")
+    write_text(tmp_path / "b.yaml", "inherits: a.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml inherits itself"):
+        read_recipe(path)
 
 
 def test_an_empty_recipe_is_the_default(write_text, tmp_path):
