@@ -152,6 +152,10 @@ class SceneSet:
             raise ValueError(f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s")
         return kept
 
+    @property
+    def _shortest(self) -> int:
+        return max(1, round(self.recipe.events.seconds[0] * self.recipe.sampling_rate))
+
     def _longest(self, number: int, playback: int = PLAYBACK_STEPS) -> int:
         length = self.sounds.sounds[number].length * PLAYBACK_STEPS // playback
         return min(length, round(self.recipe.events.seconds[1] * self.recipe.sampling_rate))
@@ -206,8 +210,7 @@ class SceneSet:
         return Scene(index, room_number, noise_level, noise_start, yaw, tuple(events))
 
     def _draw_layer(self, generator, room: Room, track: int, others: tuple[SceneEvent, ...]) -> list[SceneEvent]:
-        rate, total = self.recipe.sampling_rate, self.recipe.scene_samples
-        shortest = max(1, round(self.recipe.events.seconds[0] * rate))
+        rate, total, shortest = self.recipe.sampling_rate, self.recipe.scene_samples, self._shortest
         layer = []
         # A first pause of any length, so that layers do not begin together.
         start = round(generator.uniform(0, self.recipe.events.gap[1]) * rate)
@@ -242,12 +245,12 @@ class SceneSet:
 
     def _draw_playback(self, generator, sound: int) -> int:
         """A rate of the recipe, in steps, but not so fast that the sound becomes shorter than an event may be."""
-        recipe = self.recipe.events
-        if recipe.playback == (1.0, 1.0):
+        playback = self.recipe.events.playback
+        if playback == (1.0, 1.0):
             return PLAYBACK_STEPS
-        rate = np.exp(generator.uniform(*np.log(recipe.playback)))
-        fastest = self.sounds.sounds[sound].length / max(1, round(recipe.seconds[0] * self.recipe.sampling_rate))
-        return max(1, min(round(rate * PLAYBACK_STEPS), int(fastest * PLAYBACK_STEPS)))
+        rate = np.exp(generator.uniform(*np.log(playback)))
+        fastest = self.sounds.sounds[sound].length * PLAYBACK_STEPS // self._shortest
+        return min(round(rate * PLAYBACK_STEPS), fastest)
 
     def _place(self, generator, room: Room, draft: SceneEvent, overlapping: list[SceneEvent]) -> SceneEvent:
         """The event on a path that keeps it apart from simultaneous events, or as far apart as the room allows."""
