@@ -66,7 +66,6 @@ def test_converted_checkpoints_give_the_outputs_of_the_published_network(
 @pytest.mark.parametrize("output_format", FORMATS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_encoder_trains_with_every_format_and_survives_saving_bitwise(encoder, output_format, tmp_path):
-    torch.manual_seed(0)
     model = PSELDNetForSELD(config_of(encoder, output_format=output_format, window_seconds=1)).train()
     inputs, labels = features(101), labels_for(model, 10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -14,8 +14,6 @@ EXTRACTOR = PSELDNetFeatureExtractor()
 
 
 def network(output_format: str) -> PSELDNetForSELD:
-    # The biases keep some of their random initial values.
-    torch.manual_seed(0)
     return scattered(PSELDNetForSELD(tiny_config(output_format=output_format))).eval()
 
 

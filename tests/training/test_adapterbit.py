@@ -203,7 +203,6 @@ def test_a_learnable_scale_is_trained_and_saved(tmp_path):
 @pytest.mark.parametrize("position", ["attention", "mlp"])
 def test_the_bottleneck_is_after_the_attention_and_beside_the_mlp(position):
     """After: o + s·up(gelu(down(o))) of the output o; beside: mlp(x) + s·up(gelu(down(x))) of the input x."""
-    torch.manual_seed(0)
     block = nn.ModuleDict(
         {"attention": nn.ModuleDict({"o_proj": nn.Linear(6, 6)}), "mlp": nn.Sequential(nn.Linear(6, 6))}
     )

@@ -27,11 +27,6 @@ NUM_FRAMES = 20
 SAMPLES = NUM_FRAMES * 2400
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def moving_sources(azimuths, elevations, num_sources=1):
     """A batch whose examples have `num_sources` sources, turning by 3° a frame; frames count on over the batch."""
     examples = np.repeat(np.arange(len(azimuths)), NUM_FRAMES)

@@ -14,7 +14,6 @@ SIZES = {"window_seconds": 1, "spec_size": 128, "embed_dim": 8, "depths": [1, 1]
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
     return PSELDNetForSELD(PSELDNetConfig(id2label={0: "a", 1: "b"}, drop_path_rate=0.0, **SIZES)).train()
 
 
