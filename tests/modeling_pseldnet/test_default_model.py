@@ -55,6 +55,14 @@ def test_silence_and_diffuse_noise_have_no_events(default):
     assert len(detect(*default, (pink, 24000))) == 0
 
 
+def test_a_cough_in_a_measured_room_is_found_when_and_where_it_was(default, real):
+    events = detect(*default, real / "tau2019_split1_ir0_ov1_1.wav")
+    off = angle_between(events.vector, direction_to_vector(np.array(-10.0), np.array(-10.0)))
+    assert len(events) >= 4
+    assert events.frame.min() in (3, 4)
+    assert off.max() < 15
+
+
 @pytest.fixture(scope="module")
 def held_out_scenes(events_folder):
     """Twenty scenes (4, samples) of sounds and rooms that were not in training."""
