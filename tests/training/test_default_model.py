@@ -33,7 +33,7 @@ def program(tmp_path, write_recordings, monkeypatch):
     config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)))
     PSELDNetForSELD(config).save_pretrained(tmp_path / "run")
     PSELDNetFeatureExtractor().save_pretrained(tmp_path / "run")
-    for name in ("VALIDATION_SCENES", "TEST_SCENES", "ROOMS"):
+    for name in ("VALIDATION_SCENES", "TEST_SCENES", "TRAINING_SCENES", "ROOMS"):
         monkeypatch.setattr(default_model, name, 4)
 
     def program():
@@ -60,7 +60,8 @@ def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(progr
     assert {values.dtype for values in weights if values.is_floating_point()} == {torch.float16}
     card = (made / "README.md").read_text()
     assert "of these classes alone: nothing at all." in card
-    for row in ("1 at a time", "all", "all, micro means", "all, with `--tta`", *CLASSES):
+    rows = ["1 at a time", "all", "1 at a time, with `--tta`", "all, with `--tta`"]
+    for row in (*rows, "all, micro means", "all, of sounds of training", *CLASSES):
         assert f"\n| {row} |" in card
     assert (made / "confusion.png").stat().st_size > 1000
 
