@@ -158,32 +158,38 @@ def _row(name: str, scores: dict, jackknife: dict | None = None) -> str:
     return "| " + " | ".join([name, *map(text, ("F", "ER", "LE", "LR", "SELD"))]) + " |"
 
 
-def card(model: PSELDNetForSELD, test: Scenes, averaged: Scenes, known: Scenes, trained_on: str) -> str:
+def card(
+    model: PSELDNetForSELD,
+    test: Scenes,
+    predictions: list[Events],
+    averaged: list[Events],
+    known: dict,
+    trained_on: str,
+) -> str:
     """The model card, with the scores on the test scenes.
 
     Args:
-        averaged: the test scenes with `--tta`.
-        known: scenes of sounds of training.
+        predictions, averaged: the events found in the test scenes, without and with `--tta`.
+        known: the macro scores on sounds of training.
         trained_on: what the training was.
     """
-    labels, thresholds = list(model.config.id2label.values()), np.array(model.config.threshold)
-
-    def scores(scenes: Scenes, **options) -> dict:
-        return seld_scores(scenes.references, scenes.predictions(model, thresholds), len(labels), **options)
-
+    labels, thresholds = list(model.config.id2label.values()), model.config.threshold
     overlap = [f"{np.bincount(events.frame).max(initial=0)}" for events in test.references]
-    by_overlap = scores(test, groups=overlap, jackknife=True)
-    by_rt60 = scores(test, groups=[band(seconds) for seconds in test.rt60])
+    by_overlap, with_tta = (
+        seld_scores(test.references, found, len(labels), groups=overlap, jackknife=True)
+        for found in (predictions, averaged)
+    )
+    by_rt60 = seld_scores(test.references, predictions, len(labels), groups=[band(seconds) for seconds in test.rt60])
     print(format_scores({**by_overlap, "num_classes": len(labels), "overlap": by_overlap["groups"]}, by="overlap"))
     heading = "| {} | F20 | ER20 | LE | LR | SELD |\n|---|---|---|---|---|---|"
     overlaps = [
         _row(f"all{how}" if name == "all" else f"{name} at a time{how}", part["macro"], part["jackknife"]["macro"])
-        for how, found in (("", by_overlap), (", with `--tta`", scores(averaged, groups=overlap, jackknife=True)))
-        for name, part in {**found["groups"], "all": found}.items()
+        for how, scores in (("", by_overlap), (", with `--tta`", with_tta))
+        for name, part in {**scores["groups"], "all": scores}.items()
         if name != "0"
     ]
     overlaps.append(_row("all, micro means", by_overlap["micro"], by_overlap["jackknife"]["micro"]))
-    overlaps.append(_row("all, of sounds of training", scores(known)["macro"]))
+    overlaps.append(_row("all, of sounds of training", known))
     reverberation = [_row(name, part["macro"]) for name, part in by_rt60["groups"].items()]
     classes = [
         f"| {label} | {by_overlap['classwise']['F'][n]:.2f} | {by_overlap['classwise']['LE'][n]:.0f}° |"
@@ -300,9 +306,12 @@ def finish(options: argparse.Namespace) -> None:
         (known,) = run_scenes(*scenes, "train", TRAINING_SCENES, model.predict)
     thresholds = choose_thresholds(model, validation)
     model.config.threshold = thresholds.tolist()
-    save_hub_folder(model, options.output, card(model, test, averaged, known, options.trained_on), extractor)
+    predictions, with_tta, of_known = (scenes.predictions(model, thresholds) for scenes in (test, averaged, known))
+    known_scores = seld_scores(known.references, of_known, model.config.num_labels)["macro"]
+    text = card(model, test, predictions, with_tta, known_scores, options.trained_on)
+    save_hub_folder(model, options.output, text, extractor)
     lighten(options.output)
-    shares = confusion(test.references, test.predictions(model, thresholds), model.config.num_labels)
+    shares = confusion(test.references, predictions, model.config.num_labels)
     plot_confusion(shares, list(sounds.class_names), options.output / "confusion.png")
 
 
