@@ -300,6 +300,10 @@ class SELDTrainer(Trainer):
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            # Of several processes only one writes to the folder, which it takes away when it has done so.
+            super()._save(output_dir, state_dict)
+            return
         with self._staged(Path(output_dir or self.args.output_dir), "the model") as staging:
             if isinstance(self.model, PeftModel):
                 # An adapter is for other classes than the model it is trained on.

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, TrainerCallback
+from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, TrainerCallback, TrainingArguments
 
 from modeling_pseldnet import PSELDNetForSELD, detect
 from modeling_pseldnet.events import read_csv
@@ -180,6 +180,16 @@ def test_two_processes_give_the_weights_and_scores_of_one(train, symmetric_data,
             assert shared[name] == pytest.approx(alone[name], abs=1e-6), name
     assert finished.stdout.count("pseldnets, 8 recordings") == 1
     assert len(list((two / "predictions").rglob("*.csv"))) == len(trainer.predictions) == 8
+
+
+def test_a_process_that_is_not_to_save_leaves_the_folder_of_the_model_to_the_one_that_is(train, tmp_path, monkeypatch):
+    trainer = train(only_evaluate=True)
+    monkeypatch.setattr(TrainingArguments, "should_save", False)
+    trainer.save_model(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    monkeypatch.undo()
+    trainer.save_model(tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").exists()
 
 
 def test_the_best_model_by_seld_score_is_kept_and_the_schedule_steps(train, tmp_path):
