@@ -252,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(130, "interrupted: the same command with --resume goes on from the last checkpoint\n")
     if trainer.is_world_process_zero():
         print(trainer.score_table())
+    # A process that leaves while others still talk to it may be aborted.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
