@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
-EVENTS ?= events
+SOUNDS ?= sounds
 
 .PHONY: demo test bench lint clean default-model
 
@@ -16,18 +16,18 @@ test: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# Trains the model that comes with the package anew, on the isolated sounds in EVENTS, and puts it in its place.
+# Trains the model that comes with the package anew, on the isolated sounds in SOUNDS, and puts it in its place.
 # Interrupted, it goes on from the last checkpoint. Memory that is freed stays with the process, as batches take it
 # again at once.
 default-model: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 default-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 default-model: $(VENV)/installed-dev
-	$(BIN)/pseldnet-train default_model/start --override data.data_dir=$(EVENTS) --resume
-	$(BIN)/pseldnet-train default_model/tracks --override data.data_dir=$(EVENTS) --resume
-	$(BIN)/pseldnet-train default_model/more --override data.data_dir=$(EVENTS) --resume
-	$(BIN)/pseldnet-train default_model/coloured --override data.data_dir=$(EVENTS) --resume
-	$(BIN)/pseldnet-train default_model/finish --override data.data_dir=$(EVENTS) --resume
-	$(BIN)/python -m training.default_model runs/default_model/finish --events $(EVENTS) \
+	$(BIN)/pseldnet-train default_model/start --override data.data_dir=$(SOUNDS) --resume
+	$(BIN)/pseldnet-train default_model/tracks --override data.data_dir=$(SOUNDS) --resume
+	$(BIN)/pseldnet-train default_model/more --override data.data_dir=$(SOUNDS) --resume
+	$(BIN)/pseldnet-train default_model/coloured --override data.data_dir=$(SOUNDS) --resume
+	$(BIN)/pseldnet-train default_model/finish --override data.data_dir=$(SOUNDS) --resume
+	$(BIN)/python -m training.experiments.default_model runs/default_model/finish --sounds $(SOUNDS) \
 		--trained-on "65,000 scenes of ten seconds, each heard four to fourteen times, turned, mirrored, shifted in pitch and coloured"
 
 lint: $(VENV)/installed-dev

@@ -17,8 +17,8 @@ from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .inference import detect
 from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
-from .pretrained import DEFAULT_MODEL
-from .transfer import load_for_transfer
+from .tools.loading import DEFAULT_MODEL
+from .tools.transfer import load_for_transfer
 
 
 AutoConfig.register("pseldnet", PSELDNetConfig)

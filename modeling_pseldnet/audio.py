@@ -12,7 +12,7 @@ import soundfile
 import torch
 from torchaudio.transforms import Resample
 
-from .a_format import a_to_b_matrix
+from .ambisonics import a_to_b_matrix
 
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
@@ -47,8 +47,8 @@ class Recording:
             - `"ambix"`: W, Y, Z, X, SN3D.
             - `"fuma"`: W, X, Y, Z, W 3 dB down; read as AmbiX.
             - `"aformat"`: the cardioid capsules of a tetrahedral microphone in the order front left up, front right
-              down, back left down, back right up; read as AmbiX, by [`a_format.a_to_b_format`], which says how far up
-              in frequency that goes.
+              down, back left down, back right up; read as AmbiX, by [`a_to_b_format`], which says how far up in
+              frequency that goes.
             - `"array"`: a tetrahedral microphone array, read as it is, for features of arrays.
             - `"mono"`: one channel.
 

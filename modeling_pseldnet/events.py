@@ -5,12 +5,13 @@ Axes: x front, y left, z up. Azimuth is counter-clockwise from the front in (-18
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+
+from .files import write_atomically
 
 
 FRAME_SECONDS = 0.1
@@ -184,21 +185,3 @@ def write_csv(path: str | os.PathLike, events: Events) -> None:
     rows = zip(*(column.tolist() for column in columns), strict=True)
     text = "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
     write_atomically(path, text)
-
-
-def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes a text so that no reader sees half a file."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name in the same folder to write to; what is there at the end takes the name of `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

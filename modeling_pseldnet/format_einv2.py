@@ -1,7 +1,7 @@
-"""EINV2: three tracks, each with the class that sounds on it and a direction of arrival.
+"""EINV2 and SEDDOA: three tracks, each with the class that sounds on it and a direction of arrival.
 
 Cao et al., "An improved event-independent network for polyphonic sound event localization and detection", ICASSP 2021;
-the aggregated losses are those of PSELDNets (arXiv 2411.06399).
+SEDDOA and the aggregated losses are those of PSELDNets (arXiv 2411.06399).
 """
 
 import numpy as np
@@ -10,9 +10,16 @@ from torch import nn
 
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
-from .format_accdoa import occurrence, vectors_to_events
-from .format_multi_accdoa import unify_tracks
-from .track_order import NUM_TRACKS, best_order, in_order, nearest_order, pairwise
+from .tracks import (
+    NUM_TRACKS,
+    best_order,
+    in_order,
+    nearest_order,
+    occurrence,
+    pairwise,
+    unify_tracks,
+    vectors_to_events,
+)
 
 
 class EINV2Format:
@@ -127,3 +134,7 @@ class EINV2Format:
 def activity_vectors(activity: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """Vectors (…, 3, classes) in the directions (…, 3), which may have any length, as long as the activities."""
     return nn.functional.normalize(direction, dim=-1).unsqueeze(-1) * activity.unsqueeze(-2)
+
+
+class SEDDOAFormat(EINV2Format):
+    """Outputs, labels, losses and decoding are those of [`EINV2Format`]; the network has one branch, not two."""

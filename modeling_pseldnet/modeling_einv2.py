@@ -9,7 +9,7 @@ from transformers import initialization as init
 
 from .configuration_pseldnet import PSELDNetConfig
 from .format_einv2 import NUM_TRACKS
-from .modeling_decoders import Decoder
+from .modeling_layers import Decoder
 
 
 # The log-mel spectrograms of the four microphones or ambisonic channels come first among the features.

@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_pseldnet import PSELDNetConfig
-from .modeling_transformer import MLP, DropPath, eager_attention_forward
+from .modeling_layers import MLP, DropPath, eager_attention_forward
 
 
 def window_order(side: int, window: int, shift: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_pseldnet import PSELDNetConfig
-from .modeling_transformer import TransformerBlock
+from .modeling_layers import TransformerBlock
 
 
 class PaSSTEmbeddings(nn.Module):

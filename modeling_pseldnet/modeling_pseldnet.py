@@ -11,13 +11,19 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_pseldnet import PSELDNetConfig
-from .modeling_conformer import ConformerBlock, init_conformer_weights
 from .modeling_crnn import CRNNBlock, CRNNEncoder
-from .modeling_decoders import Decoder, LinearHead, init_decoder_weights
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
 from .modeling_htsat import HTSATAttention, HTSATEncoder, HTSATHead, HTSATStage, init_htsat_weights
+from .modeling_layers import (
+    ConformerBlock,
+    Decoder,
+    LinearHead,
+    SelfAttention,
+    TransformerBlock,
+    init_conformer_weights,
+    init_decoder_weights,
+)
 from .modeling_passt import PaSSTEncoder, init_passt_weights
-from .modeling_transformer import SelfAttention, TransformerBlock
 from .output_formats import get_output_format
 
 

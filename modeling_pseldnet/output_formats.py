@@ -15,10 +15,8 @@ A format is a class with these members; one file holds one format.
 """
 
 from .configuration_pseldnet import PSELDNetConfig
-from .format_accdoa import ACCDOAFormat
-from .format_einv2 import EINV2Format
-from .format_multi_accdoa import MultiACCDOAFormat
-from .format_seddoa import SEDDOAFormat
+from .format_accdoa import ACCDOAFormat, MultiACCDOAFormat
+from .format_einv2 import EINV2Format, SEDDOAFormat
 
 
 FORMATS = {

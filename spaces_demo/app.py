@@ -18,12 +18,13 @@ import gradio as gr
 from transformers.utils import logging
 
 from modeling_pseldnet.audio import AUDIO_SUFFIXES, Recording
-from modeling_pseldnet.cli import CommandParser, first_line
-from modeling_pseldnet.events import write_atomically, write_csv
+from modeling_pseldnet.events import write_csv
+from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.inference import choose_channel_format, detect
-from modeling_pseldnet.plotting import plot_events
-from modeling_pseldnet.pretrained import DEFAULT_MODEL
 from modeling_pseldnet.timeline import to_records
+from modeling_pseldnet.tools.cli import CommandParser, first_line
+from modeling_pseldnet.tools.loading import DEFAULT_MODEL
+from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo.models import load_from_hub, load_own
 from spaces_demo.plots import SYMBOLS, Style, class_styles, direction_map, display_name, sphere, timeline
 from spaces_demo.preview import write_preview

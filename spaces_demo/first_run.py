@@ -7,10 +7,10 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from modeling_pseldnet import DEFAULT_MODEL, Events, read_csv
-from modeling_pseldnet.plotting import plot_events
-from modeling_pseldnet.predict import main as predict
 from modeling_pseldnet.timeline import to_records
-from training.seld_metrics import seld_scores
+from modeling_pseldnet.tools.plots import plot_events
+from modeling_pseldnet.tools.predict import main as predict
+from modeling_pseldnet.tools.scores import seld_scores
 
 
 SCENE = Path(__file__).with_name("example") / "scene.flac"

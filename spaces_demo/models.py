@@ -8,8 +8,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.cli import first_line
-from modeling_pseldnet.pretrained import load
+from modeling_pseldnet.tools.cli import first_line
+from modeling_pseldnet.tools.loading import load
 
 
 MAX_GIGABYTES = 2

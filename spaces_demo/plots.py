@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from modeling_pseldnet.events import Events, direction_to_vector
-from modeling_pseldnet.plotting import COLOURS
+from modeling_pseldnet.tools.plots import COLOURS
 
 
 # Marker symbols that Plotly has in two and in three dimensions, and the characters that look like them.

@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from modeling_pseldnet.audio import Recording
-from modeling_pseldnet.events import atomic_path
+from modeling_pseldnet.files import atomic_path
 
 
 BLOCK_SECONDS = 10

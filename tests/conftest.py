@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import shared_folder
+
 
 # The tests are many small computations: threads that wait for each other only slow them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-REPOSITORY = Path(__file__).parents[1]
-SHARED = REPOSITORY.parent / "shared"
 
 
 def pytest_collection_modifyitems(items):
@@ -27,14 +26,6 @@ def seeded():
     import torch
 
     torch.manual_seed(0)
-
-
-def shared_folder(name: str) -> Path:
-    """A folder beside the repository; a test that asks for it is skipped where it is absent."""
-    folder = SHARED / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ import matplotlib.font_manager  # noqa: F401 before the home folder is another, 
 import numpy as np
 import pytest
 import soundfile
-from networks import scattered, tiny_config
 
 from modeling_pseldnet import Events, PSELDNetForSELD, write_csv
-from modeling_pseldnet.a_format import TETRAHEDRON
+from modeling_pseldnet.ambisonics import TETRAHEDRON
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from tests.helpers import scattered, tiny_config
 
 
 ROOT = Path(__file__).parents[1]

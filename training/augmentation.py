@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling_pseldnet.ambisonics import ROTATION_PATTERNS, channel_rotation, feature_rotation
 from modeling_pseldnet.events import Events, direction_to_vector, vector_to_direction
-from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation, feature_rotation
 
 
 MAX_POLYPHONY = 3

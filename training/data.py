@@ -15,9 +15,9 @@ from tqdm import tqdm
 from datasets_scripts.dcase2021 import DCASE2021
 from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
 from datasets_scripts.l3das22 import L3DAS22
-from datasets_scripts.scene_recipe import read_recipe
-from datasets_scripts.scene_sounds import SoundBank, sounds_from_folder
-from datasets_scripts.scene_spec import SceneSet
+from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.scene_set import SceneSet
+from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
@@ -174,7 +174,7 @@ class RenderedScenes(Dataset):
     """
 
     def __init__(self, scene_set: SceneSet, count: int):
-        from datasets_scripts.render_torch import SceneBank
+        from datasets_scripts.scenes.render_torch import SceneBank
 
         self.bank, self.count, self.epoch = SceneBank(scene_set, progress=True), count, 0
         self.recording = np.arange(count)

@@ -14,9 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainingArguments
 
 from modeling_pseldnet.configuration_pseldnet import PSELDNetConfig
+from modeling_pseldnet.tools.scores import VARIANTS
 
 from .data import DataRecipe
-from .seld_metrics import VARIANTS
 
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"

@@ -14,13 +14,17 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.cli import CommandParser
+from modeling_pseldnet import (
+    PSELDNetConfig,
+    PSELDNetFeatureExtractor,
+    PSELDNetForSELD,
+    adapterbit,  # noqa: F401 registers the method
+)
 from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
-from modeling_pseldnet.hub_folder import FITTING, check_extractor
-from modeling_pseldnet.pretrained import adapter_config, load_adapter, read_config, read_extractor
+from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.hub_folder import FITTING, check_extractor
+from modeling_pseldnet.tools.loading import adapter_config, load_adapter, read_config, read_extractor
 
-from . import adapterbit  # noqa: F401 registers the method
 from .augmentation import AugMix
 from .data import OTHER_SOURCES, keep_features, load_windows
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe

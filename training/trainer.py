@@ -22,14 +22,14 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from modeling_pseldnet.hub_folder import add_pipeline, model_card
 from modeling_pseldnet.inference import decode_windows
+from modeling_pseldnet.tools.evaluate_files import format_scores
+from modeling_pseldnet.tools.hub_folder import add_pipeline, model_card
+from modeling_pseldnet.tools.scores import seld_scores
 
 from .augmentation import AugMix, place_mono, take_examples
 from .data import Windows, collate
-from .evaluate_files import format_scores
 from .muon import MuonAdamW
-from .seld_metrics import seld_scores
 
 
 # Updates in a row that may be left out before training is taken to diverge.

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from modeling_pseldnet.events import read_csv
-from training.seld_metrics import seld_scores
+from modeling_pseldnet.tools.scores import seld_scores
 
 
 STARSS22 = Path(__file__).parents[3] / "shared" / "real" / "starss22"

@@ -10,7 +10,7 @@ import torch
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.configuration_pseldnet import HTSAT_SIZES
-from modeling_pseldnet.streaming import detect_stream, in_real_time, read_pcm, to_record
+from modeling_pseldnet.tools.stream import detect_stream, in_real_time, read_pcm, to_record
 
 
 NUM_THREADS, NUM_CLASSES, RATE = 2, 170, 24000

@@ -1,6 +1,6 @@
 """Speed of the scene synthesiser, on one core, beside the cost of its convolutions alone.
 
-    python tests/benchmarks/bench_synthesize.py [--events ../shared/events] [--device cpu]
+    python tests/benchmarks/bench_synthesize.py [--sounds ../shared/events] [--device cpu]
 
 Times are those of the process on its core, so that other load on the machine counts little; with a GPU, those of a
 clock on the wall. Scenes have two layers of events with hardly a pause, in rooms with an RT60 of 0.6 s. Offline scenes
@@ -20,13 +20,13 @@ import numpy as np
 import soundfile
 import torch
 
-from datasets_scripts import scene_render
-from datasets_scripts.render_torch import SceneBank
-from datasets_scripts.scene_recipe import EventRecipe, Recipe, RoomRecipe
-from datasets_scripts.scene_rooms import SimulatedRoom
-from datasets_scripts.scene_sounds import sounds_from_folder
-from datasets_scripts.scene_spec import SceneSet
-from datasets_scripts.synthesize import SceneFolder, SceneMaker
+from datasets_scripts.scenes import render as scene_render
+from datasets_scripts.scenes.recipe import EventRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.render_torch import SceneBank
+from datasets_scripts.scenes.rooms import SimulatedRoom
+from datasets_scripts.scenes.scene_set import SceneSet
+from datasets_scripts.scenes.sounds import sounds_from_folder
+from datasets_scripts.scenes.synthesize import SceneFolder, SceneMaker
 
 
 EVENTS = Path(__file__).parents[3] / "shared" / "events"
@@ -34,13 +34,13 @@ EVENTS = Path(__file__).parents[3] / "shared" / "events"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=Path, default=EVENTS, help="sounds by class (default: made of noise)")
+    parser.add_argument("--sounds", type=Path, default=EVENTS, help="sounds by class (default: made of noise)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scenes", type=int, default=20, help="scenes a measurement")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        events = options.events if options.events.is_dir() else _noises(Path(folder) / "noises")
+        events = options.sounds if options.sounds.is_dir() else _noises(Path(folder) / "noises")
         sounds = sounds_from_folder(events).measure()
         for moving in (0.0, 1.0):
             _offline(sounds, moving, options.scenes, Path(folder) / f"moving{moving:.0f}")

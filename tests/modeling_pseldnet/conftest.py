@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from networks import scattered, tiny_config
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from modeling_pseldnet import PSELDNetForSELD, read_csv
-from modeling_pseldnet.convert import main as convert
-from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.tools.convert import main as convert
+from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from tests.helpers import scattered, tiny_config
 
 
 @pytest.fixture

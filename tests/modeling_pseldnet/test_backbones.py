@@ -2,13 +2,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from networks import scattered, tiny_config
 from transformers import AutoModelForAudioFrameClassification
 
 from modeling_pseldnet import Events, PSELDNetConfig, PSELDNetForSELD
 from modeling_pseldnet.configuration_pseldnet import HTSAT_SIZES
-from modeling_pseldnet.modeling_conformer import relative_shift, sinusoids
+from modeling_pseldnet.modeling_layers import relative_shift, sinusoids
 from modeling_pseldnet.output_formats import FORMATS
+from tests.helpers import scattered, tiny_config
 
 
 PASST = {"backbone": "passt", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from datasets_scripts.scene_recipe import read_recipe
-from datasets_scripts.scene_sounds import sounds_from_folder
-from datasets_scripts.scene_spec import SceneSet
+from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.scene_set import SceneSet
+from datasets_scripts.scenes.sounds import sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL, detect
+from modeling_pseldnet.ambisonics import channel_rotation
 from modeling_pseldnet.events import angle_between, direction_to_vector
-from modeling_pseldnet.pretrained import load
-from modeling_pseldnet.rotations import channel_rotation
+from modeling_pseldnet.tools.loading import load
 from spaces_demo.first_run import SCENE
 from training.data import RenderedScenes
 

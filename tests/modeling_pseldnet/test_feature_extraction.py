@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from networks import tiny_config
 
 from modeling_pseldnet import Events, PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.a_format import TETRAHEDRON
+from modeling_pseldnet.ambisonics import TETRAHEDRON
 from modeling_pseldnet.events import angle_between, direction_to_vector
+from tests.helpers import tiny_config
 
 
 def noise_from(azimuth: float, elevation: float, seconds: float = 1.0, sampling_rate: int = 24000) -> np.ndarray:

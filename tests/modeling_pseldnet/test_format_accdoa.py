@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from modeling_pseldnet import Events, PSELDNetConfig, read_csv
-from modeling_pseldnet.format_accdoa import ACCDOAFormat
-from modeling_pseldnet.format_multi_accdoa import MultiACCDOAFormat, from_adpit_labels, to_adpit_labels
+from modeling_pseldnet.format_accdoa import ACCDOAFormat, MultiACCDOAFormat, from_adpit_labels, to_adpit_labels
 
 
 def config(num_classes: int = 13) -> PSELDNetConfig:

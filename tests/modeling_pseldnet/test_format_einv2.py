@@ -4,13 +4,13 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from networks import scattered, tiny_config
 from torch.nn import functional as F
 
 from modeling_pseldnet import Events, PSELDNetConfig, PSELDNetForSELD
 from modeling_pseldnet.events import angle_between
 from modeling_pseldnet.format_einv2 import EINV2Format
 from modeling_pseldnet.modeling_einv2 import CrossStitch
+from tests.helpers import scattered, tiny_config
 
 
 def einv2(num_classes: int = 13, **fields) -> EINV2Format:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from networks import scattered, tiny_config
 
 from modeling_pseldnet import Events, PSELDNetForSELD
+from tests.helpers import scattered, tiny_config
 
 
 def test_outputs_are_those_of_the_published_network(published_outputs):

@@ -1,8 +1,9 @@
 import json
 
 import pytest
-from hub_server import serve_hub
 from transformers import pipeline
+
+from tests.modeling_pseldnet.hub_server import serve_hub
 
 
 BY_REGISTRATION = """

@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from networks import scattered, tiny_config
 from transformers import AutoFeatureExtractor
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
-from modeling_pseldnet.a_format import a_to_b_format
+from modeling_pseldnet.ambisonics import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.format_accdoa import ACCDOAFormat
 from modeling_pseldnet.inference import average_overlaps, decode_windows
 from modeling_pseldnet.output_formats import get_output_format
+from tests.helpers import scattered, tiny_config
 
 
 @pytest.fixture(scope="module")

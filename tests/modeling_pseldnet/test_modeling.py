@@ -4,10 +4,10 @@ from copy import deepcopy
 
 import pytest
 import torch
-from networks import scattered, tiny_config
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, PSELDNetModel
+from tests.helpers import scattered, tiny_config
 
 
 def features(frames: int = 1001, batch: int = 2) -> torch.Tensor:

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from networks import scattered, tiny_config
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
+from modeling_pseldnet.ambisonics import ROTATION_PATTERNS, channel_rotation, feature_rotation
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.rotations import ROTATION_PATTERNS, channel_rotation, feature_rotation
-from modeling_pseldnet.tta import mean_of_tracks, rotation_averaging
+from modeling_pseldnet.inference import mean_of_tracks, rotation_averaging
+from tests.helpers import scattered, tiny_config
 
 
 EXTRACTOR = PSELDNetFeatureExtractor()

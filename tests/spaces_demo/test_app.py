@@ -12,7 +12,7 @@ from gradio_client.exceptions import AppError
 
 import spaces_demo
 from modeling_pseldnet import read_csv
-from modeling_pseldnet.predict import main as predict
+from modeling_pseldnet.tools.predict import main as predict
 from spaces_demo.app import Finder, main
 
 

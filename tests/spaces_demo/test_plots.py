@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from modeling_pseldnet import Events
-from modeling_pseldnet.plotting import COLOURS
 from modeling_pseldnet.timeline import to_records
+from modeling_pseldnet.tools.plots import COLOURS
 from spaces_demo.plots import class_styles, direction_map, sphere, timeline
 
 

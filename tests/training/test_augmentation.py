@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_pseldnet.ambisonics import ROTATION_PATTERNS
 from modeling_pseldnet.events import Events, angle_between, direction_to_vector
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from modeling_pseldnet.rotations import ROTATION_PATTERNS
 from training.augmentation import (
     AugMix,
     crop,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import serve_hub
+
+from tests.modeling_pseldnet.hub_server import serve_hub
 
 
 ROOT = Path(__file__).parents[2]

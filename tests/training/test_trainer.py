@@ -20,10 +20,10 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassificat
 
 from modeling_pseldnet import PSELDNetForSELD, detect
 from modeling_pseldnet.events import read_csv
-from modeling_pseldnet.predict import main as predict
-from modeling_pseldnet.pretrained import load
+from modeling_pseldnet.tools.evaluate_files import evaluate_files
+from modeling_pseldnet.tools.loading import load
+from modeling_pseldnet.tools.predict import main as predict
 from training.data import load_windows
-from training.evaluate_files import evaluate_files
 from training.recipes import read_recipe
 from training.train import build_trainer, main, run
 

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 
 from modeling_pseldnet.events import Events  # From: pseldnets
-from training.seld_metrics import seld_scores  # From: pseldnets
+from modeling_pseldnet.tools.scores import seld_scores  # From: pseldnets
 
 
 _DESCRIPTION = """
@@ -26,7 +26,7 @@ _INPUTS_DESCRIPTION = """
 Args:
     predictions, references: one list of rows a recording, as in DCASE metadata: `[frame, class, track, azimuth,
         elevation]` with frames of 100 ms and angles in degrees, for `dcase2024` with the distance as sixth.
-    num_classes, num_frames, variant, jackknife, groups: see `training.seld_metrics.seld_scores`.
+    num_classes, num_frames, variant, jackknife, groups: see `modeling_pseldnet.tools.scores.seld_scores`.
 
 Returns:
     `dict` with `macro`, `micro` and `classwise` scores.

@@ -1,0 +1,1 @@
+"""The synthesiser: labelled scenes of isolated sounds in simulated or measured rooms."""

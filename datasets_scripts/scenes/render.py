@@ -1,0 +1,159 @@
+"""Renders scenes with numpy and scipy: the reference that other renderers must equal."""
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+from scipy.signal import resample_poly
+
+from datasets_scripts.scenes.arrays import diffuse_field
+from datasets_scripts.scenes.rooms import Room, pressure_energy
+from datasets_scripts.scenes.scene_set import NOISE, PLAYBACK_STEPS, Scene, SceneEvent, SceneSet
+
+
+# Louder scenes are turned down to this peak, so that none clips.
+PEAK = 0.99
+FADE_SECONDS = 0.01
+# Length of the noise bank, in scenes.
+NOISE_SCENES = 2
+
+
+class Renderer:
+    """Renders the scenes of a set; responses of the last room, sounds and noise are kept for the next scene."""
+
+    def __init__(self, scene_set: SceneSet):
+        self.scene_set = scene_set
+        self._room_number = -1
+        self._responses: dict[tuple, np.ndarray] = {}
+        self._sound = lru_cache(maxsize=256)(scene_set.sounds.read)
+        self._noise = lru_cache(maxsize=2)(lambda array: noise_bank(scene_set, array))
+
+    def scene(self, scene: Scene, array: str = "foa") -> np.ndarray:
+        """The mixture of a scene: (4, samples) float32.
+
+        Raises:
+            ValueError: the scene is rotated, but the array is not `"foa"`.
+        """
+        if scene.yaw and array != "foa":
+            raise ValueError("scenes are rotated in FOA only: set rotation to 'none' for the array format 'mic'")
+        mixture = self._noise_of(scene, array)
+        for event in scene.events:
+            start, part = self.event(scene, event, array)
+            part = part[:, : mixture.shape[1] - start]
+            mixture[:, start : start + part.shape[1]] += part
+        return turned_down(rotated(mixture, scene.yaw))
+
+    def dry(self, scene: Scene) -> np.ndarray:
+        """The sum of a scene's events as they are before the room, each at the level it has in it: (1, samples)."""
+        mixture = np.zeros((1, self.scene_set.recipe.scene_samples), dtype=np.float32)
+        for event in scene.events:
+            mixture[0, event.start : event.stop] += scene.event_level(event) * self._signal(event)
+        return turned_down(mixture)
+
+    def event(
+        self, scene: Scene, event: SceneEvent, array: str = "foa", direct_only: bool = False
+    ) -> tuple[int, np.ndarray]:
+        """One event alone, without noise and before the scene's rotation.
+
+        `direct_only` leaves out all reflections.
+
+        Returns:
+            The sample of the scene at which it starts, and (4, samples) with its reverberation.
+        """
+        responses = self._responses_of(scene.room, event.path, array, direct_only)
+        signal = self._signal(event) * np.float32(scene.event_level(event) / response_level(responses, event, array))
+        output = np.zeros((responses.shape[1], event.length + responses.shape[2] - 1), dtype=np.float32)
+        for point, (first, weights) in path_weights(event).items():
+            part = _convolve(signal[first : first + len(weights)] * weights, responses[point])
+            output[:, first : first + part.shape[1]] += part
+        return event.start, output
+
+    def _responses_of(self, room_number: int, path: int, array: str, direct_only: bool) -> np.ndarray:
+        if room_number != self._room_number:
+            self._responses.clear()
+            self._room_number = room_number
+        key = (path, array, direct_only)
+        if key not in self._responses:
+            room: Room = self.scene_set.room(room_number)
+            self._responses[key] = room.responses(path, array, direct_only)
+        return self._responses[key]
+
+    def _signal(self, event: SceneEvent) -> np.ndarray:
+        return event_signal(event, self._sound(event.sound), self.scene_set.recipe.sampling_rate)
+
+    def _noise_of(self, scene: Scene, array: str) -> np.ndarray:
+        samples = self.scene_set.recipe.scene_samples
+        if scene.noise_level is None:
+            return np.zeros((4, samples), dtype=np.float32)
+        bank = self._noise(array)
+        numbers = np.arange(samples) + noise_start(scene, bank.shape[1])
+        return bank.take(numbers, axis=1, mode="wrap") * np.float32(10 ** (scene.noise_level / 20))
+
+
+def noise_bank(scene_set: SceneSet, array: str) -> np.ndarray:
+    """The background noise that the scenes of a set take from: (4, samples) of unit power in the sound pressure."""
+    recipe = scene_set.recipe
+    generator = np.random.default_rng(scene_set.seed_of(NOISE, 0))
+    length = NOISE_SCENES * recipe.scene_samples
+    return diffuse_field(array, generator, length, recipe.sampling_rate, recipe.noise.slope)
+
+
+def noise_start(scene: Scene, bank_samples: int) -> int:
+    """The sample of the noise bank at which a scene begins."""
+    return int(scene.noise_start * bank_samples)
+
+
+def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """What an event plays: (length,) float32 of unit RMS, faded where the sound (samples,) is cut."""
+    source_stop = event.offset + event.source_length
+    signal = sound[event.offset : source_stop].astype(np.float32, copy=True)
+    if event.playback != PLAYBACK_STEPS:
+        signal = resample_poly(signal, PLAYBACK_STEPS, event.playback)[: event.length]
+    ramp = np.linspace(0, 1, min(round(FADE_SECONDS * sampling_rate), event.length), dtype=np.float32)
+    if event.offset > 0:
+        signal[: len(ramp)] *= ramp
+    if source_stop < len(sound):
+        signal[len(signal) - len(ramp) :] *= ramp[::-1]
+    return signal / max(np.sqrt(np.mean(np.square(signal, dtype=np.float64))), 1e-9).astype(np.float32)
+
+
+def response_level(responses: np.ndarray, event: SceneEvent, array: str) -> float:
+    """By how much the responses (points, 4, samples) on an event's way raise the RMS of white noise."""
+    return float(np.sqrt(pressure_energy(responses[event.points()], array).mean()))
+
+
+def path_weights(event: SceneEvent) -> dict[int, tuple[int, np.ndarray]]:
+    """How an event is shared among the points of its path: cross-faded linearly from each point to the next.
+
+    Returns:
+        For each point the first sample of the event in which it has a share, and its weights from there on.
+    """
+    place = event.place(event.start + np.arange(event.length))
+    shares = {}
+    for point in event.points():
+        near = np.flatnonzero(np.abs(place - point) < 1)
+        if len(near):
+            window = slice(near[0], near[-1] + 1)
+            shares[point] = int(near[0]), (1 - np.abs(place[window] - point)).astype(np.float32)
+    return shares
+
+
+def rotated(mixture: np.ndarray, yaw: float) -> np.ndarray:
+    """FOA (4, samples) turned counter-clockwise by `yaw` degrees."""
+    if yaw == 0:
+        return mixture
+    cosine, sine = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
+    w, y, z, x = mixture
+    return np.stack([w, cosine * y + sine * x, z, cosine * x - sine * y]).astype(np.float32)
+
+
+def turned_down(mixture: np.ndarray) -> np.ndarray:
+    """The mixture, scaled so that nothing exceeds `PEAK`."""
+    return mixture * np.float32(min(1.0, PEAK / max(np.abs(mixture).max(initial=0.0), PEAK)))
+
+
+def _convolve(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """(n,) with (channels, m) to (channels, n + m - 1)."""
+    length = len(signal) + response.shape[-1] - 1
+    size = scipy.fft.next_fast_len(length, real=True)
+    return scipy.fft.irfft(scipy.fft.rfft(signal, size) * scipy.fft.rfft(response, size), size)[:, :length]

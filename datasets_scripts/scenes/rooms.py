@@ -1,0 +1,455 @@
+"""Rooms: where sources can stand or move, and the responses from there to the array."""
+
+import csv
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+
+from datasets_scripts.scenes.arrays import CHANNELS, PRESSURE_CHANNELS, SPEED_OF_SOUND, diffuse_field, encode_arrivals
+from datasets_scripts.scenes.recipe import RoomRecipe
+from modeling_pseldnet.events import direction_to_vector
+
+
+# Above this absorption a wall is no longer a wall, and image sources no longer a room.
+LARGEST_ABSORPTION = 0.9
+# Image sources of one source position; 2 million take about a second and 400 MB.
+MOST_IMAGES = 2_000_000
+
+Images = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_SABINE = 24 * math.log(10) / SPEED_OF_SOUND
+
+
+class Room:
+    """Where sources can stand or move around one array position.
+
+    Attributes:
+        paths: one (points, 3) array of metres in x, y, z from the array a path; a static position is a path of one
+            point.
+        rt60: reverberation time, seconds.
+        sampling_rate: of the responses, Hz.
+    """
+
+    paths: tuple[np.ndarray, ...]
+    rt60: float
+    sampling_rate: int
+
+    def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
+        """The impulse responses from each point of a path: (points, 4, samples) float32.
+
+        `direct_only` leaves out all reflections.
+        """
+        raise NotImplementedError
+
+    def choices(self, moving: bool) -> list[int]:
+        """The paths for moving or for static sources."""
+        return [number for number, points in enumerate(self.paths) if (len(points) > 1) == moving]
+
+    def describe(self) -> dict:
+        """What a manifest says of the room, as plain values."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedRoom(Room):
+    """A shoebox room simulated by image sources.
+
+    Attributes:
+        size: x, y, z in metres.
+        array_position: metres from the corner.
+        array_yaw: how far the array is turned counter-clockwise from the x axis of the room, degrees.
+        late, early_seconds: as in `RoomRecipe`.
+        seed: of the diffuse tails.
+    """
+
+    paths: tuple[np.ndarray, ...]
+    rt60: float
+    sampling_rate: int
+    size: np.ndarray
+    array_position: np.ndarray
+    array_yaw: float
+    late: str
+    early_seconds: float
+    seed: tuple[int, ...]
+
+    def describe(self) -> dict:
+        return {
+            "size": self.size.round(3).tolist(),
+            "array_position": self.array_position.round(3).tolist(),
+            "array_yaw": round(self.array_yaw, 1),
+            "rt60": round(self.rt60, 3),
+        }
+
+    @property
+    def length(self) -> int:
+        """Samples of a response: until the reverberation has fallen by 60 dB."""
+        farthest = max(np.linalg.norm(points, axis=1).max() for points in self.paths)
+        return math.ceil((self.rt60 + farthest / SPEED_OF_SOUND) * self.sampling_rate)
+
+    def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
+        tail = 0.0
+        if self.late == "diffuse" and not direct_only:
+            tail = self._tail(path, array)
+        responses = np.stack([self._arrivals(point, array, direct_only) for point in self.paths[path]])
+        return responses + tail
+
+    def _arrivals(self, point: np.ndarray, array: str, direct_only: bool) -> np.ndarray:
+        if direct_only:
+            distance = np.linalg.norm(point, keepdims=True)
+            direct = distance / SPEED_OF_SOUND, np.zeros(1), point[None] / distance
+            return self._encode(direct, 0.0, array)
+        return self._encode(self._images(point), self._reflection_gain, array)
+
+    def _encode(self, images: Images, reflection_gain: float, array: str) -> np.ndarray:
+        seconds, reflections, directions = images
+        amplitudes = reflection_gain**reflections / (seconds * SPEED_OF_SOUND)
+        if self.late == "diffuse":
+            amplitudes *= np.where(reflections == 0, 1, np.cos(np.pi / 2 * self._late_share(seconds)))
+        response = encode_arrivals(array, seconds, amplitudes, directions, self.length, self.sampling_rate)
+        return response if self.late == "diffuse" else self._without_rumble(response)
+
+    def _without_rumble(self, response: np.ndarray) -> np.ndarray:
+        """High-passed: reflections that all keep their sign pile up below the lowest resonance of the room."""
+        sections = scipy.signal.butter(2, 20, "highpass", fs=self.sampling_rate, output="sos")
+        return scipy.signal.sosfilt(sections, response).astype(np.float32)
+
+    def _images(self, point: np.ndarray) -> Images:
+        """Arrival times (n,), numbers of reflections (n,) and unit vectors (n, 3) of all image sources needed."""
+        import pyroomacoustics
+
+        seconds = self.rt60 if self.late == "images" else self.early_seconds
+        # The nearest image of order n is about n / |1 / size| away.
+        order = math.ceil(seconds * SPEED_OF_SOUND * np.linalg.norm(1 / self.size)) + 1
+        if 4 / 3 * order**3 > MOST_IMAGES:
+            raise ValueError(
+                f"a response of {seconds:.2f} s in a room of {_metres(self.size)} takes more than "
+                f"{MOST_IMAGES} image sources: set rooms.late to 'diffuse', or shorten rooms.rt60 or early_seconds"
+            )
+        room = pyroomacoustics.ShoeBox(self.size, fs=self.sampling_rate, max_order=order)
+        room.add_source(self.array_position + turned(point, self.array_yaw))
+        room.add_microphone(self.array_position)
+        room.image_source_model()
+        source = room.sources[0]
+        offsets = turned(source.images.T - self.array_position, -self.array_yaw)
+        distances = np.linalg.norm(offsets, axis=1)
+        near = distances <= seconds * SPEED_OF_SOUND
+        near |= source.orders == 0
+        distances, offsets = distances[near], offsets[near]
+        return distances / SPEED_OF_SOUND, source.orders[near], offsets / distances[:, None]
+
+    @cached_property
+    def _reflection_gain(self) -> float:
+        """The amplitude that a reflection keeps, for the asked RT60.
+
+        By Eyring's formula; where image sources make the whole response, such that their own decay has that RT60.
+        """
+        gain = math.sqrt(1 - eyring_absorption(self.size, self.rt60))
+        if self.late == "diffuse":
+            return gain
+        images = self._images(self.paths[0][0])
+        low, high = 0.1, 0.9999
+        for _ in range(14):
+            gain = (low + high) / 2
+            pressure = self._encode(images, gain, "foa")[0]
+            low, high = (gain, high) if decay_time(pressure**2, self.sampling_rate) < self.rt60 else (low, gain)
+        return gain
+
+    def _late_share(self, seconds: np.ndarray) -> np.ndarray:
+        """0 in the first half of the early part, rising to 1 at its end."""
+        return np.clip(2 * seconds / self.early_seconds - 1, 0, 1)
+
+    def _tail(self, path: int, array: str) -> np.ndarray:
+        """The diffuse field of the late reverberation (4, samples).
+
+        Its expected energy is that of the image sources it stands for: those of one source arrive at a rate of
+        4 pi c^3 t^2 / V with energy (c t)^-2 exp(-t 6 ln(10) / RT60) each (Kuttruff, "Room Acoustics", chapter 4).
+        """
+        seconds = np.arange(self.length) / self.sampling_rate
+        decay = np.exp(-3 * math.log(10) / self.rt60 * seconds)
+        level = math.sqrt(4 * math.pi * SPEED_OF_SOUND / self.size.prod() / self.sampling_rate)
+        field = diffuse_field(array, np.random.default_rng([*self.seed, path]), self.length, self.sampling_rate)
+        return (level * decay * np.sin(np.pi / 2 * self._late_share(seconds))).astype(np.float32) * field
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRoom(Room):
+    """FOA responses measured in a room (`read_measured_rooms`).
+
+    Attributes:
+        name: the room's name in the table, or the SOFA file's.
+        measured: the responses of each path (points, 4, samples), W, Y, Z, X in SN3D.
+    """
+
+    paths: tuple[np.ndarray, ...]
+    sampling_rate: int
+    name: str
+    measured: tuple[np.ndarray, ...]
+
+    def describe(self) -> dict:
+        return {"name": self.name, "rt60": round(self.rt60, 3)}
+
+    @cached_property
+    def rt60(self) -> float:
+        """Measured on the first response."""
+        return decay_time(self.measured[0][0, 0] ** 2, self.sampling_rate)
+
+    def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
+        if array != "foa":
+            raise ValueError("measured responses are FOA: the array format 'mic' needs simulated rooms")
+        if not direct_only:
+            return self.measured[path]
+        return np.stack([self._direct(response) for response in self.measured[path]])
+
+    def _direct(self, response: np.ndarray) -> np.ndarray:
+        """The response until 2 ms after its strongest early arrival, before most reflections."""
+        peak = np.abs(response[0]).argmax()
+        return np.where(np.arange(response.shape[1]) <= peak + 0.002 * self.sampling_rate, response, np.float32(0))
+
+
+def pressure_energy(responses: np.ndarray, array: str) -> np.ndarray:
+    """Energy of the sound pressure in responses (…, 4, samples): (…)."""
+    return np.square(responses[..., PRESSURE_CHANNELS[array], :]).sum(-1).mean(-1)
+
+
+def decay_time(energy: np.ndarray, sampling_rate: int) -> float:
+    """RT60 in seconds of an energy response (samples,): Schroeder's backward integration, fitted from -5 to -35 dB."""
+    remaining = np.cumsum(energy[::-1])[::-1]
+    decibels = 10 * np.log10(np.maximum(remaining, 1e-30) / max(remaining[0], 1e-30))
+    fitted = np.flatnonzero((decibels <= -5) & (decibels >= -35))
+    if len(fitted) < 2:
+        return 0.0
+    slope = np.polyfit(fitted / sampling_rate, decibels[fitted], 1)[0]
+    return -60 / slope
+
+
+def eyring_absorption(size: np.ndarray, rt60: float) -> float:
+    """The absorption of all walls that gives a shoebox of `size` metres this RT60 (Eyring, 1930)."""
+    return 1 - math.exp(-shortest_rt60(size) * -math.log(1 - LARGEST_ABSORPTION) / rt60)
+
+
+def turned(points: np.ndarray, yaw: float) -> np.ndarray:
+    """Points (…, 3) turned counter-clockwise about the z axis by `yaw` degrees."""
+    cosine, sine = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+    return points @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+
+
+def shortest_rt60(size: np.ndarray) -> float:
+    """The RT60 in seconds of a shoebox whose walls absorb nine tenths of the energy."""
+    x, y, z = size
+    surface = 2 * (x * y + y * z + z * x)
+    return _SABINE * x * y * z / surface / -math.log(1 - LARGEST_ABSORPTION)
+
+
+def draw_room(recipe: RoomRecipe, sampling_rate: int, seed: tuple[int, ...]) -> SimulatedRoom:
+    """Draws a room, its RT60, the array and the paths.
+
+    Raises:
+        ValueError: no RT60 of the recipe is possible in the room, or its distances leave no place for sources.
+    """
+    generator = np.random.default_rng(seed)
+    size = np.array([generator.uniform(*bounds) for bounds in recipe.size])
+    shortest = shortest_rt60(size)
+    if shortest > recipe.rt60[1]:
+        raise ValueError(
+            f"an RT60 of {recipe.rt60[1]:g} s is impossible in a room of {_metres(size)}: the shortest there is "
+            f"{shortest:.2f} s; raise rooms.rt60 or make the rooms smaller"
+        )
+    rt60 = generator.uniform(max(recipe.rt60[0], shortest), recipe.rt60[1])
+    margin = np.minimum(recipe.array_margin, size / 2)
+    array_position = generator.uniform(margin, size - margin)
+    height = generator.uniform(*recipe.array_height)
+    array_position[2] = np.clip(height, recipe.wall_margin, size[2] - recipe.wall_margin)
+    array_yaw = generator.uniform(-180, 180)
+    place = _Placement(recipe, size, array_position, generator)
+    statics = [place.position()[None] for _ in range(recipe.positions)]
+    moves = [place.arc() if number % 2 == 0 else place.line() for number in range(recipe.paths)]
+    return SimulatedRoom(
+        paths=tuple(turned(points, -array_yaw) for points in statics + moves),
+        rt60=rt60,
+        sampling_rate=sampling_rate,
+        size=size,
+        array_position=array_position,
+        array_yaw=array_yaw,
+        late=recipe.late,
+        early_seconds=recipe.early_seconds,
+        seed=seed,
+    )
+
+
+@dataclass
+class _Placement:
+    """Draws positions, in metres from the array, that keep the recipe's distances."""
+
+    recipe: RoomRecipe
+    size: np.ndarray
+    array_position: np.ndarray
+    generator: np.random.Generator
+
+    def position(self) -> np.ndarray:
+        return self._try(self._position)
+
+    def arc(self) -> np.ndarray:
+        """Points around the array at one distance, 30 to 180 degrees of azimuth."""
+        return self._try(self._arc)
+
+    def line(self) -> np.ndarray:
+        """Points on a straight line of at least a metre."""
+        return self._try(self._line)
+
+    def _try(self, draw) -> np.ndarray:
+        for _ in range(1000):
+            if (found := draw()) is not None:
+                return found
+        low, high = self.recipe.distance
+        raise ValueError(
+            f"a room of {_metres(self.size)} has no place for sources {low:g} to {high:g} m from the array: lower "
+            "rooms.distance, rooms.wall_margin or rooms.array_margin, or make the rooms larger"
+        )
+
+    def _position(self) -> np.ndarray | None:
+        # Several directions for one distance: else most sources would be near, where more directions lie in the room.
+        distance = self.generator.uniform(*self.recipe.distance)
+        for _ in range(20):
+            azimuth, elevation = self.generator.uniform(-180, 180), self.generator.uniform(*self.recipe.elevation)
+            point = distance * direction_to_vector(azimuth, elevation)
+            if self._inside(point):
+                return point
+        return None
+
+    def _arc(self) -> np.ndarray | None:
+        distance = self.generator.uniform(*self.recipe.distance)
+        for _ in range(20):
+            turn = self.generator.uniform(30, 180) * self.generator.choice([-1, 1])
+            azimuth = self.generator.uniform(-180, 180) + np.linspace(0, turn, 181)
+            elevation = np.linspace(*self.generator.uniform(*self.recipe.elevation, size=2), 181)
+            points = distance * direction_to_vector(azimuth, elevation)
+            if self._inside(points):
+                return self._spaced(points)
+        return None
+
+    def _inside(self, points: np.ndarray) -> bool:
+        corner = self.array_position + points
+        margin = self.recipe.wall_margin
+        return bool(np.all((corner >= margin) & (corner <= self.size - margin)))
+
+    def _line(self) -> np.ndarray | None:
+        start, end = self._position(), self._position()
+        if start is None or end is None or np.linalg.norm(end - start) < 1:
+            return None
+        points = self._spaced(np.linspace(start, end, 181))
+        return points if np.linalg.norm(points, axis=1).min() >= self.recipe.distance[0] else None
+
+    def _spaced(self, points: np.ndarray) -> np.ndarray:
+        """Points evenly along a polyline, about `path_step` metres apart."""
+        along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+        count = max(2, 1 + math.ceil(along[-1] / self.recipe.path_step))
+        wanted = np.linspace(0, along[-1], count)
+        return np.stack([np.interp(wanted, along, axis) for axis in points.T], axis=1)
+
+
+def read_measured_rooms(
+    folder: str | os.PathLike, sampling_rate: int, convention: str = "ambix"
+) -> list[MeasuredRoom]:
+    """Reads measured FOA responses.
+
+    The folder holds SOFA files, each a room, or four-channel audio files with a table `responses.csv` of columns
+    `file, azimuth, elevation, distance` (degrees, metres) and, as wanted, `room` and `path`. Rows of one room with
+    the same `path` are, in their order, the points of a trajectory; other rows are static positions. In SOFA files
+    (`SingleRoomSRIR` and other conventions with `Data.IR` of four receivers) all positions are static.
+
+    Raises:
+        ValueError: nothing to read, or a file, column or value is wrong; the message names it.
+    """
+    folder = Path(folder)
+    table = folder / "responses.csv"
+    sofa_files = sorted(folder.glob("*.sofa"))
+    if table.is_file():
+        rows = _read_table(table)
+    elif sofa_files:
+        rows = [row for file in sofa_files for row in _read_sofa(file)]
+    else:
+        raise ValueError(f"no measured responses in {folder}: expected SOFA files, or audio files with responses.csv")
+    rooms: dict[str, dict[tuple, list]] = {}
+    for number, (room, path, position, samples, rate) in enumerate(rows):
+        if convention == "fuma":
+            samples = samples[[0, 2, 3, 1]] * np.float32([[math.sqrt(2)], [1], [1], [1]])
+        if rate != sampling_rate:
+            divisor = math.gcd(rate, sampling_rate)
+            samples = scipy.signal.resample_poly(samples, sampling_rate // divisor, rate // divisor, axis=1)
+        key = ("path", path) if path else ("static", number)
+        rooms.setdefault(room, {}).setdefault(key, []).append((position, samples.astype(np.float32)))
+    return [
+        MeasuredRoom(
+            paths=tuple(np.stack([position for position, _ in points]) for points in paths.values()),
+            sampling_rate=sampling_rate,
+            name=name,
+            measured=tuple(_stack_padded([samples for _, samples in points]) for points in paths.values()),
+        )
+        for name, paths in rooms.items()
+    ]
+
+
+def _read_table(table: Path):
+    import soundfile
+
+    with open(table, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, skipinitialspace=True)
+        missing = {"file", "azimuth", "elevation", "distance"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table} has no column {sorted(missing)[0]!r}")
+        for row in reader:
+            where = f"{table}, line {reader.line_num}"
+            try:
+                azimuth, elevation, distance = (float(row[name]) for name in ("azimuth", "elevation", "distance"))
+                samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
+            except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
+                raise ValueError(f"{where}: {error}") from None
+            if samples.shape[1] != CHANNELS or distance <= 0:
+                raise ValueError(f"{where}: expected {CHANNELS} channels and a distance above 0 m")
+            position = distance * direction_to_vector(azimuth, elevation)
+            yield row.get("room") or table.parent.name, row.get("path"), position, samples.T, rate
+
+
+def _read_sofa(file: Path):
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"reading {file} needs h5py: pip install h5py") from None
+
+    with h5py.File(file) as content:
+        try:
+            samples = np.asarray(content["Data.IR"], dtype=np.float32)
+            rate = round(float(np.ravel(content["Data.SamplingRate"])[0]))
+            sources = _sofa_metres(content, "SourcePosition")
+            listeners = _sofa_metres(content, "ListenerPosition")
+        except KeyError as error:
+            raise ValueError(f"{file}: {error.args[0]}") from None
+        view = _sofa_metres(content, "ListenerView") if "ListenerView" in content else np.array([[1.0, 0.0, 0.0]])
+    if samples.ndim != 3 or samples.shape[1] != CHANNELS:
+        raise ValueError(f"{file}: Data.IR has shape {samples.shape}, expected (measurements, {CHANNELS}, samples)")
+    positions = np.broadcast_to(sources - listeners, (len(samples), 3))
+    yaws = np.broadcast_to(np.degrees(np.arctan2(view[:, 1], view[:, 0])), len(samples))
+    for position, yaw, response in zip(positions, yaws, samples, strict=True):
+        yield file.stem, None, turned(position, -yaw), response, rate
+
+
+def _sofa_metres(content, name: str) -> np.ndarray:
+    values = np.atleast_2d(np.asarray(content[name], dtype=np.float64))
+    kind = content[name].attrs.get("Type", b"cartesian")
+    if (kind.decode() if isinstance(kind, bytes) else str(kind)) == "spherical":
+        return values[:, 2:3] * direction_to_vector(values[:, 0], values[:, 1])
+    return values
+
+
+def _stack_padded(responses: list[np.ndarray]) -> np.ndarray:
+    longest = max(response.shape[1] for response in responses)
+    return np.stack([np.pad(response, ((0, 0), (0, longest - response.shape[1]))) for response in responses])
+
+
+def _metres(size: np.ndarray) -> str:
+    return " × ".join(f"{side:.1f}" for side in size) + " m"

@@ -1,0 +1,351 @@
+"""What happens in each scene, drawn from a recipe, a seed and the scene's number alone."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from datasets_scripts.scenes.recipe import Recipe, recipe_from_dict
+from datasets_scripts.scenes.rooms import Room, draw_room, read_measured_rooms
+from datasets_scripts.scenes.sounds import SPLITS, SoundBank
+from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction, wrap_azimuth
+
+
+# Draws of one event before its slot is left empty, when simultaneous events must differ in class.
+_MOST_DRAWS = 20
+_SILENT_NOISE_DB = -60.0
+_ROOMS, _SCENES, NOISE = range(3)
+# Playback rates are multiples of 1 / this, for which resampling is quick.
+PLAYBACK_STEPS = 40
+
+
+@dataclass(frozen=True)
+class SceneEvent:
+    """One event of a scene.
+
+    Attributes:
+        sound: number in the sound bank.
+        class_id: index of its class.
+        track: the layer it is in; events of one layer never overlap.
+        start, length: when it sounds, samples of the scene.
+        offset: where in the sound it begins, samples.
+        snr: level above the background noise, dB.
+        path: number of the room's path it stands on or moves along.
+        progress: where on the path it is at its start and its end, in points of the path.
+        playback: the rate at which the sound is played, in steps of 1 / `PLAYBACK_STEPS`.
+    """
+
+    sound: int
+    class_id: int
+    track: int
+    start: int
+    length: int
+    offset: int
+    snr: float
+    path: int
+    progress: tuple[float, float]
+    playback: int = PLAYBACK_STEPS
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length
+
+    @property
+    def source_length(self) -> int:
+        """Samples of the sound that it plays."""
+        return -(-self.length * self.playback // PLAYBACK_STEPS)
+
+    def place(self, samples) -> np.ndarray:
+        """Where on the path it is at these samples of the scene (n,), in points of the path (n,)."""
+        share = np.clip((np.asarray(samples, dtype=np.float64) - self.start) / self.length, 0, 1)
+        return self.progress[0] + share * (self.progress[1] - self.progress[0])
+
+    def points(self) -> range:
+        """The points of the path whose responses it needs."""
+        low, high = sorted(self.progress)
+        return range(int(np.floor(low)), int(np.ceil(high)) + 1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene: all that a renderer needs besides room and sounds.
+
+    Attributes:
+        index: its number.
+        room: number of its room.
+        noise_level: RMS of the background noise's sound pressure, dB full scale; `None` for none.
+        noise_start: where in the noise bank it begins, as a share of the bank.
+        yaw: rotation of the whole scene about the vertical axis, degrees.
+        events: in the order they were drawn.
+    """
+
+    index: int
+    room: int
+    noise_level: float | None
+    noise_start: float
+    yaw: float
+    events: tuple[SceneEvent, ...]
+
+    def event_level(self, event: SceneEvent) -> float:
+        """The RMS that the event's sound pressure shall have at the array."""
+        reference = _SILENT_NOISE_DB if self.noise_level is None else self.noise_level
+        return 10 ** ((reference + event.snr) / 20)
+
+
+class SceneSet:
+    """All scenes of a recipe, a seed, and a split of a sound bank.
+
+    Args:
+        recipe: what to make.
+        sounds: a measured sound bank at the recipe's sampling rate.
+        seed: from 0.
+        split: `"train"`, `"validation"`, `"test"` or `"all"`; the first three share neither recordings nor simulated
+            rooms.
+
+    Raises:
+        ValueError: the sounds are of another rate, or too few.
+    """
+
+    def __init__(self, recipe: Recipe, sounds: SoundBank, seed: int = 0, split: str = "all"):
+        if seed < 0:
+            raise ValueError("seed must be 0 or above")
+        if sounds.sampling_rate != recipe.sampling_rate:
+            raise ValueError(f"the sounds are at {sounds.sampling_rate} Hz, the recipe at {recipe.sampling_rate} Hz")
+        self.recipe, self.sounds, self.seed, self.split = recipe, sounds, seed, split
+        found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
+        self._by_class = [self._long_enough(numbers) for numbers in found]
+        if not any(map(len, found)):
+            raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")
+        self._sound_shares = [self._shares(numbers) for numbers in self._by_class]
+        weights = np.array([self._weight(class_id) for class_id in range(len(self._by_class))])
+        self._class_shares = weights / weights.sum()
+        self._rooms = lru_cache(maxsize=1024)(self._draw_room)
+        self._measured = None
+
+    def __getstate__(self) -> dict:
+        return {"recipe": self.recipe, "sounds": self.sounds, "seed": self.seed, "split": self.split}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def _shares(self, numbers: np.ndarray) -> np.ndarray | None:
+        """How often each sound of a class is drawn: `None` if all are equally often."""
+        if self.recipe.events.sound_balance == "sounds" or not len(numbers):
+            return None
+        recordings = [self.sounds.sounds[number].recording for number in numbers]
+        takes = Counter(recordings)
+        return np.array([1 / takes[recording] for recording in recordings]) / len(takes)
+
+    def _weight(self, class_id: int) -> float:
+        numbers, shares = self._by_class[class_id], self._sound_shares[class_id]
+        if not len(numbers):
+            return 0.0
+        by_seconds = self.recipe.events.class_balance == "seconds"
+        return 1 / np.average([self._longest(number) for number in numbers], weights=shares) if by_seconds else 1.0
+
+    def _long_enough(self, numbers: np.ndarray) -> np.ndarray:
+        shortest = self.recipe.events.seconds[0] * self.recipe.sampling_rate
+        kept = np.array([number for number in numbers if self.sounds.sounds[number].length >= shortest], dtype=int)
+        if len(numbers) and not len(kept):
+            name = self.sounds.class_names[self.sounds.sounds[numbers[0]].class_id]
+            raise ValueError(f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s")
+        return kept
+
+    @property
+    def _shortest(self) -> int:
+        return max(1, round(self.recipe.events.seconds[0] * self.recipe.sampling_rate))
+
+    def _longest(self, number: int, playback: int = PLAYBACK_STEPS) -> int:
+        length = self.sounds.sounds[number].length * PLAYBACK_STEPS // playback
+        return min(length, round(self.recipe.events.seconds[1] * self.recipe.sampling_rate))
+
+    def sound_numbers(self) -> np.ndarray:
+        """The sounds that scenes are drawn from."""
+        return np.concatenate(self._by_class)
+
+    def seed_of(self, stream: int, index: int) -> tuple[int, ...]:
+        """The seed of one of the rooms, the scenes or the noise."""
+        return (self.seed, SPLITS.index(self.split), stream, index)
+
+    @property
+    def number_of_rooms(self) -> int:
+        """Rooms; scene i stands in room i modulo this."""
+        return len(self._measured_rooms()) if self.recipe.rooms.measured else self.recipe.rooms.number
+
+    def room(self, number: int) -> Room:
+        """Room `number`, with its paths; deterministic."""
+        return self._rooms(number)
+
+    def _draw_room(self, number: int) -> Room:
+        if self.recipe.rooms.measured:
+            return self._measured_rooms()[number]
+        return draw_room(self.recipe.rooms, self.recipe.sampling_rate, self.seed_of(_ROOMS, number))
+
+    def _measured_rooms(self) -> list[Room]:
+        if self._measured is None:
+            rooms = self.recipe.rooms
+            self._measured = read_measured_rooms(rooms.measured, self.recipe.sampling_rate, rooms.measured_convention)
+            for moving, share in ((True, self.recipe.events.moving), (False, 1 - self.recipe.events.moving)):
+                for room in self._measured:
+                    if share > 0 and not room.choices(moving):
+                        kind = "path to move along" if moving else "static position"
+                        raise ValueError(f"the measured room {room.name!r} has no {kind}: change events.moving")
+        return self._measured
+
+    def scene(self, index: int) -> Scene:
+        """Scene `index`, the same whichever scenes were drawn before it."""
+        generator = np.random.default_rng(self.seed_of(_SCENES, index))
+        recipe = self.recipe
+        room_number = index % self.number_of_rooms
+        shares = np.array(list(recipe.events.polyphony.values()))
+        layers = generator.choice(list(recipe.events.polyphony), p=shares / shares.sum())
+        level = recipe.noise.level
+        noise_level = None if level is None else float(generator.uniform(*level))
+        noise_start = float(generator.random())
+        yaw = float(generator.uniform(-180, 180)) if recipe.rotation == "yaw" else 0.0
+        events: list[SceneEvent] = []
+        for track in range(layers):
+            events += self._draw_layer(generator, self.room(room_number), track, tuple(events))
+        return Scene(index, room_number, noise_level, noise_start, yaw, tuple(events))
+
+    def _draw_layer(self, generator, room: Room, track: int, others: tuple[SceneEvent, ...]) -> list[SceneEvent]:
+        rate, total, shortest = self.recipe.sampling_rate, self.recipe.scene_samples, self._shortest
+        layer = []
+        # A first pause of any length, so that layers do not begin together.
+        start = round(generator.uniform(0, self.recipe.events.gap[1]) * rate)
+        while total - start >= shortest:
+            event = self._draw_event(generator, room, track, start, others)
+            if event is not None:
+                layer.append(event)
+            stop = event.stop if event else start + shortest
+            start = stop + round(generator.uniform(*self.recipe.events.gap) * rate)
+        return layer
+
+    def _draw_event(self, generator, room: Room, track: int, start: int, others) -> SceneEvent | None:
+        recipe = self.recipe.events
+        begun = [other.class_id for other in others if other.start <= start < other.stop]
+        same = bool(begun) and generator.random() < recipe.same_class
+        for _ in range(_MOST_DRAWS):
+            class_id = generator.choice(begun) if same else generator.choice(len(self._by_class), p=self._class_shares)
+            sound = int(generator.choice(self._by_class[class_id], p=self._sound_shares[class_id]))
+            playback = self._draw_playback(generator, sound)
+            length = min(self._longest(sound, playback), self.recipe.scene_samples - start)
+            overlapping = [other for other in others if other.start < start + length and start < other.stop]
+            if sound in {other.sound for other in overlapping}:
+                continue
+            if same or class_id not in {other.class_id for other in overlapping}:
+                break
+        else:
+            return None
+        draft = SceneEvent(sound, int(class_id), track, start, length, 0, 0.0, -1, (0.0, 0.0), playback)
+        offset = int(generator.integers(self.sounds.sounds[sound].length - draft.source_length + 1))
+        snr = float(generator.uniform(*recipe.snr))
+        return self._place(generator, room, replace(draft, offset=offset, snr=snr), overlapping)
+
+    def _draw_playback(self, generator, sound: int) -> int:
+        """A rate of the recipe, in steps, but not so fast that the sound becomes shorter than an event may be."""
+        playback = self.recipe.events.playback
+        if playback == (1.0, 1.0):
+            return PLAYBACK_STEPS
+        rate = np.exp(generator.uniform(*np.log(playback)))
+        fastest = self.sounds.sounds[sound].length * PLAYBACK_STEPS // self._shortest
+        return min(round(rate * PLAYBACK_STEPS), fastest)
+
+    def _place(self, generator, room: Room, draft: SceneEvent, overlapping: list[SceneEvent]) -> SceneEvent:
+        """The event on a path that keeps it apart from simultaneous events, or as far apart as the room allows."""
+        moving = generator.random() < self.recipe.events.moving
+        samples = np.arange(draft.start, draft.stop, round(FRAME_SECONDS * self.recipe.sampling_rate))
+        best, widest = None, -1.0
+        for path in generator.permutation(room.choices(moving)):
+            points = room.paths[path]
+            event = replace(draft, path=int(path), progress=self._move(generator, points, draft))
+            apart = min((_least_angle(room, event, other, samples) for other in overlapping), default=180.0)
+            if apart > widest:
+                best, widest = event, apart
+            if apart >= self.recipe.events.separation:
+                break
+        return best
+
+    def _move(self, generator, points: np.ndarray, event: SceneEvent) -> tuple[float, float]:
+        """Start and end on a path (points, 3) at a speed of the recipe, or slower if the path is too short."""
+        last = len(points) - 1
+        if last == 0:
+            return 0.0, 0.0
+        spacing = np.linalg.norm(np.diff(points, axis=0), axis=1).mean()
+        metres = generator.uniform(*self.recipe.events.speed) * event.length / self.recipe.sampling_rate
+        span = min(last, metres / spacing)
+        low = generator.uniform(0, last - span)
+        ends = (float(low), float(low + span))
+        return ends if generator.random() < 0.5 else ends[::-1]
+
+    def labels(self, scene: Scene, only: SceneEvent | None = None) -> Events:
+        """The events of a scene frame by frame, or those of one of its events.
+
+        An event is active in the frames whose middle it covers, and in at least one; its position is that of the
+        frame's middle. Times are those of the source: sound travels to the array within a fraction of a frame.
+        """
+        rate, room = self.recipe.sampling_rate, self.room(scene.room)
+        parts = []
+        for event in scene.events if only is None else (only,):
+            first, last = (round(edge / rate / FRAME_SECONDS) for edge in (event.start, event.stop))
+            frames = np.arange(first, last)
+            if not len(frames):
+                frames = np.array([int((event.start + event.stop) / 2 / rate / FRAME_SECONDS)])
+            positions = position_at(room, event, (frames + 0.5) * FRAME_SECONDS * rate)
+            azimuth, elevation = vector_to_direction(positions)
+            same = np.ones(len(frames), dtype=int)
+            distance = 100 * np.linalg.norm(positions, axis=1)
+            azimuth = wrap_azimuth(azimuth + scene.yaw)
+            parts.append(Events(frames, event.class_id * same, event.track * same, azimuth, elevation, distance))
+        return Events.concatenate(parts).sort()
+
+    def describe(self) -> dict:
+        """Plain values from which `scene_set_from_dict` makes the same set, given where the sounds are."""
+        return {
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "split": self.split,
+            "sounds": {
+                "source": self.sounds.source,
+                "class_names": self.sounds.class_names,
+                "files": [[sound.name, sound.recording, sound.start, sound.stop] for sound in self.sounds.sounds],
+            },
+        }
+
+
+def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
+    """The set that `describe` told of; `sounds` is the same bank, measured or not.
+
+    Raises:
+        ValueError: the sounds are not those that the set was made from.
+    """
+    told = values["sounds"]
+    names = [name for name, *_ in told["files"]]
+    if names != [sound.name for sound in sounds.sounds] or list(told["class_names"]) != list(sounds.class_names):
+        raise ValueError(f"the sounds in {sounds.source} are not those that these scenes were made from")
+    files = zip(sounds.sounds, told["files"], strict=True)
+    measured = tuple(replace(s, recording=recording, start=a, stop=b) for s, (_, recording, a, b) in files)
+    recipe = recipe_from_dict(_as_lists(values["recipe"]))
+    return SceneSet(recipe, replace(sounds, sounds=measured), values["seed"], values["split"])
+
+
+def _as_lists(value):
+    """As JSON would give it back: tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def position_at(room: Room, event: SceneEvent, samples) -> np.ndarray:
+    """Where an event is at samples (n,) of the scene: (n, 3) metres from the array, before the scene's rotation."""
+    points = room.paths[event.path]
+    place, numbers = event.place(samples), np.arange(len(points))
+    return np.stack([np.interp(place, numbers, axis) for axis in points.T], axis=-1)
+
+
+def _least_angle(room: Room, event: SceneEvent, other: SceneEvent, samples: np.ndarray) -> float:
+    together = samples[(samples >= other.start) & (samples < other.stop)]
+    if not len(together):
+        together = np.array([max(event.start, other.start)])
+    return float(angle_between(position_at(room, event, together), position_at(room, other, together)).min())

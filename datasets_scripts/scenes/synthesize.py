@@ -1,0 +1,397 @@
+"""Makes labelled spatial scenes from isolated sounds, on all cores or a Ray cluster, resumably."""
+
+import argparse
+import errno
+import io
+import json
+import os
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.render import Renderer
+from datasets_scripts.scenes.scene_set import SceneSet, scene_set_from_dict
+from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
+from datasets_scripts.scenes.verify import verify
+from modeling_pseldnet.events import read_csv, write_csv
+from modeling_pseldnet.files import atomic_path, write_atomically
+from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.ray_pool import map_on_ray
+
+
+FORMATS = ("foa", "mic", "sum")
+# Scenes of one room that a worker makes in one go, with the same responses.
+CHUNK = 32
+VERIFIED_SCENES = 20
+
+EXAMPLE = """\
+examples:
+  pseldnet-synthesize data/train200_ov3 --sounds sounds/ --scenes 200 --workers 8 --verify
+  pseldnet-synthesize data/test20_ov3 --sounds sounds/ --scenes 20 --formats foa mic sum
+  pseldnet-synthesize data/train200_ov3 --plot 0 1
+
+sounds/ has one folder a class, with audio files in it. An interrupted run goes on where it stopped when the same
+command is given again. The scenes are read by the builder SyntheticSELD with data_dir="data".
+"""
+
+
+class DiskFullError(OSError):
+    """No space left for scenes."""
+
+
+@dataclass(frozen=True)
+class SceneFolder:
+    """Where the files of a set lie, in the layout of the published synthetic scenes.
+
+    `path` holds `foa`, `mic` or `sum` (FLAC), `metadata` (CSV) and a manifest; the folder above it, the class list.
+    """
+
+    path: Path
+    formats: tuple[str, ...] = ("foa",)
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def scene_list(self) -> Path:
+        return self.path / "scenes.jsonl"
+
+    def files(self, scene_set: SceneSet, index: int) -> dict[str, Path]:
+        """The files of a scene by format, and its `"metadata"`, which is written last."""
+        fold = 1 if scene_set.split == "test" else 0
+        name = f"fold{fold}_room{index % scene_set.number_of_rooms}_mix{index:06d}"
+        files = {form: self.path / form / f"{name}.flac" for form in self.formats}
+        return {**files, "metadata": self.path / "metadata" / f"{name}.csv"}
+
+    def missing(self, scene_set: SceneSet, indices: Iterable[int]) -> list[int]:
+        """The scenes that are not there whole."""
+        there = {path for form in (*self.formats, "metadata") for path in (self.path / form).glob("[!.]*")}
+        return [index for index in indices if not there.issuperset(self.files(scene_set, index).values())]
+
+    def remove_unfinished(self) -> None:
+        """Removes what a killed run left under temporary names."""
+        for form in (*FORMATS, "metadata", "."):
+            for path in (self.path / form).glob(".*.tmp*"):
+                path.unlink(missing_ok=True)
+
+
+class SceneMaker:
+    """Renders scenes of a set and writes them; each worker has one."""
+
+    def __init__(self, scene_set: SceneSet, folder: SceneFolder):
+        self.renderer, self.folder = Renderer(scene_set), folder
+
+    def __call__(self, indices: list[int]) -> int:
+        """Makes these scenes and returns how many they are."""
+        for index in indices:
+            self._make_scene(index)
+        return len(indices)
+
+    def _make_scene(self, index: int) -> None:
+        scene_set = self.renderer.scene_set
+        scene = scene_set.scene(index)
+        files = self.folder.files(scene_set, index)
+        for form in self.folder.formats:
+            audio = self.renderer.dry(scene) if form == "sum" else self.renderer.scene(scene, form)
+            _write_flac(files[form], audio, scene_set.recipe.sampling_rate)
+        with _naming_full_disk(files["metadata"]):
+            write_csv(files["metadata"], scene_set.labels(scene))
+
+
+def synthesize(
+    scene_set: SceneSet,
+    folder: SceneFolder,
+    count: int,
+    workers: int = 1,
+    ray_address: str | None = None,
+) -> int:
+    """Makes the scenes 0 to `count` that `folder` does not hold yet; returns how many were made.
+
+    The files are the same bytes for any number of workers, with Ray or without.
+
+    Args:
+        workers: processes on this machine, or actors on the cluster.
+        ray_address: `"local"` or the address of a Ray cluster that sees the same folders.
+
+    Raises:
+        ValueError: the folder holds scenes of another recipe, seed, split or sounds, or a room is impossible.
+        DiskFullError: no space left; what was finished stays.
+    """
+    # A room that cannot be is found now rather than after hours.
+    for number in range(min(count, scene_set.number_of_rooms)):
+        scene_set.room(number)
+    for form in (*folder.formats, "metadata"):
+        (folder.path / form).mkdir(parents=True, exist_ok=True)
+    folder.remove_unfinished()
+    with _naming_full_disk(folder.manifest):
+        _write_manifest(scene_set, folder)
+        _write_classes(scene_set, folder)
+    todo = folder.missing(scene_set, range(count))
+    chunks = list(_chunks(scene_set, todo))
+    with tqdm(total=count, initial=count - len(todo), unit="scene", desc=folder.path.name) as progress:
+        for made in _run(scene_set, folder, chunks, workers, ray_address):
+            progress.update(made)
+    with _naming_full_disk(folder.scene_list):
+        _write_scene_list(scene_set, folder, count)
+    return len(todo)
+
+
+def _chunks(scene_set: SceneSet, indices: list[int]) -> Iterator[list[int]]:
+    """Scenes of one room each, so that its responses are computed once."""
+    by_room = defaultdict(list)
+    for index in indices:
+        by_room[index % scene_set.number_of_rooms].append(index)
+    for found in by_room.values():
+        for first in range(0, len(found), CHUNK):
+            yield found[first : first + CHUNK]
+
+
+def _run(scene_set, folder, chunks: list[list[int]], workers: int, ray_address: str | None) -> Iterator[int]:
+    if ray_address is not None:
+        yield from map_on_ray(SceneMaker, (scene_set, folder), chunks, workers, ray_address)
+    elif workers <= 1:
+        maker = SceneMaker(scene_set, folder)
+        for chunk in chunks:
+            for index in chunk:
+                yield maker([index])
+    else:
+        pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(scene_set, folder))
+        try:
+            for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_maker: SceneMaker | None = None
+
+
+def _start_worker(scene_set: SceneSet, folder: SceneFolder) -> None:
+    global _maker
+    # Ends at once and in silence when the program is interrupted: half a scene is no loss.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _maker = SceneMaker(scene_set, folder)
+
+
+def _work(chunk: list[int]) -> int:
+    return _maker(chunk)
+
+
+def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
+    told = json.loads(json.dumps(scene_set.describe()))
+    if folder.manifest.exists():
+        known = json.loads(folder.manifest.read_text(encoding="utf-8"))
+        differing = [name for name in told if known.get(name) != told[name]]
+        if differing and any((folder.path / "metadata").glob("[!.]*")):
+            raise ValueError(
+                f"{folder.path} holds scenes of another {' and '.join(differing)} ({folder.manifest.name}): "
+                "give another folder, or remove it"
+            )
+        if not differing:
+            return
+    write_atomically(folder.manifest, json.dumps(told, ensure_ascii=False))
+
+
+def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
+    """The scene set of a folder made by `synthesize`, with the sounds where they were, or with `sounds`.
+
+    Raises:
+        ValueError: no manifest, or the sounds are not found or are others.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise ValueError(f"no {manifest}: nothing was synthesised there; to make scenes give --scenes and --sounds")
+    values = json.loads(manifest.read_text(encoding="utf-8"))
+    if sounds is None:
+        sounds = sounds_from_folder(values["sounds"]["source"], values["recipe"]["sampling_rate"])
+    return scene_set_from_dict(values, sounds)
+
+
+def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
+    """`cls_indices_<split>.tsv`: index, AudioSet id (unknown, hence `-`), label, sounds and their seconds."""
+    bank = scene_set.sounds
+    sounds = [bank.sounds[number] for number in scene_set.sound_numbers()]
+    rows = []
+    for class_id, name in enumerate(bank.class_names):
+        lengths = [sound.length for sound in sounds if sound.class_id == class_id]
+        rows.append(f"{class_id}\t-\t{name}\t{len(lengths)}\t{sum(lengths) / bank.sampling_rate:.1f}\n")
+    write_atomically(folder.path.parent / f"cls_indices_{scene_set.split}.tsv", "".join(rows))
+
+
+def _write_scene_list(scene_set: SceneSet, folder: SceneFolder, count: int) -> None:
+    """One JSON object a scene: its room, and its events with the sounds they play."""
+    lines = []
+    for index in range(count):
+        values = asdict(scene_set.scene(index))
+        values["room"] = {"number": values["room"], **scene_set.room(values["room"]).describe()}
+        for event in values["events"]:
+            event["sound"] = scene_set.sounds.sounds[event["sound"]].name
+        name = folder.files(scene_set, index)["metadata"].stem
+        lines.append(json.dumps({"name": name, **values}, ensure_ascii=False) + "\n")
+    write_atomically(folder.scene_list, "".join(lines))
+
+
+def _write_flac(path: Path, audio: np.ndarray, sampling_rate: int) -> None:
+    """16-bit FLAC of (channels, samples), under a temporary name first."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, audio.T, sampling_rate, format="FLAC", subtype="PCM_16")
+    with _naming_full_disk(path), atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
+
+
+@contextmanager
+def _naming_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        message = "no space left; free some and give the same command again: finished scenes are kept"
+        raise DiskFullError(error.errno, message, str(path)) from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program `pseldnet-synthesize`; returns its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.scenes is None and not (options.verify or options.plot is not None):
+        parser.error("nothing to do: give --scenes with --sounds or --dataset, or --verify or --plot")
+    try:
+        return _run_program(options)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        print(f"pseldnet-synthesize: error: {error}: pip install 'pseldnets[synth]'", file=sys.stderr)
+    except BrokenProcessPool:
+        print(
+            "pseldnet-synthesize: error: a worker died, perhaps for want of memory: give fewer --workers and go on",
+            file=sys.stderr,
+        )
+    except (ValueError, OSError) as error:
+        named = isinstance(error, OSError) and error.strerror and error.filename
+        message = f"{error.filename}: {error.strerror}" if named else str(error)
+        print(f"pseldnet-synthesize: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="pseldnet-synthesize",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, help="folder of the set, in the folder that holds all sets and the list of classes")
+    add("--scenes", type=_positive, metavar="N", help="make scenes until there are N")
+    sounds = parser.add_mutually_exclusive_group()
+    sounds.add_argument("--sounds", metavar="DIR", help="isolated sounds, one folder a class")
+    sounds.add_argument("--dataset", metavar="NAME", help="isolated sounds: an audio dataset of the Hub or on disk")
+    add("--dataset-split", default="train", metavar="SPLIT", help="split of the dataset (default: train)")
+    add("--audio-column", default="audio", metavar="NAME", help="default: audio")
+    add("--label-column", default="label", metavar="NAME", help="a ClassLabel or strings (default: label)")
+    add("--recording-column", metavar="NAME", help="tells which rows are pieces of one recording")
+    add("--recipe", default="default", metavar="YAML", help="a file, or default (one minute) or on_the_fly (10 s)")
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--split", choices=SPLITS, help="recordings to use (default: as the folder's name begins, else all)")
+    add("--formats", nargs="+", choices=FORMATS, default=["foa"], help="default: foa; sum is the dry mix")
+    add("--workers", type=_positive, default=1, metavar="N", help="processes (default: 1)")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help="work on a Ray cluster, or a local one")
+    add("--verify", action="store_true", help="compare the direction of isolated sources with their labels")
+    add(
+        "--plot", nargs="*", type=int, metavar="SCENE", help="picture these scenes (default: 0) and what the set holds"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _run_program(options: argparse.Namespace) -> int:
+    folder = SceneFolder(options.folder.absolute(), tuple(dict.fromkeys(options.formats)))
+    if options.scenes is not None:
+        recipe = read_recipe(options.recipe)
+        if recipe.rooms.measured:
+            recipe = replace(recipe, rooms=replace(recipe.rooms, measured=os.path.abspath(recipe.rooms.measured)))
+        sounds = _measure(_open_sounds(options, recipe.sampling_rate), folder, options.workers)
+        split = options.split or next((name for name in SPLITS if folder.path.name.startswith(name)), "all")
+        scene_set = SceneSet(recipe, sounds, options.seed, split)
+        synthesize(scene_set, folder, options.scenes, options.workers, options.ray)
+    else:
+        rate = (
+            json.loads(folder.manifest.read_text())["recipe"]["sampling_rate"] if folder.manifest.exists() else 24000
+        )
+        given = _open_sounds(options, rate) if options.sounds or options.dataset else None
+        scene_set = read_manifest(folder.path, given)
+    return _report(options, scene_set, folder)
+
+
+def _open_sounds(options: argparse.Namespace, sampling_rate: int) -> SoundBank:
+    if options.sounds:
+        return sounds_from_folder(options.sounds, sampling_rate)
+    if not options.dataset:
+        raise ValueError("no sounds: give --sounds DIR, or --dataset NAME")
+    import datasets
+
+    if (Path(options.dataset) / "state.json").is_file():
+        dataset = datasets.load_from_disk(options.dataset)
+    else:
+        dataset = datasets.load_dataset(options.dataset, split=options.dataset_split)
+    columns = options.audio_column, options.label_column, options.recording_column
+    return sounds_from_dataset(dataset, sampling_rate, *columns, source=options.dataset)
+
+
+def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
+    """The bank without silence; where the folder has a manifest with the same sounds, as that tells."""
+    if folder.manifest.exists():
+        with suppress(ValueError):
+            return read_manifest(folder.path, sounds).sounds
+    if workers <= 1:
+        return sounds.measure()
+    with ProcessPoolExecutor(workers) as executor:
+        return sounds.measure(executor)
+
+
+def _report(options: argparse.Namespace, scene_set: SceneSet, folder: SceneFolder) -> int:
+    status = 0
+    found = {path.stem for path in (folder.path / "metadata").glob("[!.]*.csv")}
+    indices = sorted(int(name.rpartition("mix")[2]) for name in found)
+    if options.verify:
+        spread = indices[:: max(1, len(indices) // VERIFIED_SCENES)][:VERIFIED_SCENES]
+        labelled = (
+            (scene_set.scene(index), read_csv(folder.files(scene_set, index)["metadata"]))
+            for index in tqdm(spread, desc="verify", unit="scene")
+        )
+        verification = verify(scene_set, labelled)
+        print(f"angle between intensity vector and label, {len(spread)} scenes of {folder.path}")
+        print(verification)
+        status = 0 if verification.passed else 1
+    if options.plot is not None:
+        from datasets_scripts.scenes.plot import plot_scene, plot_set
+
+        pictures = folder.path / "pictures"
+        pictures.mkdir(exist_ok=True)
+        for index in options.plot or [0]:
+            print(plot_scene(scene_set, index, pictures / f"scene{index:06d}.png"))
+        print(plot_set(scene_set, indices, pictures / "set.png"))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Proves the labels of scenes: the intensity vector of each isolated source must point where its label says."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from datasets_scripts.scenes.render import Renderer, rotated
+from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
+from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between
+
+
+# Median error of the direct sound above which labels are wrong, degrees.
+LARGEST_MEDIAN = 5.0
+# Frames this far below an event's loudest one tell no direction.
+WEAK_DB = -30.0
+RT60_EDGES = (0.0, 0.4, 0.8, 1.2, 1.6, np.inf)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Angles between intensity vectors and labels, one a frame of an event.
+
+    Attributes:
+        rt60: of the scene's room, seconds (frames,).
+        direct, reverberant: errors without and with the room's reflections, degrees (frames,).
+    """
+
+    rt60: np.ndarray
+    direct: np.ndarray
+    reverberant: np.ndarray
+
+    @property
+    def passed(self) -> bool:
+        return len(self.direct) > 0 and bool(np.median(self.direct) <= LARGEST_MEDIAN)
+
+    def __str__(self) -> str:
+        rows = [("direct sound", self.direct)]
+        for low, high in pairwise(RT60_EDGES):
+            within = (self.rt60 >= low) & (self.rt60 < high)
+            name = f"RT60 {low:g} to {high:g} s" if np.isfinite(high) else f"RT60 above {low:g} s"
+            rows.append((name, self.reverberant[within]))
+        lines = [f"{'':<18}{'frames':>8}{'median':>9}{'90 %':>9}"]
+        for name, errors in rows:
+            if len(errors):
+                median, most = np.percentile(errors, [50, 90])
+                lines.append(f"{name:<18}{len(errors):>8}{median:>8.1f}°{most:>8.1f}°")
+        return "\n".join(lines)
+
+
+def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Verification:
+    """Renders every event of the scenes alone and without noise, and compares its direction with its labels.
+
+    Args:
+        scene_set: where the scenes are from.
+        labelled: scenes with the labels to prove, from `SceneSet.labels` or read from disk.
+
+    Raises:
+        ValueError: labels are missing, or there are more than the scene has.
+    """
+    renderer = Renderer(scene_set)
+    rt60, direct, reverberant = [], [], []
+    for scene, labels in labelled:
+        expected = scene_set.labels(scene)
+        given = {key: row for row, key in enumerate(_keys(labels))}
+        if sorted(given) != sorted(_keys(expected)):
+            raise ValueError(
+                f"the labels of scene {scene.index} are not those of its events: frames or classes differ"
+            )
+        for event in scene.events:
+            own = labels[[given[key] for key in _keys(scene_set.labels(scene, only=event))]]
+            energy, errors = _direction_errors(renderer, scene, event, own, direct_only=True)
+            _, reverberant_errors = _direction_errors(renderer, scene, event, own, direct_only=False)
+            strong = energy > energy.max(initial=0.0) * 10 ** (WEAK_DB / 10)
+            direct.append(errors[strong])
+            reverberant.append(reverberant_errors[strong])
+            rt60.append(np.full(strong.sum(), scene_set.room(scene.room).rt60))
+    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, direct, reverberant)))
+
+
+def _keys(labels: Events) -> list[tuple[int, int, int]]:
+    return list(zip(labels.frame.tolist(), labels.class_id.tolist(), labels.track.tolist(), strict=True))
+
+
+def _direction_errors(renderer: Renderer, scene: Scene, event: SceneEvent, labels: Events, direct_only: bool):
+    """Energy (rows,) and error in degrees (rows,) of each labelled frame of one event."""
+    start, audio = renderer.event(scene, event, direct_only=direct_only)
+    audio = rotated(audio, scene.yaw).astype(np.float64)
+    frame_samples = round(FRAME_SECONDS * renderer.scene_set.recipe.sampling_rate)
+    edges = np.clip(labels.frame[:, None] * frame_samples - start + [0, frame_samples], 0, audio.shape[1])
+    frames = [audio[:, low:high] for low, high in edges]
+    energy = np.array([np.square(frame[0]).sum() for frame in frames])
+    intensity = np.array([frame[1:] @ frame[0] for frame in frames])[:, [2, 0, 1]]
+    return energy, angle_between(intensity, labels.vector)

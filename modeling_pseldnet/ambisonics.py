@@ -1,0 +1,100 @@
+"""First-order ambisonics: the conventions of its channels, A-format to B-format, and rotations of the sound field.
+
+A-format: Gerzon, "The design of precisely coincident microphone arrays for stereo and surround sound", AES Convention,
+1975. Rotations: Mazzon et al., "First order ambisonics domain spatial augmentation for DNN-based direction of arrival
+estimation", DCASE 2019; as "audio channel swapping" in Wang et al., "A four-stage data augmentation approach to
+ResNet-Conformer based acoustic modeling for sound event localization and detection", TASLP 2023.
+"""
+
+from itertools import permutations, product
+
+import numpy as np
+
+
+# Where the capsules front left up, front right down, back left down and back right up look, (4, 3) in x, y, z.
+TETRAHEDRON = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
+
+
+def a_to_b_matrix(directions: np.ndarray = TETRAHEDRON, omnidirectional_part: float = 0.5) -> np.ndarray:
+    """The matrix (4, capsules) of [`a_to_b_format`], float32."""
+    directions = np.asarray(directions, dtype=np.float64)
+    if directions.ndim != 2 or directions.shape[1] != 3 or not np.linalg.norm(directions, axis=1).all():
+        raise ValueError(f"directions of capsules must be vectors (capsules, 3), got shape {directions.shape}")
+    x, y, z = (1 - omnidirectional_part) * (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
+    capsules = np.stack([np.full_like(x, omnidirectional_part), y, z, x], axis=1)
+    if np.linalg.matrix_rank(capsules, tol=1e-6) < 4:
+        raise ValueError(
+            "these capsules do not tell W, Y, Z and X apart: it takes four directional ones that do not look along"
+            " a plane or cone"
+        )
+    return np.linalg.pinv(capsules).astype(np.float32)
+
+
+def a_to_b_format(
+    waveform: np.ndarray, directions: np.ndarray = TETRAHEDRON, omnidirectional_part: float = 0.5
+) -> np.ndarray:
+    """Capsule signals to first-order ambisonics (AmbiX: W, Y, Z, X, SN3D).
+
+    The capsules are taken to be at one point. At a distance r from their centre they nearly are up to
+    f = 0.8 * c / (2 pi r), with c = 343 m/s: 3 kHz for the 1.5 cm of a usual tetrahedral microphone, 1 kHz for 4.2 cm.
+    There the intensity vector is 3° off the source in the mean and 6° at worst, W 0.6 dB too weak and X, Y, Z 0.9 dB
+    too strong; the angle grows with the square of frequency, to 10° in the mean at 1.8 times f. Above 3 times f
+    directions are ambiguous (spatial aliasing). Radius equalisation filters even out the levels but not the angles, so
+    that they are left out.
+
+    Not for omnidirectional capsules, also if they are on a rigid sphere, as in the MIC format of the DCASE challenges.
+
+    Args:
+        waveform: (capsules, samples).
+        directions: where each capsule looks, (capsules, 3) in x, y, z, of any length; in the usual order of a
+            tetrahedral microphone, front left up, front right down, back left down, back right up, if left out.
+        omnidirectional_part: a in the capsules' response a + (1 - a) cos(angle): 0.5 for a cardioid, as usual, 0.25
+            for a hypercardioid.
+
+    Returns:
+        (4, samples), float32.
+
+    Raises:
+        ValueError: the capsules cannot tell the four channels apart, or they are not as many as the waveform has.
+    """
+    matrix = a_to_b_matrix(directions, omnidirectional_part)
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim != 2 or len(waveform) != matrix.shape[1]:
+        raise ValueError(f"expected shape ({matrix.shape[1]}, samples), a row a capsule, got {waveform.shape}")
+    return matrix @ waveform
+
+
+__all__ = ["TETRAHEDRON", "a_to_b_format"]
+
+
+# Matrices (patterns, 3, 3) that take the x, y, z of a source to where it is afterwards; the identity comes first.
+# All 48 signed permutations, and the 16 that keep z or reverse it.
+ROTATION_PATTERNS = {
+    48: np.array(
+        [
+            np.diag(signs)[:, list(order)]
+            for order in permutations(range(3))
+            for signs in product((1.0, -1.0), repeat=3)
+        ],
+        dtype=np.float32,
+    )
+}
+ROTATION_PATTERNS[16] = np.array([pattern for pattern in ROTATION_PATTERNS[48] if pattern[2, 2] != 0])
+
+
+def channel_rotation(patterns: np.ndarray) -> np.ndarray:
+    """Matrices (…, 3, 3) in x, y, z as those that turn the channels W, Y, Z, X with them, (…, 4, 4)."""
+    channels = np.zeros((*patterns.shape[:-2], 4, 4), dtype=patterns.dtype)
+    channels[..., 0, 0] = 1
+    channels[..., 1:, 1:] = patterns[..., [1, 2, 0], :][..., [1, 2, 0]]
+    return channels
+
+
+def feature_rotation(patterns: np.ndarray) -> np.ndarray:
+    """Signed permutations (…, 3, 3) in x, y, z as those that turn `logmel_iv` features with them, (…, 7, 7)."""
+    channels = channel_rotation(patterns)
+    features = np.zeros((*patterns.shape[:-2], 7, 7), dtype=patterns.dtype)
+    # The level of a channel is that of its reverse.
+    features[..., :4, :4] = np.abs(channels)
+    features[..., 4:, 4:] = channels[..., 1:, 1:]
+    return features

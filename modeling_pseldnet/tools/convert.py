@@ -1,0 +1,181 @@
+"""Published PSELDNets checkpoints to Hub folders: the program `pseldnet-convert`."""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..modeling_pseldnet import PSELDNetForSELD
+from ..output_formats import FORMATS
+from .checkpoints import read_network
+from .cli import CommandParser, first_line
+from .convert_audioset import convert_audioset
+from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
+from .hub_folder import check_output, model_card, save_hub_folder
+
+
+@dataclass
+class ConversionReport:
+    """What became of the entries of a checkpoint: how many were used, remade, or are no part of the network."""
+
+    used: int
+    remade: int
+    ignored: list[str]
+
+    def __str__(self) -> str:
+        examples = f" ({', '.join(self.ignored[:3])}{', …' if len(self.ignored) > 3 else ''})" if self.ignored else ""
+        return (
+            f"{self.used} entries of the network used, {self.remade} that hold nothing learnt remade,"
+            f" {len(self.ignored)} of other parts ignored{examples}"
+        )
+
+
+def convert_checkpoint(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    backbone: str = "htsat",
+    output_format: str = "multi_accdoa",
+    labels: list[str] | None = None,
+    sampling_rate: int = 24000,
+    overwrite: bool = False,
+) -> ConversionReport:
+    """Writes a published checkpoint as a Hub folder: weights, config, extractor, code and model card.
+
+    Args:
+        checkpoint: a Lightning `.ckpt`; it is read without running any code that it may carry.
+        output: the folder to write; it appears whole or not at all.
+        backbone, output_format: the architecture, as in [`PSELDNetConfig`].
+        labels: names of the classes in the order of their index; `class 0`, … if left out.
+        sampling_rate: rate in Hz of the audio that the checkpoint was trained on, 24000 or 32000.
+        overwrite: whether a folder that is there and not empty is replaced.
+
+    Raises:
+        ValueError: the file is no such checkpoint, does not fit the architecture, or carries code.
+        FileExistsError: `output` is there and not empty.
+    """
+    if backbone not in RENAMES or output_format not in FORMATS:
+        raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
+    check_output(output, overwrite)
+    network, ignored = read_network(checkpoint)
+    state, remade = convert_state_dict(network, backbone)
+
+    head = _head_size(state, FORMATS[output_format].class_head, checkpoint)
+    numbers_a_class = FORMATS[output_format].numbers_a_class
+    num_classes, rest = divmod(head, numbers_a_class)
+    if rest:
+        raise ValueError(
+            f"{checkpoint}: the head gives {head} numbers a frame, which is no multiple of the {numbers_a_class} that"
+            f" {output_format} has for a class: is it another output format?"
+        )
+    if labels is not None and len(labels) != num_classes:
+        raise ValueError(
+            f"{checkpoint}: {num_classes} classes with {output_format}, and {len(labels)} labels:"
+            " give the class list, and the output format, of this checkpoint"
+        )
+    names = labels if labels is not None else [f"class {index}" for index in range(num_classes)]
+    config = make_config(names, sampling_rate, backbone, output_format, read_architecture(state, backbone))
+    model = PSELDNetForSELD(config).eval()
+    _load_strictly(model, state, checkpoint)
+    save_hub_folder(model, output, model_card(config, Path(checkpoint).name))
+    return ConversionReport(used=len(network) - remade, remade=remade, ignored=ignored)
+
+
+def _head_size(state: dict[str, torch.Tensor], head: str, checkpoint: str | os.PathLike) -> int:
+    """Numbers a frame that a head, or those of all tracks, give."""
+    sizes = [len(value) for key, value in state.items() if re.fullmatch(rf"heads\.{head}\.(.*\.)?bias", key)]
+    if not sizes:
+        raise ValueError(f"{checkpoint}: the entry for heads.{head} is missing: is it another output format?")
+    return sum(sizes)
+
+
+def _required(state: dict[str, torch.Tensor], name: str, checkpoint: str | os.PathLike) -> torch.Tensor:
+    if name not in state:
+        raise ValueError(f"{checkpoint}: the entry for {name} is missing: is it another backbone or output format?")
+    return state[name]
+
+
+def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], checkpoint: str | os.PathLike) -> None:
+    for name, parameter in model.state_dict().items():
+        found = _required(state, name, checkpoint)
+        if found.shape != parameter.shape:
+            raise ValueError(
+                f"{checkpoint}: the entry for {name} has shape {tuple(found.shape)} where the network has"
+                f" {tuple(parameter.shape)}"
+            )
+    if extra := sorted(state.keys() - model.state_dict().keys()):
+        has_adapter = any(".adapter." in name for name in extra)
+        hint = ": convert it with modeling_pseldnet.tools.convert_adapterbit" if has_adapter else ""
+        raise ValueError(f"{checkpoint}: {len(extra)} entries that the network has not, such as {extra[0]}{hint}")
+    model.load_state_dict(state)
+
+
+def read_labels(path: str | os.PathLike) -> list[str]:
+    """Class names from a file: tab-separated `index, MID, name, …`, or one name a line.
+
+    Raises:
+        ValueError: the file is missing, empty, or its indices are not 0, 1, 2, …
+    """
+    try:
+        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable list of labels ({first_line(error)})") from None
+    if not lines:
+        raise ValueError(f"{path}: no labels in it")
+    if "\t" not in lines[0]:
+        return [line.strip() for line in lines]
+    names = []
+    for number, line in enumerate(lines, 1):
+        cells = line.split("\t")
+        if len(cells) < 3 or cells[0].strip() != str(number - 1):
+            raise ValueError(f"{path}, line {number}: expected `{number - 1}`, MID and name, separated by tabs")
+        names.append(cells[2].strip())
+    return names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `pseldnet-convert`; returns the exit status."""
+    parser = CommandParser(
+        prog="pseldnet-convert",
+        description="Converts a published PSELDNets checkpoint to a Hub folder that from_pretrained reads, or starts"
+        " a new network from an AudioSet checkpoint.",
+        epilog="example: pseldnet-convert mACCDOA-HTSAT-0.567.ckpt pseldnet-htsat --labels cls_indices_train.tsv",
+    )
+    parser.add_argument("checkpoint", help="checkpoint of PSELDNets (.ckpt) or, with --audioset, of its encoder alone")
+    parser.add_argument("output", help="folder to write")
+    parser.add_argument("--backbone", default="htsat", choices=sorted(RENAMES), help="default: %(default)s")
+    parser.add_argument(
+        "--output-format", default="multi_accdoa", choices=sorted(FORMATS), help="default: %(default)s"
+    )
+    parser.add_argument("--labels", metavar="FILE", help="class names: TSV of index, MID, name, or one name a line")
+    parser.add_argument(
+        "--audioset",
+        action="store_true",
+        help="start a new network, for --labels, from an AudioSet checkpoint of HTS-AT, PaSST or PANNs CNN14",
+    )
+    parser.add_argument("--sampling-rate", type=int, default=24000, help="Hz the network takes; default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    options = parser.parse_args(arguments)
+    if options.audioset and options.labels is None:
+        parser.error("--audioset needs the classes of the new network: give --labels FILE")
+    convert = convert_audioset if options.audioset else convert_checkpoint
+    try:
+        report = convert(
+            options.checkpoint,
+            options.output,
+            backbone=options.backbone,
+            output_format=options.output_format,
+            labels=read_labels(options.labels) if options.labels else None,
+            sampling_rate=options.sampling_rate,
+            overwrite=options.overwrite,
+        )
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f"{options.output}: {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Published PSELDNets checkpoints with AdapterBit to a Hub folder of the network and a folder of the adapter."""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+
+from .. import PSELDNetForSELD
+from ..adapterbit import AdapterBitConfig
+from . import convert
+from .checkpoints import read_network
+from .convert_names import convert_state_dict
+
+
+# The place of a bottleneck and its two layers: published names and ours.
+PLACES = {"attention": "attention.o_proj", "mlp": "mlp"}
+LAYERS = {"fc1": "adapterbit_down", "fc2": "adapterbit_up"}
+BOTTLENECK = re.compile(r"(?P<block>.*)\.(?P<place>attention|mlp)\.adapter\.(?P<layer>fc1|fc2)\.(?P<leaf>weight|bias)")
+
+
+def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Takes the bottlenecks out of a published checkpoint.
+
+    Args:
+        checkpoint: a Lightning `.ckpt`; it is read without running any code that it may carry.
+        network_checkpoint: where the checkpoint without them is written, for [`convert.convert_checkpoint`].
+
+    Returns:
+        The entries of the bottlenecks, by their published names.
+
+    Raises:
+        ValueError: the file is no such checkpoint, or has no bottlenecks.
+    """
+    network, _ = read_network(checkpoint)
+    bottlenecks = {key: network.pop(key) for key in list(network) if ".adapter." in key}
+    if not bottlenecks:
+        raise ValueError(f"{checkpoint}: no entries named `….adapter.…`: convert it with pseldnet-convert")
+    torch.save({"state_dict": {f"net.{key}": value for key, value in network.items()}}, network_checkpoint)
+    return bottlenecks
+
+
+def save_adapter(
+    bottlenecks: dict[str, torch.Tensor], base: str | os.PathLike, output: str | os.PathLike, scale: float = 0.1
+) -> None:
+    """Writes published bottlenecks as an AdapterBit adapter, with the biases, statistics and heads of its network.
+
+    Args:
+        bottlenecks: entries by their published names, from [`split_checkpoint`].
+        base: the Hub folder of the rest of the network.
+        output: the folder to write; it replaces one that is there, and appears whole or not at all.
+        scale: what the bottlenecks' outputs are multiplied by; a checkpoint does not say.
+
+    Raises:
+        ValueError: the bottlenecks do not fit the network; the message names one.
+    """
+    network = PSELDNetForSELD.from_pretrained(base)
+    state, _ = convert_state_dict(bottlenecks, network.config.backbone)
+    matches = {key: BOTTLENECK.fullmatch(key) for key in state}
+    if unknown := [key for key, match in matches.items() if match is None]:
+        raise ValueError(f"{len(unknown)} entries are no bottlenecks: {', '.join(unknown[:5])}")
+    narrow, wide = next((value.shape for key, value in state.items() if key.endswith(".fc1.weight")), (1, 2))
+    places = {match["place"] for match in matches.values()}
+    config = AdapterBitConfig(mlp_ratio=narrow / wide, scale=scale, positions=sorted(places))
+    model = get_peft_model(network, config)
+    renamed = {
+        f"{match['block']}.{PLACES[match['place']]}.{LAYERS[match['layer']]}.default.{match['leaf']}": state[key]
+        for key, match in matches.items()
+    }
+    expected = {
+        key for key in model.get_base_model().state_dict() if ".adapterbit_down." in key or ".adapterbit_up." in key
+    }
+    if differing := sorted(expected.symmetric_difference(renamed)):
+        raise ValueError(f"{len(differing)} bottlenecks are missing or have no place in {base}: {differing[0]}, …")
+    try:
+        model.get_base_model().load_state_dict(renamed, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the bottlenecks do not fit {base}: {str(error).splitlines()[1].strip()}") from None
+    output = Path(output).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        model.save_pretrained(Path(temporary) / output.name)
+        shutil.rmtree(output, ignore_errors=True)
+        (Path(temporary) / output.name).rename(output)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_pseldnet.tools.convert_adapterbit",
+        description="Converts a published PSELDNets checkpoint with AdapterBit to a Hub folder of the network and a"
+        " folder of the adapter that PeftModel.from_pretrained reads.",
+        epilog="example: python -m modeling_pseldnet.tools.convert_adapterbit adapter.ckpt l3das22-base"
+        " l3das22-adapter --labels classes.txt",
+    )
+    parser.add_argument("--scale", type=float, default=0.1, help="of the bottlenecks' outputs; default: %(default)s")
+    parser.add_argument("checkpoint", help="Lightning checkpoint (.ckpt); no code in it is run")
+    parser.add_argument("base", help="folder to write the network to")
+    parser.add_argument("adapter", help="folder to write the adapter to")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="last: options of pseldnet-convert, for the network")
+    options = parser.parse_args(arguments)
+    try:
+        base, adapter = Path(options.base).resolve(), Path(options.adapter).resolve()
+        if base == adapter:
+            raise ValueError(f"{adapter} is named for both: the network and the adapter need a folder each")
+        if adapter.exists() and "--overwrite" not in options.options:
+            raise FileExistsError(f"{adapter} is there already: choose another folder, or replace it with --overwrite")
+        with tempfile.TemporaryDirectory() as folder:
+            network_checkpoint = Path(folder) / Path(options.checkpoint).name
+            bottlenecks = split_checkpoint(options.checkpoint, network_checkpoint)
+            if status := convert.main([str(network_checkpoint), options.base, *options.options]):
+                return status
+        save_adapter(bottlenecks, options.base, adapter, scale=options.scale)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.adapter}: {len(bottlenecks)} entries of bottlenecks used, with biases, statistics and heads")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

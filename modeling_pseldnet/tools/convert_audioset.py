@@ -1,0 +1,95 @@
+"""Networks that start from AudioSet checkpoints of HTS-AT, PaSST and PANNs, in the layouts of their own projects."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from ..modeling_pseldnet import PSELDNetForSELD
+from .checkpoints import load_checkpoint
+from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
+from .hub_folder import check_output, model_card, save_hub_folder
+from .transfer import TransferReport, transfer
+
+
+# What published PSELDNets checkpoints put before the names that the project of each encoder gives its entries.
+PREFIXES = {"htsat": "encoder.", "passt": "encoder.", "cnn14_conformer": "convs.", "crnn": "convs."}
+
+
+def load_audioset(model: PSELDNetForSELD, checkpoint: str | os.PathLike) -> TransferReport:
+    """Loads the encoder, and the norm of its input, of an AudioSet checkpoint over those of `model`.
+
+    The first convolution, over one spectrogram, is repeated over the feature channels and divided by their number; the
+    input norm is that of every channel (HTS-AT, PANNs); position embeddings are cropped at the middle or interpolated
+    (PaSST). The rest stays as it was.
+
+    Args:
+        model: of the architecture of the checkpoint; it is changed.
+        checkpoint: as HTS-AT (`state_dict` with `sed_model.…`), PaSST or PANNs CNN14 (`model`) publish it.
+
+    Raises:
+        ValueError: the file is missing, broken, carries code, or is no checkpoint of this encoder.
+    """
+    state, unused = _read_encoder(checkpoint, model.config.backbone, model.config.num_channels)
+    return _transfer(model, state, unused, checkpoint)
+
+
+def convert_audioset(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    backbone: str,
+    output_format: str,
+    labels: list[str],
+    sampling_rate: int = 24000,
+    overwrite: bool = False,
+) -> TransferReport:
+    """Writes a new network that starts from an AudioSet checkpoint as a Hub folder, to be trained.
+
+    Args and errors are those of [`convert_checkpoint`]; `labels` are the classes of the new network.
+    """
+    check_output(output, overwrite)
+    state, unused = _read_encoder(checkpoint, backbone)
+    architecture = read_architecture(state, backbone)
+    if architecture.get("decoder") == "none":
+        del architecture["decoder"]
+    model = PSELDNetForSELD(make_config(labels, sampling_rate, backbone, output_format, architecture)).eval()
+    report = _transfer(model, state, unused, checkpoint)
+    save_hub_folder(
+        model, output, model_card(model.config, f"{Path(checkpoint).name} (AudioSet), still to be trained")
+    )
+    return report
+
+
+def _read_encoder(
+    checkpoint: str | os.PathLike, backbone: str, num_channels: int = 7
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The encoder and input norm of a checkpoint in the names of [`PSELDNetForSELD`], and the rest of its names."""
+    content = load_checkpoint(checkpoint)
+    for key in ("state_dict", "model"):
+        content = content.get(key, content) if isinstance(content, dict) else {}
+    known, unused = {}, []
+    for name, value in content.items():
+        key = name.removeprefix("sed_model.")
+        published = PREFIXES[backbone] + key
+        if key.startswith("bn0."):
+            known |= {f"scalar.{channel}.{key.removeprefix('bn0.')}": value for channel in range(num_channels)}
+        elif any(re.fullmatch(pattern, published) for pattern, _ in RENAMES[backbone]):
+            known[published] = value
+        else:
+            unused.append(key)
+    state, _ = convert_state_dict(known, backbone)
+    if not any(name.startswith("pseldnet.encoder.") for name in state):
+        raise ValueError(f"{checkpoint}: holds nothing of {backbone}: is it a checkpoint of another encoder?")
+    return state, unused
+
+
+def _transfer(
+    model: PSELDNetForSELD, state: dict[str, torch.Tensor], unused: list[str], checkpoint: str | os.PathLike
+) -> TransferReport:
+    try:
+        report = transfer(model, state)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from None
+    report.unused += unused
+    return report

@@ -1,0 +1,205 @@
+"""Scores folders of predicted events against folders of reference events."""
+
+import argparse
+import glob
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from ..events import Events, read_csv
+from ..files import write_atomically
+from .cli import CommandParser
+from .scores import VARIANTS, seld_scores
+
+
+AVERAGES = ("macro", "micro")
+FORMATS = {"LE": "{:.1f}°", "AngE": "{:.1f}°", "DistE": "{:.2f}"}
+
+EXAMPLE = """\
+example:
+  pseldnet-evaluate --reference metadata_dev/dev-test-sony metadata_dev/dev-test-tau --prediction predictions \\
+      --jackknife --by room --json scores.json
+
+DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
+described in training/seld_metrics.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
+reference frame, as the official scorers do; pseldnets counts frame n too.
+"""
+
+
+def evaluate_files(
+    reference: Sequence[Path],
+    prediction: Sequence[Path],
+    *,
+    num_classes: int | None = None,
+    variant: str = "dcase2023",
+    jackknife: bool = False,
+    by: str | None = None,
+    coordinates: str = "polar",
+) -> dict:
+    """Scores the CSV files below `prediction` folders against those of the same name below `reference` folders.
+
+    Args:
+        num_classes: by default one more than the highest class in the files.
+        by: `"room"` or `"fold"`, to score each by itself too; the number follows that word in the file names.
+        coordinates: `"polar"` or `"cartesian"`, of the predictions; references are polar.
+
+    Returns:
+        `dict`: that of [`seld_scores`], with the groups under the name `by`, and `variant`, `num_classes`,
+        `recordings` (their number), `without_prediction` and `without_reference` (file names).
+
+    Raises:
+        OSError, ValueError: a folder or a file is not as it should be; the message names it.
+    """
+    reference_paths, prediction_paths = _find(reference), _find(prediction)
+    if not reference_paths.keys() & prediction_paths.keys():
+        raise ValueError(f"no CSV file of {_join(prediction)} is named like one of {_join(reference)}")
+    names = sorted(reference_paths)
+    references = _read(reference_paths, names, "polar")
+    predictions = _read(prediction_paths, names, coordinates)
+    if num_classes is None:
+        num_classes = 1 + max(int(events.class_id.max(initial=0)) for events in (*references, *predictions))
+    scores = seld_scores(
+        references,
+        predictions,
+        num_classes,
+        variant=variant,
+        jackknife=jackknife,
+        groups=[_number(name, by) for name in names] if by else None,
+        names=names,
+    )
+    if by:
+        scores[by] = scores.pop("groups")
+    return {
+        "variant": variant,
+        "num_classes": num_classes,
+        "recordings": len(names),
+        "without_prediction": sorted(reference_paths.keys() - prediction_paths.keys()),
+        "without_reference": sorted(prediction_paths.keys() - reference_paths.keys()),
+        **scores,
+    }
+
+
+def _find(folders: Sequence[Path]) -> dict[str, Path]:
+    """CSV files at any depth, by file name; links are followed, hidden files are not files."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is not a folder")
+        for name in sorted(glob.glob("**/*.csv", root_dir=folder, recursive=True)):
+            path = folder / name
+            if path.name in found:
+                raise ValueError(f"{found[path.name]} and {path} have the same name: remove one")
+            found[path.name] = path
+    return found
+
+
+def _read(paths: dict[str, Path], names: Sequence[str], coordinates: str) -> list[Events]:
+    progress = tqdm(names, desc="Reading", unit="file", leave=False, disable=None)
+    return [read_csv(paths[name], coordinates) if name in paths else Events.empty() for name in progress]
+
+
+def _number(name: str, word: str) -> int:
+    if match := re.search(rf"{word}(\d+)", name):
+        return int(match[1])
+    raise ValueError(f"{name}: no {word} in the name, such as {word}1, which --by {word} needs")
+
+
+def _join(values: Sequence) -> str:
+    return ", ".join(map(str, values))
+
+
+def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | None = None) -> str:
+    """The scores of [`evaluate_files`] as a table: all recordings, then each group, then each class."""
+    parts = {"": scores} | {f"{by} {label} ": part for label, part in scores.get(by, {}).items()}
+    table = {
+        f"{label}{average}": {
+            score: _format(score, value, part.get("jackknife", {}).get(average, {}).get(score))
+            for score, value in part[average].items()
+        }
+        for label, part in parts.items()
+        for average in averages
+    }
+    for class_id in range(scores["num_classes"]):
+        table[f"class {class_id}"] = {
+            score: _format(score, values[class_id]) for score, values in scores["classwise"].items()
+        }
+    return pd.DataFrame.from_dict(table, orient="index").to_string()
+
+
+def _format(score: str, value: float, interval: Sequence[float] | None = None) -> str:
+    text = FORMATS.get(score, "{:.3f}")
+    value, *bounds = (text.format(number) for number in (value, *(interval or ())))
+    return f"{value} [{', '.join(bounds)}]" if bounds else value
+
+
+def _undefined_to_none(value):
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _undefined_to_none(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_undefined_to_none(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `pseldnet-evaluate`."""
+    parser = CommandParser(
+        prog="pseldnet-evaluate",
+        description="Scores predicted sound events against reference events.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--reference", type=Path, nargs="+", required=True, metavar="DIR", help="folders of DCASE CSV")
+    parser.add_argument(
+        "--prediction", type=Path, nargs="+", required=True, metavar="DIR", help="folders of DCASE CSV"
+    )
+    parser.add_argument("--variant", choices=VARIANTS, default="dcase2023", help="which scores (default: %(default)s)")
+    parser.add_argument("--average", choices=AVERAGES, help="show only this average over classes (default: both)")
+    parser.add_argument("--jackknife", action="store_true", help="add 95%% confidence intervals")
+    parser.add_argument("--by", choices=("room", "fold"), help="score each room or fold by itself too")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="classes of the task (default: up to the highest in the files)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to this file")
+    parser.add_argument(
+        "--coordinates",
+        choices=("polar", "cartesian"),
+        default="polar",
+        help="columns of the predictions after frame, class and track: azimuth, elevation or x, y, z"
+        " (default: %(default)s)",
+    )
+    args = parser.parse_args(arguments)
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"{args.json}: {args.json.parent} is not a folder")
+    try:
+        scores = evaluate_files(
+            args.reference,
+            args.prediction,
+            num_classes=args.num_classes,
+            variant=args.variant,
+            jackknife=args.jackknife,
+            by=args.by,
+            coordinates=args.coordinates,
+        )
+        if args.json:
+            write_atomically(args.json, json.dumps(_undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for what, names in (
+        ("no prediction, counted as empty", scores["without_prediction"]),
+        ("no reference, left out", scores["without_reference"]),
+    ):
+        if names:
+            print(f"{what}: {_join(names)}", file=sys.stderr)
+    print(f"{args.variant}, {scores['recordings']} recordings, {scores['num_classes']} classes")
+    print(format_scores(scores, [args.average] if args.average else AVERAGES, args.by))
+
+
+if __name__ == "__main__":
+    main()

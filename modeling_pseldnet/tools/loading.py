@@ -1,0 +1,151 @@
+"""Loads trained models, adapters over them, and knows the model that comes with the package."""
+
+import json
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..configuration_pseldnet import PSELDNetConfig
+from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from ..modeling_pseldnet import PSELDNetForSELD
+from .cli import first_line
+
+
+# A small network of 24 everyday sounds, trained on synthetic scenes; its README.md is its model card.
+DEFAULT_MODEL = str(Path(__file__).parents[1] / "default_model")
+
+
+# What to import for methods of PEFT that it does not have itself.
+PEFT_METHODS = {"ADAPTERBIT": "modeling_pseldnet.adapterbit"}
+
+
+def load(model: str = DEFAULT_MODEL, device: str | None = None) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
+    """A model and its feature extractor, from a folder or by the name of a Hub repository.
+
+    An adapter of PEFT is loaded over the model it was trained on, and merged with it where the method allows that.
+
+    Args:
+        model: folder or `user/name`; the model that comes with the package by default.
+        device: where it is to run; a GPU if there is one and nothing is said.
+
+    Raises:
+        ValueError: there is no such model, it is of another kind, its weights are missing or do not fit.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        config, extractor = read_config(model), read_extractor(model)
+        if adapter_config(model) is None:
+            network, loading = PSELDNetForSELD.from_pretrained(model, config=config, output_loading_info=True)
+            _check_complete(loading)
+        else:
+            network = _merged(load_adapter(model, config))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{model}: cannot be loaded: {first_line(error)}") from None
+    try:
+        return network.to(device).eval(), extractor
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {first_line(error)}") from None
+
+
+def read_config(model: str) -> PSELDNetConfig:
+    """The config of a model; of an adapter its own, or that of the model it was trained on.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: it is of another kind.
+    """
+    config = _own_or_base(AutoConfig, model)
+    if config.model_type != PSELDNetConfig.model_type:
+        raise ValueError(f"{model} is a {config.model_type} model, not a PSELDNet")
+    return config
+
+
+def read_extractor(model: str) -> PSELDNetFeatureExtractor:
+    """The feature extractor of a model; of an adapter its own, or that of the model it was trained on.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    return _own_or_base(AutoFeatureExtractor, model)
+
+
+def adapter_config(model: str) -> dict | None:
+    """What PEFT says of an adapter; None for a model of its own.
+
+    Raises:
+        ValueError: it does not say which model it was trained on.
+    """
+    path = find_adapter_config_file(model)
+    if path is None:
+        return None
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not config.get("base_model_name_or_path"):
+        raise ValueError(f"{model} is an adapter, and its {Path(path).name} names no base_model_name_or_path")
+    return config
+
+
+def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
+    """An adapter over the model that it was trained on.
+
+    Args:
+        model: folder or Hub repository of the adapter.
+        config: of the whole, such as [`read_config`] gives it.
+        trainable: whether it is to be trained on.
+
+    Returns:
+        `peft.PeftModel`.
+
+    Raises:
+        ValueError: the model that it was trained on cannot be found, or the two do not fit.
+    """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
+
+    adapter = adapter_config(model)
+    base, method = adapter["base_model_name_or_path"], adapter["peft_type"]
+    if method in PEFT_METHODS:
+        import_module(PEFT_METHODS[method])
+    if method not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
+    try:
+        network, loading = PSELDNetForSELD.from_pretrained(
+            base, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise ValueError(
+            f"it is an adapter for {base}, which cannot be loaded: put that model there, or write its place to"
+            f" base_model_name_or_path in adapter_config.json ({first_line(error)})"
+        ) from None
+    # The base may lack, or have in another shape, what the adapter has itself, such as heads for other classes.
+    _check_complete(loading, besides=adapter.get("modules_to_save") or ())
+    return PeftModel.from_pretrained(network, model, is_trainable=trainable)
+
+
+def _own_or_base(auto_class: type, model: str):
+    """What an Auto class makes of a model or an adapter, or else of the model that the adapter was trained on."""
+    adapter = adapter_config(model)
+    try:
+        return auto_class.from_pretrained(model)
+    except OSError:
+        if adapter is None:
+            raise
+        return auto_class.from_pretrained(adapter["base_model_name_or_path"])
+
+
+def _merged(model) -> PSELDNetForSELD:
+    """The network with its adapter in its weights, or beside them where it is not linear."""
+    try:
+        return model.merge_and_unload()
+    except NotImplementedError:
+        return model.get_base_model()
+
+
+def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:
+    """Refuses a model some of whose weights, besides those of the modules named, were not in its file."""
+    names = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
+    missing = [name for name in names if not any(f".{module}." in f".{name}" for module in besides)]
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing or of another shape, {missing[0]} among them")

@@ -1,0 +1,68 @@
+"""A picture of events: azimuth and elevation over time, coloured by class."""
+
+import os
+
+import numpy as np
+
+from ..events import FRAME_SECONDS, Events
+from ..files import atomic_path
+
+
+# Colours that colour-blind readers tell apart, after Okabe and Ito; more classes repeat them with another marker.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00"]
+MARKERS = ["o", "^", "s", "D", "v"]
+
+
+def plot_events(
+    events: Events,
+    id2label: dict[int, str],
+    path: str | os.PathLike,
+    seconds: float | None = None,
+    title: str | None = None,
+    reference: Events | None = None,
+) -> None:
+    """Writes a PNG of azimuth and elevation over time.
+
+    Args:
+        events: what to draw.
+        id2label: names of the classes.
+        path: the file; it appears whole or not at all.
+        seconds: end of the time axis; that of the last event if left out.
+        title: what stands above.
+        reference: ground truth, drawn as a grey band behind.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    rows = figure.subplots(2, 1, sharex=True)
+    if reference is not None and len(reference):
+        for axes, angle in zip(rows, (reference.azimuth, reference.elevation), strict=True):
+            axes.scatter(reference.frame * FRAME_SECONDS, angle, s=90, c="#d9d9d9", marker="s", label="ground truth")
+    for number, class_id in enumerate(np.unique(events.class_id)):
+        of_class = events[events.class_id == class_id]
+        style = {
+            "c": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number // len(COLOURS) % len(MARKERS)],
+            "label": id2label[int(class_id)],
+        }
+        for axes, angle in zip(rows, (of_class.azimuth, of_class.elevation), strict=True):
+            axes.scatter((of_class.frame + 0.5) * FRAME_SECONDS, angle, s=14, linewidths=0, **style)
+    last = max((part.frame.max(initial=-1) + 1 for part in (events, reference) if part is not None), default=0)
+    end = seconds if seconds is not None else max(last * FRAME_SECONDS, 1.0)
+    for axes, name, limit, step in zip(rows, ("azimuth", "elevation"), (180, 90), (60, 30), strict=True):
+        axes.set(
+            xlim=(0, end), ylim=(-limit, limit), ylabel=f"{name} (degrees)", yticks=range(-limit, limit + 1, step)
+        )
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    rows[1].set_xlabel("time (s)")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles, labels = rows[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9, markerscale=1.3)
+    else:
+        rows[0].text(0.5, 0.5, "no events", transform=rows[0].transAxes, ha="center", color="#808080")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,273 @@
+"""Events of recordings as DCASE CSV, JSON and pictures, and of live sound: the program `pseldnet-predict`."""
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers.utils import logging
+
+from ..audio import CHANNEL_FORMATS, Recording, find_audio
+from ..events import write_csv
+from ..files import write_atomically
+from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, detect
+from ..timeline import to_records
+from .cli import CommandParser, first_line
+from .loading import DEFAULT_MODEL, load
+from .plots import plot_events
+from .ray_pool import map_on_ray
+from .stream import SAMPLE_FORMATS, detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
+
+
+NAME = "pseldnet-predict"
+
+
+def read_threshold(text: str) -> float | list[float]:
+    """A number, or the numbers in a file, one a line.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return [float(line) for line in Path(text).read_text().split()]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"threshold {text!r}: neither a number nor a file of numbers, one a class ({error})"
+        ) from None
+
+
+def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | ValueError]]:
+    """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
+
+    A file that is named lies directly in `output`, one of a folder as it does in that folder.
+    """
+    taken: dict[Path, Path] = {}
+    for path in paths:
+        try:
+            files = find_audio(path)
+        except ValueError as error:
+            yield Path(path), error
+            continue
+        for file in files:
+            stem = output / (file.relative_to(path) if file != Path(path) else Path(file.name)).with_suffix("")
+            if stem in taken:
+                yield (
+                    file,
+                    ValueError(f"{file}: its results would replace those of {taken[stem]}: give another --output"),
+                )
+            else:
+                taken[stem] = file
+                yield file, stem
+
+
+@contextmanager
+def window_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over the windows of one recording, for those that take a while."""
+    with tqdm(desc=name, unit="window", leave=False, delay=1.0) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+class Predictor:
+    """Writes the results of recordings; holds the model that it runs.
+
+    Args:
+        options: as [`parse_arguments`] gives them.
+
+    Raises:
+        ValueError: model, device or threshold cannot be used.
+    """
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.threshold = None if options.threshold is None else read_threshold(options.threshold)
+        self.model, self.extractor = load(options.model, options.device)
+
+    def __call__(self, job: tuple[Path, Path | ValueError]) -> tuple[bool, str]:
+        """Whether the job, a recording and where its results go, was done, and a line that tells of it."""
+        file, stem = job
+        try:
+            if isinstance(stem, ValueError):
+                raise stem
+            count = self.write_results(file, stem)
+        except (ValueError, OSError) as error:
+            return False, first_line(error)
+        return True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
+
+    def write_results(self, file: Path, stem: Path) -> int:
+        """Writes what is asked for of one recording and returns the number of its events.
+
+        Raises:
+            ValueError: the recording cannot be used.
+        """
+        options, labels = self.options, self.model.config.id2label
+        channel_format = choose_channel_format(options.channel_format, self.extractor)
+        with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
+            seconds = recording.seconds
+        with window_progress(file.name) as progress:
+            events = detect(
+                self.model,
+                self.extractor,
+                file,
+                channel_format=channel_format,
+                threshold=self.threshold,
+                hop_seconds=options.hop,
+                tta=options.tta,
+                batch_size=options.batch_size,
+                progress=progress,
+            )
+        records = to_records(events, labels)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(stem.with_name(f"{stem.name}.csv"), events)
+        if options.json:
+            text = json.dumps(records, indent=1, ensure_ascii=False)
+            write_atomically(stem.with_name(f"{stem.name}.json"), f"{text}\n")
+        if options.plot:
+            plot_events(events, labels, stem.with_name(f"{stem.name}.png"), seconds, title=file.name)
+        return len(records)
+
+
+def listen(options: argparse.Namespace) -> None:
+    """Prints what sounds in a stream of samples, a line of JSON for each frame as soon as it is final.
+
+    Raises:
+        ValueError: stream, model, device, threshold or another option cannot be used.
+    """
+    threshold = None if options.threshold is None else read_threshold(options.threshold)
+    model, extractor = load(options.model, options.device)
+    channel_format = choose_channel_format(options.channel_format, extractor)
+    num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
+    sampling_rate = model.config.sampling_rate if options.rate is None else options.rate
+    window_seconds = model.config.window_seconds
+    hop_seconds = 0.5 if options.hop is None else options.hop
+    checked_hop(hop_seconds, window_seconds * FRAMES_PER_SECOND)
+    block = num_channels, samples_of(hop_seconds, sampling_rate)
+
+    def warn(message: str) -> None:
+        print(f"{NAME}: warning: {message}", file=sys.stderr)
+
+    if options.stream != "stdin":
+        blocks = read_device(options.stream, sampling_rate, *block, warn)
+    elif sys.stdin.isatty():
+        raise ValueError("standard input is a terminal: pipe raw samples to it, as arecord -t raw gives them")
+    else:
+        blocks = read_pcm(io.FileIO(sys.stdin.fileno(), closefd=False), options.format, *block)
+    print(f"{NAME}: listening to {options.stream}, {num_channels} channels at {sampling_rate} Hz", file=sys.stderr)
+    for frame, events in detect_stream(
+        model,
+        extractor,
+        in_real_time(blocks, hop_seconds, window_seconds, warn),
+        sampling_rate,
+        channel_format=channel_format,
+        threshold=threshold,
+        delay_seconds=options.delay,
+    ):
+        print(json.dumps(to_record(frame, events, model.config.id2label), ensure_ascii=False), flush=True)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = CommandParser(
+        prog=NAME,
+        description="Says what sounds in first-order ambisonic recordings, when, and from which direction.",
+        epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
+    )
+    parser.add_argument("audio", nargs="*", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="folder or Hub repository of a converted or trained model; default: the"
+        " small one of 24 everyday sounds that comes with the package"
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("."), help="folder for the results; default: this one")
+    parser.add_argument(
+        "--threshold", help="activity above which an event is reported: a number, or a file of one a class;"
+        " default: the model's"
+    )  # fmt: skip
+    parser.add_argument(
+        "--hop", "--every", type=float, help="seconds between windows; default: 10, no overlap, but 0.5 with --stream"
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
+    )
+    parser.add_argument(
+        "--channel-format", choices=sorted(CHANNEL_FORMATS),
+        help="what the channels are; ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; aformat: capsules FLU,"
+        " FRD, BLD, BRU of a tetrahedral microphone; array, mono: for models of those; default: what the model takes"
+    )  # fmt: skip
+    parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows at once; default: %(default)s")
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
+    parser.add_argument("--workers", type=int, default=2, help="on Ray, a core each; default: %(default)s")
+    parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
+    parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
+    live = parser.add_argument_group(
+        "live sound", "a line of JSON for each 100 ms on standard output, with the events that sound then"
+    )
+    live.add_argument(
+        "--stream", nargs="?", const="stdin", metavar="DEVICE", help="listen to raw samples on standard input, or to a"
+        " sound device by its name or number (takes the package sounddevice)"
+    )  # fmt: skip
+    live.add_argument(
+        "--format", choices=sorted(SAMPLE_FORMATS), default="s16le",
+        help="of the raw samples, channels interleaved; default: %(default)s"
+    )  # fmt: skip
+    live.add_argument("--rate", type=int, help="of the samples in Hz, a multiple of 10; default: the model's")
+    live.add_argument(
+        "--delay", type=float, default=0.5, help="seconds that are heard after a frame before it is told; default:"
+        " %(default)s"
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.stream is None and not options.audio:
+        parser.error("name recordings or folders of them, or listen with --stream")
+    unfit = [name for name in ("audio", "tta", "ray", "plot", "json") if options.stream and getattr(options, name)]
+    if unfit:
+        parser.error(f"{', '.join(unfit)}: not with --stream, which prints the events of one stream")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `pseldnet-predict`; returns 0, or 2 if anything went wrong."""
+    options = parse_arguments(arguments)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    files = list(output_stems(options.audio, options.output))
+    try:
+        if options.stream:
+            listen(options)
+            return 0
+        if options.ray:
+            results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
+        else:
+            results = map(Predictor(options), files)
+        failed = False
+        for done, line in tqdm(results, total=len(files), unit="file", disable=len(files) == 1):
+            failed |= not done
+            tqdm.write(line if done else f"{NAME}: error: {line}", file=sys.stdout if done else sys.stderr)
+    except (ValueError, BrokenProcessPool) as error:
+        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Who reads the lines has had enough of them: leave Python nowhere to fail when it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{NAME}: interrupted; what is written is whole", file=sys.stderr)
+        return 130
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Tracks, which have no order: matched with those of labels or of another window, and made events of."""
+
+from collections.abc import Callable
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import nn
+
+from .events import Events, vector_to_direction
+
+
+NUM_TRACKS = 3
+
+
+def pairwise(loss: Callable, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean loss between each track and each label slot: two of (batch, frames, 3, …) to (batch, frames, 3, 3)."""
+    prediction, target = torch.broadcast_tensors(prediction.unsqueeze(3), target.unsqueeze(2))
+    return loss(prediction, target, reduction="none").flatten(4).mean(-1)
+
+
+@torch.no_grad()
+def best_order(cost: torch.Tensor) -> torch.Tensor:
+    """The label slot for each track (batch, frames, 3) that costs least, of a cost for each track and slot."""
+    orders = torch.tensor(list(permutations(range(NUM_TRACKS))), device=cost.device)
+    # A column an order: 1 where a track has a slot in it.
+    chosen = nn.functional.one_hot(orders, NUM_TRACKS).flatten(1).T.to(cost.dtype)
+    return orders[(cost.flatten(2) @ chosen).argmin(-1)]
+
+
+def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Mean cost when each track predicts its label slot in `order`."""
+    return cost.gather(3, order.unsqueeze(3)).mean()
+
+
+def nearest_order(tracks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Which of `tracks` stands for each track of `reference`, (batch, frames, 3), so that they differ least in square.
+
+    Every frame has its own order, as in training, where the loss is free to choose one for each frame.
+
+    Args:
+        tracks, reference: vectors (batch, frames, 3, numbers).
+    """
+    # Of (a - b)² only -2ab is not the same for every order.
+    return best_order(-(reference.unsqueeze(3) * tracks.unsqueeze(2)).sum(-1))
+
+
+def occurrence(keys: np.ndarray) -> np.ndarray:
+    """How many earlier entries equal each entry of `keys` (n,)."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, dtype=np.int64)
+    lengths = np.diff(np.r_[starts, len(keys)])
+    result = np.empty(len(keys), dtype=np.int64)
+    result[order] = np.arange(len(keys)) - np.repeat(starts, lengths)
+    return result
+
+
+def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray) -> Events:
+    """Vectors (frames, tracks, classes, 3) longer than the threshold, one or one a class, as events."""
+    length = np.sqrt(np.einsum("ftcd,ftcd->ftc", vectors, vectors))
+    frame, track, class_id = np.nonzero(length > threshold)
+    azimuth, elevation = vector_to_direction(vectors[frame, track, class_id])
+    return Events(frame, class_id, track, azimuth, elevation, confidence=length[frame, track, class_id])
+
+
+def unify_tracks(
+    vectors: np.ndarray, threshold: float | np.ndarray, unify_degrees: float, repeats_first: bool = False
+) -> np.ndarray:
+    """Replaces active tracks of a class that are close to each other by their mean, and inactive tracks by zero.
+
+    Two close tracks of three become one; when two or three of the three pairs are close, all become one.
+
+    Args:
+        vectors: (frames, 3, classes, 3).
+        threshold: activity, one or (classes,).
+        unify_degrees: angle below which two tracks are one source.
+        repeats_first: whether, beside the mean of tracks 2 and 0, track 0 stands where track 1 would be due: so it is
+            in published scores of multi-ACCDOA.
+    """
+    active = np.linalg.norm(vectors, axis=-1) > threshold
+    # Few classes are active on two tracks at a time: the rest of the work is on those alone.
+    frame, class_id = np.nonzero(active.sum(1) > 1)
+    on = active[frame, :, class_id]
+    several = vectors[frame, :, class_id] * on[..., None]
+    unit = several / np.maximum(np.linalg.norm(several, axis=-1, keepdims=True), 1e-12)
+    pairs = np.array([(0, 1), (1, 2), (2, 0)])
+    cosine = np.einsum("npd,npd->np", unit[:, pairs[:, 0]], unit[:, pairs[:, 1]])
+    close = (np.arccos(np.clip(cosine, -1, 1)) < np.radians(unify_degrees)) & on[:, pairs[:, 0]] & on[:, pairs[:, 1]]
+    num_close = close.sum(1)
+
+    for pair in range(3):
+        rows = np.flatnonzero((num_close == 1) & close[:, pair])
+        first, second = pairs[pair]
+        mean = (several[rows, first] + several[rows, second]) / 2
+        if pair == 2 and repeats_first:
+            several[rows, 1] = np.where(on[rows, 1, None], several[rows, 0], 0)
+        several[rows, first], several[rows, second] = mean, 0
+    rows = np.flatnonzero(num_close >= 2)
+    several[rows, 0] = several[rows].mean(1)
+    several[rows, 1:] = 0
+
+    result = vectors * active[..., None]
+    result[frame, :, class_id] = several
+    return result

@@ -1,0 +1,128 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.render import Renderer
+from datasets_scripts.scenes.render_torch import BLOCK, OnTheFlyScenes, SceneBank
+from datasets_scripts.scenes.scene_set import Scene, SceneSet
+from datasets_scripts.scenes.sounds import Sound, SoundBank
+
+
+RATE = 24000
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(scope="module")
+def sounds():
+    """Clips of noise in memory, 0.3 to 2.1 s long."""
+    generator = np.random.default_rng(0)
+    clips = [0.1 * generator.standard_normal(round((0.3 + 0.9 * (number // 2)) * RATE)) for number in range(6)]
+    sounds = tuple(Sound(f"clip {n}", n % 2, f"clip {n}", 0, len(clip)) for n, clip in enumerate(clips))
+
+    def open_clip(number):
+        stream = io.BytesIO()
+        soundfile.write(stream, clips[number], RATE, format="WAV", subtype="FLOAT")
+        stream.seek(0)
+        return stream
+
+    return SoundBank("memory", ("hiss", "rattle"), sounds, RATE, open_clip)
+
+
+def scene_set(
+    sounds, moving=0.5, rotation="none", noise=(-60.0, -45.0), rt60=(0.2, 0.8), seconds=4.0, playback=(1.0, 1.0)
+):
+    recipe = Recipe(
+        scene_seconds=seconds,
+        rotation=rotation,
+        rooms=RoomRecipe(number=2, positions=4, paths=2, path_step=0.1, rt60=rt60, size=((4, 5), (4, 5), (2.5, 3))),
+        events=EventRecipe(moving=moving, gap=(0.0, 0.5), seconds=(0.2, 1.5), playback=playback),
+        noise=NoiseRecipe(noise),
+    )
+    return SceneSet(recipe, sounds)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("array", "recipe"),
+    [
+        ("foa", {"moving": 0.0}),
+        ("foa", {"moving": 1.0}),
+        ("foa", {"moving": 0.5, "rotation": "yaw"}),
+        ("foa", {"moving": 0.5, "noise": (-15.0, -12.0)}),
+        ("foa", {"moving": 0.5, "noise": None, "rt60": (1.0, 1.2)}),
+        ("foa", {"moving": 0.5, "playback": (0.5, 2.0)}),
+        ("mic", {"moving": 0.5}),
+    ],
+    ids=["static", "moving", "turned", "loud", "without noise", "slower and faster", "mic"],
+)
+def test_torch_renders_what_numpy_renders(sounds, device, array, recipe):
+    made = scene_set(sounds, **recipe)
+    scenes = [made.scene(index) for index in range(4)]
+    mixtures = SceneBank(made, array, device).render(scenes).cpu().numpy()
+    renderer = Renderer(made)
+    for mixture, scene in zip(mixtures, scenes, strict=True):
+        expected = renderer.scene(scene, array)
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(mixture, expected, atol=2e-6 * np.abs(expected).max(), rtol=0)
+
+
+def test_scenes_of_a_batch_do_not_depend_on_each_other(sounds):
+    bank = SceneBank(scene_set(sounds))
+    scenes = [bank.scene_set.scene(index) for index in range(3)]
+    batch = bank.render(scenes)
+    together = bank._render(scenes)
+    assert torch.equal(batch[1], bank.render(scenes[1:2])[0])
+    assert torch.allclose(batch, together, atol=1e-6)
+
+
+def test_scenes_without_events_hold_their_noise(sounds):
+    made = scene_set(sounds)
+    scene = Scene(index=0, room=0, noise_level=-40.0, noise_start=0.3, yaw=0.0, events=())
+    np.testing.assert_allclose(SceneBank(made).render([scene])[0].numpy(), Renderer(made).scene(scene), atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_gives_every_scene_once_and_in_order(sounds, workers):
+    bank = SceneBank(scene_set(sounds))
+    loader = DataLoader(OnTheFlyScenes(bank, count=5, first=2), batch_size=None, num_workers=workers)
+    examples = list(loader)
+    assert [example["recording"] for example in examples] == [f"scene{index}" for index in range(2, 7)]
+    for index, example in enumerate(examples, 2):
+        scene = bank.scene_set.scene(index)
+        labels = bank.scene_set.labels(scene)
+        np.testing.assert_allclose(example["waveform"], bank.render([scene])[0].numpy(), atol=1e-6)
+        assert np.array_equal(example["events"].azimuth, labels.azimuth)
+        assert example["num_frames"] == 40
+
+
+def test_each_epoch_has_its_own_scenes(sounds):
+    stream = OnTheFlyScenes(SceneBank(scene_set(sounds)), count=2)
+    epochs = []
+    for epoch in range(2):
+        stream.set_epoch(epoch)
+        epochs.append([example["recording"] for example in stream])
+    assert epochs == [["scene0", "scene1"], ["scene2", "scene3"]]
+
+
+def test_processes_of_a_distributed_run_share_the_scenes_out(sounds):
+    bank = SceneBank(scene_set(sounds))
+    parts = [
+        [example["recording"] for example in OnTheFlyScenes(bank, count=5, rank=rank, world_size=2)] for rank in (0, 1)
+    ]
+    assert parts == [["scene0", "scene2", "scene4"], ["scene1", "scene3"]]
+
+
+def test_events_may_last_beyond_a_block_and_start_anywhere(sounds):
+    made = scene_set(sounds, moving=0.0)
+    lengths = [event.length for index in range(4) for event in made.scene(index).events]
+    assert min(lengths) < BLOCK < max(lengths)
+
+
+def test_turned_scenes_of_microphones_are_refused(sounds):
+    with pytest.raises(ValueError, match="rotated in FOA only"):
+        SceneBank(scene_set(sounds, rotation="yaw"), "mic")

@@ -1,0 +1,186 @@
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+
+from datasets_scripts.scenes.sounds import recording_of, sounds_from_dataset, sounds_from_folder
+
+
+EVENTS = Path(__file__).parents[4] / "shared" / "events"
+RATE = 24000
+
+
+def write_noise(path, seconds=0.4, rate=RATE, before=0.0, after=0.0, channels=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(path.name)).uniform(-0.5, 0.5, (round(seconds * rate), channels))
+    soundfile.write(path, np.pad(noise, ((round(before * rate), round(after * rate)), (0, 0))), rate)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "recording"),
+    [
+        ("berklee-bag1-s0.ogg", "berklee-bag"),
+        ("esc10-1-187207-a.wav", "esc10-1-187207"),
+        ("librispeech-1040-133433-0000.flac", "librispeech-1040-133433-0000"),
+        ("berklee-bell-1b.ogg", "berklee-bell"),
+        ("tonejsinstr-bassoon-a.wav", "tonejsinstr-bassoon"),
+        ("0001.wav", "0001"),
+        ("12.wav", "12"),
+    ],
+)
+def test_pieces_and_takes_belong_to_one_recording(name, recording):
+    assert recording_of(name) == recording
+
+
+def test_silence_around_a_sound_is_left_out(tmp_path):
+    write_noise(tmp_path / "bark" / "a.wav", seconds=0.4, before=0.5, after=0.3)
+    bank = sounds_from_folder(tmp_path).measure()
+    assert bank.sounds[0].start == pytest.approx(0.5 * RATE, abs=0.02 * RATE)
+    assert bank.sounds[0].stop == pytest.approx(0.9 * RATE, abs=0.02 * RATE)
+    assert len(bank.read(0)) == bank.sounds[0].length
+
+
+def test_sounds_are_mixed_to_one_channel_and_resampled(tmp_path):
+    write_noise(tmp_path / "bark" / "deep" / "a.flac", rate=44100, channels=2)
+    bank = sounds_from_folder(tmp_path, RATE).measure()
+    assert bank.sounds[0].name == "bark/deep/a.flac"
+    samples = bank.read(0)
+    assert samples.ndim == 1
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(0.4 * RATE, abs=0.02 * RATE)
+
+
+def test_measuring_with_workers_gives_the_same(tmp_path):
+    for number in range(5):
+        write_noise(tmp_path / "bark" / f"{number}.wav", before=0.01 * number)
+    bank = sounds_from_folder(tmp_path)
+    with ThreadPoolExecutor(2) as executor:
+        assert bank.measure(executor).sounds == bank.measure().sounds
+
+
+def test_unreadable_and_silent_sounds_are_named(tmp_path):
+    write_noise(tmp_path / "bark" / "a.wav")
+    (tmp_path / "bark" / "broken.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match=r"cannot read the sound bark/broken.wav of .*Format not recognised"):
+        sounds_from_folder(tmp_path).measure()
+    soundfile.write(tmp_path / "bark" / "broken.wav", np.zeros(RATE), RATE)
+    with pytest.raises(ValueError, match=r"sound bark/broken.wav of .* is silent"):
+        sounds_from_folder(tmp_path).measure()
+
+
+def test_a_class_without_sounds_is_named(tmp_path):
+    write_noise(tmp_path / "bark" / "a.wav")
+    (tmp_path / "meow").mkdir()
+    with pytest.raises(ValueError, match=r"class 'meow' of .* no sound for split 'all': it has no audio files"):
+        sounds_from_folder(tmp_path).numbers_by_class("all", 0.2)
+
+
+def test_a_class_of_one_recording_cannot_serve_the_test_split(tmp_path):
+    for name in ("a-s0.wav", "a-s1.wav"):
+        write_noise(tmp_path / "bark" / name)
+    bank = sounds_from_folder(tmp_path)
+    assert len(bank.numbers_by_class("train", 0.2)[0]) == 2
+    with pytest.raises(ValueError, match=r"split 'test': its 1 recording\(s\) cannot serve both splits"):
+        bank.numbers_by_class("test", 0.2)
+
+
+@pytest.mark.parametrize("folder", ["none", "empty"])
+def test_a_folder_without_classes_is_named(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="expected one folder a class"):
+        sounds_from_folder(tmp_path / folder)
+
+
+def test_a_recording_of_two_classes_stands_in_one_split(tmp_path):
+    for name in "abcdefghij":
+        write_noise(tmp_path / "bark" / f"rec{name}x-s0.wav", seconds=0.05)
+        write_noise(tmp_path / "growl" / f"rec{name}x-s1.wav", seconds=0.05)
+    bank = sounds_from_folder(tmp_path)
+    train, test = (np.concatenate(bank.numbers_by_class(split, 0.3)) for split in ("train", "test"))
+    assert {bank.sounds[n].recording for n in train}.isdisjoint({bank.sounds[n].recording for n in test})
+    assert len(train) + len(test) == 20
+    assert 0.2 <= len(test) / 20 <= 0.6
+
+
+def test_validation_takes_recordings_from_training_and_none_from_the_test(tmp_path):
+    for name in "abcdefghij":
+        write_noise(tmp_path / "bark" / f"rec{name}x.wav", seconds=0.05)
+    for name in "ab":
+        write_noise(tmp_path / "growl" / f"take{name}x.wav", seconds=0.05)
+    bank = sounds_from_folder(tmp_path)
+    before = bank.numbers_by_class("test", 0.2)
+    parts = {split: bank.numbers_by_class(split, 0.2, 0.3) for split in ("train", "validation", "test")}
+    assert [list(found) for found in parts["test"]] == [list(found) for found in before]
+    assert {split: [len(found) for found in part] for split, part in parts.items()} == {
+        "train": [6, 1],
+        "validation": [2, 0],
+        "test": [2, 1],
+    }
+    assert sorted(np.concatenate([number for part in parts.values() for number in part])) == list(range(12))
+
+
+@pytest.mark.skipif(not EVENTS.is_dir(), reason="no isolated events at hand")
+def test_train_and_test_lists_of_real_events_share_no_recording():
+    bank = sounds_from_folder(EVENTS)
+    train, test = (bank.numbers_by_class(split, 0.2) for split in ("train", "test"))
+    recordings = [{bank.sounds[n].recording for n in np.concatenate(part)} for part in (train, test)]
+    assert recordings[0].isdisjoint(recordings[1])
+    assert sum(map(len, train)) + sum(map(len, test)) == len(bank.sounds) == 1374
+    for in_train, in_test in zip(train, test, strict=True):
+        assert 0.05 <= len(in_test) / (len(in_test) + len(in_train)) <= 0.3
+
+
+def encoded(seed):
+    stream = io.BytesIO()
+    soundfile.write(stream, np.random.default_rng(seed).uniform(-0.5, 0.5, 8000), 16000, format="WAV")
+    return stream.getvalue()
+
+
+def dataset_of(rows, features):
+    """A dataset with embedded audio, made without an audio encoder."""
+    return datasets.Dataset.from_dict(rows).cast(datasets.Features(features))
+
+
+@pytest.mark.parametrize("labels", ["ClassLabel", "strings"])
+def test_sounds_of_a_dataset_have_its_classes(labels):
+    rows = {
+        "audio": [{"bytes": encoded(seed), "path": f"clip-{seed % 2}-s{seed}.wav"} for seed in range(4)],
+        "kind": ["dog", "cat", "dog", "cat"],
+    }
+    features = {"audio": datasets.Audio(), "kind": datasets.Value("string")}
+    if labels == "ClassLabel":
+        features["kind"] = datasets.ClassLabel(names=["dog", "cat"])
+    dataset = dataset_of(rows, features)
+    bank = sounds_from_dataset(dataset, RATE, label_column="kind").measure()
+    assert bank.class_names == (("dog", "cat") if labels == "ClassLabel" else ("cat", "dog"))
+    assert [bank.class_names[sound.class_id] for sound in bank.sounds] == ["dog", "cat", "dog", "cat"]
+    assert len(bank.read(3)) == pytest.approx(RATE / 2, abs=0.02 * RATE)
+    assert bank.sounds[0].name == "row 0 (clip-0-s0.wav)"
+
+
+def test_a_column_can_tell_the_recordings():
+    rows = {
+        "audio": [{"bytes": encoded(seed), "path": None} for seed in range(4)],
+        "label": ["a", "a", "a", "a"],
+        "take": [7, 7, 8, 8],
+    }
+    features = {"audio": datasets.Audio(), "label": datasets.Value("string"), "take": datasets.Value("int64")}
+    dataset = dataset_of(rows, features)
+    bank = sounds_from_dataset(dataset, RATE, recording_column="take")
+    assert [sound.recording for sound in bank.sounds] == ["7", "7", "8", "8"]
+    assert len({sound.recording for sound in sounds_from_dataset(dataset, RATE).sounds}) == 4
+
+
+def test_wrong_columns_of_a_dataset_are_named():
+    rows = {"audio": [{"bytes": encoded(0), "path": None}], "label": [3]}
+    features = {"audio": datasets.Audio(), "label": datasets.Value("int64")}
+    dataset = dataset_of(rows, features)
+    with pytest.raises(ValueError, match="no column 'kind': it has audio, label"):
+        sounds_from_dataset(dataset, label_column="kind")
+    with pytest.raises(ValueError, match="neither a ClassLabel nor strings"):
+        sounds_from_dataset(dataset)

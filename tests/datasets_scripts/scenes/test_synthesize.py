@@ -1,0 +1,264 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+
+from datasets_scripts.scenes.recipe import RoomRecipe
+from datasets_scripts.scenes.rooms import draw_room
+from datasets_scripts.scenes.synthesize import main
+from modeling_pseldnet.events import read_csv, vector_to_direction
+
+
+ROOT = Path(__file__).parents[3]
+RATE = 24000
+RECIPE = """
+scene_seconds: 3
+rooms: {number: 3, positions: 6, paths: 2, path_step: 0.1, rt60: [0.2, 0.4]}
+events: {gap: [0, 0.5]}
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A folder with `sounds`, three recordings of each of three classes, and `recipe.yaml`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    generator = np.random.default_rng(0)
+    for name in ("bark", "bell", "door"):
+        (folder / "sounds" / name).mkdir(parents=True)
+        for recording in ("one", "two", "three"):
+            noise = generator.standard_normal(round(generator.uniform(0.3, 1.0) * RATE))
+            soundfile.write(folder / "sounds" / name / f"{name}-{recording}-s0.wav", 0.1 * noise, RATE)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+def arguments(inputs, folder, *more, scenes=6):
+    recipe, sounds = str(inputs / "recipe.yaml"), str(inputs / "sounds")
+    return [str(folder), "--scenes", str(scenes), "--recipe", recipe, "--sounds", sounds, *more]
+
+
+def digests(folder):
+    """Hashes of all files below a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(inputs, tmp_path_factory):
+    """A set of six scenes in all formats, made by one process."""
+    folder = tmp_path_factory.mktemp("made") / "train6_ov3"
+    assert main(arguments(inputs, folder, "--formats", "foa", "mic", "sum")) == 0
+    return folder
+
+
+def test_a_set_has_the_published_layout(made):
+    for form, channels in (("foa", 4), ("mic", 4), ("sum", 1)):
+        files = sorted((made / form).iterdir())
+        assert [file.name for file in files] == sorted(f"fold0_room{n % 3}_mix{n:06d}.flac" for n in range(6))
+        for file in files:
+            info = soundfile.info(file)
+            assert (info.channels, info.samplerate, info.frames) == (channels, RATE, 3 * RATE)
+    rows = [line.split("\t") for line in (made.parent / "cls_indices_train.tsv").read_text().splitlines()]
+    assert [(row[0], row[2]) for row in rows] == [("0", "bark"), ("1", "bell"), ("2", "door")]
+    assert all(len(row) == 5 for row in rows)
+    for file in (made / "metadata").iterdir():
+        labels = read_csv(file)
+        assert labels.distance.min() >= 70
+        assert labels.frame.max() < 30
+
+
+def test_the_builder_reads_a_set(made):
+    from datasets_scripts.synthetic_seld import SyntheticSELD
+
+    for form, channels in (("foa", 4), ("mic", 4), ("sum", 1)):
+        builder = SyntheticSELD(config_name=form, data_dir=str(made.parent), cache_dir=str(made.parent / ".cache"))
+        builder.download_and_prepare()
+        dataset = builder.as_dataset(split="train")
+        assert len(dataset) == 6
+        table = dataset.with_format("arrow")[:].to_pylist()
+        assert all(soundfile.info(row["audio"]["path"]).channels == channels for row in table)
+
+
+def test_every_scene_is_told_with_its_room_and_sounds(made, inputs):
+    scenes = [json.loads(line) for line in (made / "scenes.jsonl").read_text().splitlines()]
+    assert [scene["index"] for scene in scenes] == list(range(6))
+    for scene in scenes:
+        assert (made / "metadata" / f"{scene['name']}.csv").is_file()
+        assert 0.2 <= scene["room"]["rt60"] <= 0.4
+        assert all((inputs / "sounds" / event["sound"]).is_file() for event in scene["events"])
+
+
+@pytest.mark.parametrize("way", ["two workers", "in two goes", "on Ray"])
+def test_the_bytes_are_the_same_however_they_are_made(way, made, inputs, tmp_path):
+    folder = tmp_path / made.name
+    formats = ("--formats", "foa", "mic", "sum")
+    if way == "two workers":
+        assert main(arguments(inputs, folder, *formats, "--workers", "2")) == 0
+    elif way == "in two goes":
+        assert main(arguments(inputs, folder, "--formats", "foa", scenes=2)) == 0
+        assert main(arguments(inputs, folder, *formats)) == 0
+    else:
+        pytest.importorskip("ray")
+        assert main(arguments(inputs, folder, *formats, "--workers", "2", "--ray")) == 0
+    assert digests(folder) == digests(made)
+
+
+def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
+    whole, killed = tmp_path / "whole" / "train", tmp_path / "killed" / "train"
+    count = 40
+    program = [sys.executable, "-m", "datasets_scripts.scenes.synthesize"]
+    process = subprocess.Popen(
+        [*program, *arguments(inputs, killed, scenes=count)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while len(list(killed.glob("foa/[!.]*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in killed.glob("*/[!.]*.*") if path.parent.name == "metadata"}
+    assert 0 < len(finished) < count
+    for audio in killed.glob("foa/[!.]*"):
+        assert soundfile.info(audio).frames == 3 * RATE
+    (killed / "foa" / ".fold0_room0_mix000099.flac.1.tmp").write_bytes(b"half")
+    assert main(arguments(inputs, killed, scenes=count)) == 0
+    assert main(arguments(inputs, whole, scenes=count)) == 0
+    assert digests(killed) == digests(whole)
+    assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
+
+
+def test_verify_passes_what_was_made_and_fails_what_was_altered(made, inputs, tmp_path, capsys):
+    assert main([str(made), "--verify"]) == 0
+    report = capsys.readouterr().out
+    assert "direct sound" in report
+    assert "RT60 0 to 0.4 s" in report
+    folder = tmp_path / "train"
+    assert main(arguments(inputs, folder, scenes=2)) == 0
+    for file in (folder / "metadata").iterdir():
+        rows = [line.split(",") for line in file.read_text().splitlines()]
+        file.write_text("".join(",".join([*row[:3], str(-float(row[3])), *row[4:]]) + "\n" for row in rows))
+    assert main([str(folder), "--verify"]) == 1
+
+
+def test_plots_are_drawn(made, capsys):
+    assert main([str(made), "--plot", "0", "4"]) == 0
+    pictures = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [picture.name for picture in pictures] == ["scene000000.png", "scene000004.png", "set.png"]
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_sounds_may_come_from_a_dataset(inputs, tmp_path):
+    files = sorted((inputs / "sounds").rglob("*.wav"))
+    rows = {
+        "clip": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
+        "kind": [file.parent.name for file in files],
+    }
+    features = datasets.Features({"clip": datasets.Audio(), "kind": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows).cast(features).save_to_disk(tmp_path / "clips")
+    options = ["--dataset", str(tmp_path / "clips"), "--audio-column", "clip", "--label-column", "kind"]
+    folder = tmp_path / "sets" / "test4"
+    recipe = ["--recipe", str(inputs / "recipe.yaml")]
+    assert main([str(folder), "--scenes", "4", *recipe, *options, "--workers", "2"]) == 0
+    assert sorted(path.name[:5] for path in (folder / "foa").iterdir()) == ["fold1"] * 4
+    assert main([str(folder), "--verify", *options]) == 0
+
+
+def test_train_and_test_sets_hear_different_recordings(inputs, tmp_path):
+    heard = {}
+    for split in ("train", "test"):
+        assert main(arguments(inputs, tmp_path / f"{split}12", scenes=12)) == 0
+        lines = (tmp_path / f"{split}12" / "scenes.jsonl").read_text().splitlines()
+        heard[split] = {event["sound"] for line in lines for event in json.loads(line)["events"]}
+    assert heard["train"].isdisjoint(heard["test"])
+    assert heard["test"]
+
+
+def test_measured_responses_replace_simulated_rooms(inputs, tmp_path):
+    room = draw_room(RoomRecipe(positions=3, paths=1, path_step=0.2, rt60=(0.3, 0.3)), RATE, (0,))
+    (tmp_path / "rirs").mkdir()
+    lines = ["file,azimuth,elevation,distance,path"]
+    for path, points in enumerate(room.paths):
+        for number, (point, response) in enumerate(zip(points, room.responses(path), strict=True)):
+            soundfile.write(tmp_path / "rirs" / f"{path}-{number}.wav", response.T, RATE, subtype="FLOAT")
+            azimuth, elevation = vector_to_direction(point)
+            name = "walk" if len(points) > 1 else ""
+            lines.append(f"{path}-{number}.wav,{azimuth},{elevation},{np.linalg.norm(point)},{name}")
+    (tmp_path / "rirs" / "responses.csv").write_text("\n".join(lines))
+    recipe = tmp_path / "measured.yaml"
+    recipe.write_text(f"scene_seconds: 3\nrooms: {{measured: {tmp_path / 'rirs'}}}\n")
+    folder = tmp_path / "sets" / "train"
+    assert main(arguments(inputs, folder, "--recipe", str(recipe), "--verify", "--plot", scenes=4)) == 0
+
+
+def failing(capsys, *options):
+    """The one line on standard error of a command that must fail."""
+    capsys.readouterr()
+    assert main(list(map(str, options))) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line and "%|" not in line]
+    return line
+
+
+def test_errors_are_one_line(inputs, made, tmp_path, capsys):
+    def failure(*more, folder=tmp_path / "train", scenes=2):
+        return failing(capsys, *arguments(inputs, folder, *more, scenes=scenes))
+
+    assert "another seed" in failure("--seed", "7", folder=made)
+    assert "another split" in failure("--split", "test", folder=made)
+    assert "no folder" in failing(capsys, tmp_path / "x", "--scenes", 1, "--sounds", tmp_path / "nowhere")
+    assert "no sounds: give --sounds" in failing(capsys, tmp_path / "x", "--scenes", 1)
+    assert "nothing was synthesised there" in failing(capsys, tmp_path / "x", "--verify")
+    assert "no recipe 'nosuch'" in failure("--recipe", "nosuch")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("rooms: {rt60: [0.05, 0.1], size: [[20, 20], [20, 20], [9, 9]]}")
+    assert "impossible in a room of 20.0 × 20.0 × 9.0 m" in failure("--recipe", recipe)
+    recipe.write_text(f"rooms: {{measured: {tmp_path / 'rirs'}}}")
+    assert "no measured responses" in failure("--recipe", recipe)
+
+
+def test_errors_of_workers_are_one_line_too(inputs, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("rotation: yaw\nscene_seconds: 2\n")
+    options = arguments(inputs, tmp_path / "train", "--formats", "mic", "--workers", "2", "--recipe", str(recipe))
+    assert "rotated in FOA only" in failing(capsys, *options)
+
+
+def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
+    """A limit on the size of files stands for the full disk: both make a write fail half-way."""
+    folder = tmp_path / "train"
+    limited = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from datasets_scripts.synthesize import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", limited, *arguments(inputs, folder, scenes=3)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 2
+    assert "no space left" in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+    assert not list(folder.glob("foa/*"))
+    assert main(arguments(inputs, folder, scenes=3)) == 0
+    assert len(list(folder.glob("foa/*"))) == 3
+
+
+def test_no_action_or_no_scenes_is_a_usage_error(tmp_path, capsys):
+    for options in ([], ["--scenes", "0", "--sounds", "."]):
+        with pytest.raises(SystemExit) as caught:
+            main([str(tmp_path), *options])
+        assert caught.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "pseldnet-synthesize data/train200_ov3 --sounds sounds/ --scenes 200" in capsys.readouterr().out

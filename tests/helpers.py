@@ -1,0 +1,46 @@
+"""What the tests of several folders share: where the shared data is, and small networks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
+
+
+def tiny_config(**fields) -> PSELDNetConfig:
+    """A network of the published shape that is small enough for a test."""
+    small = {
+        "embed_dim": 8,
+        "depths": [2, 1, 1, 1],
+        "num_heads": [1, 2, 2, 2],
+        "id2label": {0: "speech", 1: "footsteps", 2: "door"},
+        "label2id": {"speech": 0, "footsteps": 1, "door": 2},
+    }
+    return PSELDNetConfig(**{**small, **fields})
+
+
+def scattered(model: PSELDNetForSELD) -> PSELDNetForSELD:
+    """The model with weights and statistics far from their initial values, so that its outputs vary."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            value.copy_(noise.abs() + 0.5)
+        elif value.ndim > 1:
+            value.copy_(1.2 * noise / (value.numel() / len(value)) ** 0.5)
+        elif value.is_floating_point():
+            value.add_(0.1 * noise)
+    return model
+
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+def shared_folder(name: str) -> Path:
+    """A folder beside the repository; a test that asks for it is skipped where it is absent."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder

@@ -1,0 +1,151 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from modeling_pseldnet.tools.evaluate_files import evaluate_files, main
+
+
+SHARED = Path(__file__).parents[4] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores are not here")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two reference recordings in nested folders; one is predicted perfectly, a third has no reference."""
+    rows = "".join(f"{frame},{class_id},0,{40 * class_id},10,250\n" for frame in range(21) for class_id in (0, 1))
+    files = {
+        "reference/sony/fold4_room2_mix001.csv": rows,
+        "reference/tau/fold4_room10_mix001.csv": rows,
+        "prediction/fold4_room2_mix001.csv": rows,
+        "prediction/deeper/fold4_room9_mix001.csv": rows,
+        "prediction/._fold4_room2_mix001.csv": "left by another system",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def arguments(folder, *more):
+    return ["--reference", str(folder / "reference"), "--prediction", str(folder / "prediction"), *more]
+
+
+def test_files_are_matched_by_name_and_unmatched_ones_are_named(folders, capsys):
+    main(arguments(folders, "--json", str(folders / "scores.json")))
+    scores = json.loads((folders / "scores.json").read_text())
+    assert scores["recordings"] == 2
+    assert scores["without_prediction"] == ["fold4_room10_mix001.csv"]
+    assert scores["without_reference"] == ["fold4_room9_mix001.csv"]
+    assert scores["micro"]["LR"] == scores["micro"]["F"] * 3 / 4 == 1 / 2
+    output = capsys.readouterr()
+    assert output.err == (
+        "no prediction, counted as empty: fold4_room10_mix001.csv\nno reference, left out: fold4_room9_mix001.csv\n"
+    )
+
+
+def test_the_table_shows_averages_rooms_and_classes(folders, capsys):
+    main(arguments(folders, "--by", "room", "--average", "micro", "--jackknife", "--num-classes", "3"))
+    title, header, *rows = capsys.readouterr().out.splitlines()
+    assert title == "dcase2023, 2 recordings, 3 classes"
+    assert header.split() == ["ER", "F", "LE", "LR", "SELD"]
+    assert [row[:14].strip() for row in rows] == [
+        "micro", "room 2 micro", "room 10 micro", "class 0", "class 1", "class 2"
+    ]  # fmt: skip
+    assert "0.667 [" in rows[0]
+    assert rows[1].split()[3:9] == ["0.000", "[nan,", "nan]", "1.000", "[nan,", "nan]"]
+
+
+@pytest.mark.parametrize("variant", ["dcase2023", "pseldnets", "dcase2024"])
+def test_the_json_file_holds_every_score(folders, variant):
+    main(
+        arguments(folders, "--variant", variant, "--jackknife", "--by", "fold", "--json", str(folders / "scores.json"))
+    )
+    scores = json.loads((folders / "scores.json").read_text())
+    names = {"F", "AngE", "DistE", "RelDistE", "LR", "SELD"}
+    names = names if variant == "dcase2024" else {"ER", "F", "LE", "LR", "SELD"}
+    for part in (scores, scores["jackknife"], scores["fold"]["4"]):
+        assert part["macro"].keys() == part["micro"].keys() == part["classwise"].keys() == names
+    assert all(len(values) == 2 for values in scores["classwise"].values())
+    assert scores["variant"] == variant
+
+
+def test_undefined_scores_are_null_in_the_json_file(folders):
+    (folders / "prediction/fold4_room2_mix001.csv").write_text("")
+    main(arguments(folders, "--variant", "dcase2024", "--json", str(folders / "scores.json")))
+    assert json.loads((folders / "scores.json").read_text())["micro"]["AngE"] is None
+
+
+def test_cartesian_predictions_score_like_polar_ones(folders):
+    polar = evaluate_files([folders / "reference"], [folders / "prediction"])
+    path = folders / "prediction/fold4_room2_mix001.csv"
+    elevation = math.radians(10)
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(
+            f"{','.join(row[:3])},{math.cos(math.radians(float(row[3]))) * math.cos(elevation)},"
+            f"{math.sin(math.radians(float(row[3]))) * math.cos(elevation)},{math.sin(elevation)}\n"
+            for row in rows
+        )
+    )
+    (folders / "prediction/deeper/fold4_room9_mix001.csv").unlink()
+    cartesian = evaluate_files([folders / "reference"], [folders / "prediction"], coordinates="cartesian")
+    assert cartesian["micro"] == pytest.approx(polar["micro"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "more", "message"),
+    [
+        ("prediction/fold4_room10_mix001.csv", "0,0,0,10,20\n1,0,0,ten,20\n", [], "fold4_room10_mix001.csv, line 2"),
+        ("prediction/fold4_room10_mix001.csv", b"\xff\xfe\x00", [], "fold4_room10_mix001.csv"),
+        ("prediction/twice/fold4_room2_mix001.csv", "", [], "have the same name"),
+        ("reference/mix001.csv", "", ["--by", "room"], "mix001.csv: no room in the name"),
+        ("reference/mix001.csv", "0,4,0,0,0\n", ["--num-classes", "3"], "reference of mix001.csv: class 4"),
+        ("reference/mix001.csv", "0,0,0,0,0\n", ["--variant", "dcase2024"], "reference of mix001.csv: no distances"),
+        ("reference/mix001.csv", "", ["--prediction", "nowhere"], "nowhere is not a folder"),
+        ("elsewhere/mix001.csv", "", ["--reference", "elsewhere"], "is named like one of elsewhere"),
+        ("reference/mix001.csv", "", ["--json", "nowhere/scores.json"], "nowhere is not a folder"),
+        ("reference/mix001.csv", "", ["--average", "median"], "invalid choice: 'median'"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line_and_exit_status_2(folders, capsys, monkeypatch, file, text, more, message):
+    monkeypatch.chdir(folders)
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(folders, *more))
+    error = capsys.readouterr().err
+    assert error.startswith("pseldnet-evaluate: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_help_shows_an_example(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "example:\n  pseldnet-evaluate --reference" in capsys.readouterr().out
+
+
+@needs_shared
+def test_predictions_without_a_track_column_score_like_those_with_one():
+    """`frame,class,azimuth,elevation`, as systems up to DCASE 2021 wrote them."""
+    with_track, without = (
+        evaluate_files([SHARED / "reference/metrics/reference"], [SHARED / "reference" / folder / "prediction"])
+        for folder in ("metrics_distance", "metrics")
+    )
+    assert without == with_track
+
+
+@needs_shared
+def test_the_scores_of_a_real_system_are_the_official_ones():
+    folder = SHARED / "real/starss22"
+    expected = json.loads((folder / "expected.json").read_text())
+    scores = evaluate_files(
+        [folder / "metadata_dev/dev-test-sony", folder / "metadata_dev/dev-test-tau"],
+        [folder / "system_output"],
+        coordinates="cartesian",
+    )
+    assert scores["macro"] == pytest.approx(expected["macro"], abs=1e-7)
+    assert scores["micro"] == pytest.approx(expected["micro"], abs=1e-7)
+    assert scores["without_prediction"] == scores["without_reference"] == []

@@ -1,0 +1,191 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
+from modeling_pseldnet.tools import export
+from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from tests.helpers import scattered, tiny_config
+
+
+SECONDS = 1
+NETWORKS = {
+    "htsat": {"depths": [2, 1], "num_heads": [1, 2]},
+    "passt": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "cnn14_conformer": {"hidden_sizes": [4, 4, 4, 8, 8, 16]},
+    "crnn": {"hidden_sizes": [4, 4, 8, 16], "decoder_layers": 1},
+}
+# Every encoder and every format, and both kinds of two branches: with and without a decoder of their own.
+CASES = [
+    ("htsat", "multi_accdoa"),
+    ("htsat", "einv2"),
+    ("passt", "einv2"),
+    ("cnn14_conformer", "seddoa"),
+    ("crnn", "accdoa"),
+]
+
+
+def network(backbone: str, output_format: str) -> PSELDNetForSELD:
+    config = tiny_config(backbone=backbone, output_format=output_format, window_seconds=SECONDS, **NETWORKS[backbone])
+    return scattered(PSELDNetForSELD(config)).eval()
+
+
+def outputs_of(model: PSELDNetForSELD, waveforms: np.ndarray) -> dict[str, np.ndarray]:
+    features = PSELDNetFeatureExtractor()(waveforms, sampling_rate=24000)["input_features"]
+    with torch.no_grad():
+        return {name: output.numpy() for name, output in model.predict(features).items()}
+
+
+def run_onnx(path, waveforms: np.ndarray) -> dict[str, np.ndarray]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path)
+    assert [value.name for value in session.get_inputs()] == ["waveform"]
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"waveform": waveforms}), strict=True))
+
+
+def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:
+    assert list(found) == list(expected)
+    for name, output in expected.items():
+        np.testing.assert_allclose(found[name], output, atol=tolerance, rtol=0, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def waveforms(real) -> np.ndarray:
+    """Two pieces of a real recording, (2, 4, samples)."""
+    samples, rate = soundfile.read(real / "starss23_clip.wav", dtype="float32")
+    return np.stack([samples[start : start + SECONDS * rate].T for start in (0, 3 * rate)])
+
+
+@pytest.mark.parametrize(("backbone", "output_format"), CASES)
+def test_onnx_runtime_agrees_on_a_real_recording_in_a_batch_of_any_size(backbone, output_format, waveforms, tmp_path):
+    pytest.importorskip("onnxscript")
+    model = network(backbone, output_format)
+    shapes = export.export(model, PSELDNetFeatureExtractor(), tmp_path / "model.onnx")
+    expected = outputs_of(model, waveforms)
+    assert shapes == {
+        "waveform": ("batch", 4, 24000),
+        **{name: ("batch", *output.shape[1:]) for name, output in expected.items()},
+    }
+    assert max(output.std() for output in expected.values()) > 0.05
+    assert_close(run_onnx(tmp_path / "model.onnx", waveforms), expected, 1e-4)
+    single = {name: output[1:] for name, output in expected.items()}
+    assert_close(run_onnx(tmp_path / "model.onnx", waveforms[1:]), single, 1e-4)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("backbone", ["htsat", "passt", "cnn14_conformer"])
+def test_a_saved_program_gives_what_the_model_gives(backbone, waveforms, tmp_path):
+    model = network(backbone, "seddoa")
+    export.export(model, PSELDNetFeatureExtractor(), tmp_path / "model.pt2")
+    config = {"config.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=config).module()
+    for batch in (waveforms, waveforms[:1]):
+        found = {name: output.detach().numpy() for name, output in program(torch.from_numpy(batch)).items()}
+        assert_close(found, outputs_of(model, batch), 1e-5)
+    assert PSELDNetConfig(**json.loads(config["config.json"])).id2label == model.config.id2label
+
+
+def test_features_in_the_graph_are_those_of_the_extractor(waveforms, tmp_path):
+    pytest.importorskip("onnxscript")
+    extractor = PSELDNetFeatureExtractor()
+
+    class Features(torch.nn.Module):
+        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+            return extractor.features(waveform)
+
+    torch.onnx.export(
+        Features().eval(),
+        (torch.from_numpy(waveforms),),
+        tmp_path / "features.onnx",
+        dynamo=True,
+        input_names=["waveform"],
+    )
+    (found,) = run_onnx(tmp_path / "features.onnx", waveforms).values()
+    np.testing.assert_allclose(found, extractor.features(torch.from_numpy(waveforms)).numpy(), atol=1e-4, rtol=1e-5)
+
+
+def test_int8_is_for_the_linear_layers_of_the_network_alone_and_close(waveforms, tmp_path):
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model = network("htsat", "multi_accdoa")
+    export.export(model, PSELDNetFeatureExtractor(), tmp_path / "int8.onnx", int8=True)
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    quantized = [node for node in nodes if node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul")]
+    # Four projections and two layers of the MLP in each of three blocks, and the merging between the stages.
+    assert len(quantized) == 3 * 6 + 1
+    expected = outputs_of(model, waveforms)
+    found = run_onnx(tmp_path / "int8.onnx", waveforms)
+    assert_close(found, expected, 0.2)
+    assert np.abs(found["accdoa"] - expected["accdoa"]).mean() < 0.03
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the program; returns its status, and what it prints and complains."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        try:
+            status = export.main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            status = stopped.code
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    model = network("passt", "accdoa")
+    path = tmp_path_factory.mktemp("hub") / "model"
+    save_hub_folder(model, path, model_card(model.config, "test"))
+    return path
+
+
+def test_the_program_says_in_one_line_what_goes_in_and_out(run, folder, waveforms, tmp_path):
+    status, printed, _ = run(folder, tmp_path / "model.pt2", "--seconds", "0.5")
+    assert status == 0
+    assert printed == (
+        f"{tmp_path / 'model.pt2'}: waveform (batch, 4, 12000) at 24000 Hz to accdoa (batch, 5, 1, 3, 3)\n"
+    )
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    assert program(torch.from_numpy(waveforms[..., :12000]))["accdoa"].shape == (2, 5, 1, 3, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["model.tflite"], "must end in .onnx or .pt2"),
+        (["model.pt2", "--int8"], "ends in .onnx"),
+        (["model.pt2", "--seconds", "11"], "between 0.1 and 1, not 11"),
+        (["model.pt2", "--seconds", "0"], "between 0.1 and 1, not 0"),
+        (["absent/model.pt2"], "there is no folder"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_and_status_2(run, folder, tmp_path, arguments, complaint):
+    status, _, error = run(folder, tmp_path / arguments[0], *arguments[1:])
+    assert status == 2
+    (line,) = error.splitlines()
+    assert complaint in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_whose_extractor_is_anothers_is_refused(run, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    settings = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").write_text(json.dumps({**settings, "feature_size": 32}))
+    status, _, error = run(copy, tmp_path / "model.pt2")
+    assert status == 2
+    assert "32 mel bins" in error.splitlines()[-1]
+
+
+def test_packages_that_onnx_needs_are_named_before_any_work(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda package: None)
+    status, _, error = run(folder, tmp_path / "model.onnx", "--int8")
+    assert status == 2
+    assert error.strip().endswith("pip install onnx onnxscript onnxruntime")

@@ -1,0 +1,200 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_pseldnet import read_csv
+from modeling_pseldnet.tools.predict import main
+
+
+@pytest.fixture
+def predict(hub_folder, tmp_path, capsys):
+    """Runs the program; returns its status and what it wrote to standard output and error."""
+
+    def run(*arguments, model=hub_folder, output=tmp_path / "out"):
+        status = main([*map(str, arguments), "--model", str(model), "--output", str(output)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def complaints(error: str) -> list[str]:
+    """The lines on standard error that are messages and not progress."""
+    lines = re.split(r"[\r\n]+", error)
+    return [line for line in lines if line.startswith("pseldnet-predict: error:")]
+
+
+def test_it_writes_csv_json_and_picture_that_agree(predict, write_recording, tmp_path):
+    path = write_recording(seconds=2.34)
+    status, printed, _ = predict(path, "--json", "--plot")
+    assert status == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "recording.csv",
+        "recording.json",
+        "recording.png",
+    ]
+    events = read_csv(tmp_path / "out" / "recording.csv")
+    records = json.loads((tmp_path / "out" / "recording.json").read_text())
+    assert 0 < len(events) == sum(len(record["trajectory"]) for record in records)
+    assert f"{len(records)} events" in printed
+    assert events.frame.max() <= 23
+    directions = {(point["azimuth"], point["elevation"]) for record in records for point in record["trajectory"]}
+    assert directions == set(zip(events.azimuth, events.elevation, strict=True))
+    assert (tmp_path / "out" / "recording.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_formats_and_rates(predict, write_recording, tmp_path, suffix):
+    assert predict(write_recording(f"a.{suffix}", sampling_rate=48000))[0] == 0
+    assert (tmp_path / "out" / "a.csv").is_file()
+
+
+def test_folders_are_searched_and_keep_their_layout(predict, write_recording, tmp_path):
+    for name in ("set/a.wav", "set/deep/a.flac"):
+        write_recording(name)
+    (tmp_path / "set" / "notes.txt").write_text("not audio")
+    assert predict(tmp_path / "set")[0] == 0
+    assert (tmp_path / "out" / "a.csv").is_file()
+    assert (tmp_path / "out" / "deep" / "a.csv").is_file()
+
+
+def test_thresholds_come_as_a_number_or_one_a_class_from_a_file(predict, write_recording, tmp_path):
+    path, counts = write_recording(seconds=3), {}
+    (tmp_path / "thresholds.txt").write_text("0.01\n0.999\n0.999\n")
+    for threshold in ("0.01", "0.9", tmp_path / "thresholds.txt"):
+        assert predict(path, "--threshold", threshold)[0] == 0
+        counts[threshold] = len(read_csv(tmp_path / "out" / "recording.csv"))
+    assert counts["0.01"] > counts["0.9"]
+    assert counts["0.01"] > counts[tmp_path / "thresholds.txt"] > 0
+
+
+def test_hop_averaging_and_channel_format_reach_the_detection(predict, write_recording, tmp_path):
+    path, texts = write_recording(seconds=12), []
+    for options in ([], ["--hop", "1"], ["--tta"], ["--channel-format", "fuma"], ["--channel-format", "aformat"]):
+        assert predict(path, *options, "--batch-size", "3", "--threshold", "0.1")[0] == 0
+        texts.append((tmp_path / "out" / "recording.csv").read_text())
+    assert len(set(texts)) == 5
+
+
+def test_silence_gives_an_empty_csv(predict, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros((24000, 4)), 24000)
+    assert predict(tmp_path / "silence.wav", "--threshold", "0.01", "--plot")[0] == 0
+    assert (tmp_path / "out" / "silence.csv").read_text() == ""
+
+
+def bad_files(folder, write_recording):
+    write_recording("stereo.wav", num_channels=2, folder=folder)
+    for name in ("truncated.wav", "truncated.ogg", "broken.flac"):
+        write_recording(name, seconds=2, folder=folder)
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    (folder / "text.wav").write_text("not audio")
+    (folder / "nothing.wav").write_bytes(b"")
+    soundfile.write(folder / "empty.wav", np.zeros((0, 4)), 24000)
+    samples = np.full((24000, 4), 0.1, dtype=np.float32)
+    samples[12000, 2] = np.nan
+    soundfile.write(folder / "nan.wav", samples, 24000, subtype="FLOAT")
+    samples[12000, 2] = np.inf
+    soundfile.write(folder / "infinite.wav", samples, 24000, subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("stereo.wav", "2 channels where first-order ambisonics has 4"),
+        ("broken.flac", "unreadable|truncated"),
+        ("truncated.wav", "truncated"),
+        ("truncated.ogg", "truncated"),
+        ("text.wav", "not readable audio"),
+        ("nothing.wav", "not readable audio"),
+        ("empty.wav", "no samples"),
+        ("nan.wav", "NaN or infinite"),
+        ("infinite.wav", "NaN or infinite"),
+        ("absent.wav", "no such file"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_status_2(predict, write_recording, tmp_path, name, complaint):
+    bad_files(tmp_path, write_recording)
+    status, _, error = predict(tmp_path / name)
+    assert status == 2
+    (line,) = complaints(error)
+    assert name in line
+    assert re.search(complaint, line)
+    assert "Traceback" not in error
+    assert not list((tmp_path / "out").glob("*.csv"))
+
+
+def test_the_other_files_are_done_and_the_status_tells(predict, write_recording, tmp_path):
+    (tmp_path / "set").mkdir()
+    bad_files(tmp_path / "set", write_recording)
+    write_recording("set/good.wav")
+    write_recording("set/also_good.flac")
+    status, _, error = predict(tmp_path / "set")
+    assert status == 2
+    assert {"good.csv", "also_good.csv"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert len(complaints(error)) == 9
+
+
+def test_two_recordings_of_one_name_do_not_replace_each_other(predict, write_recording):
+    status, _, error = predict(write_recording("a/x.wav"), write_recording("b/x.wav"))
+    assert status == 2
+    assert "would replace those of" in complaints(error)[0]
+
+
+def test_a_folder_without_audio_is_named(predict, tmp_path):
+    (tmp_path / "set").mkdir()
+    status, _, error = predict(tmp_path / "set")
+    assert status == 2
+    assert "no audio in this folder" in complaints(error)[0]
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_model_folder_that_lacks_a_part_is_named(predict, hub_folder, write_recording, tmp_path, missing):
+    folder = shutil.copytree(hub_folder, tmp_path / "model")
+    (folder / missing).unlink()
+    status, _, error = predict(write_recording(), model=folder)
+    assert status == 2
+    (line,) = complaints(error)
+    assert f"{folder}: cannot be loaded" in line
+
+
+def test_a_model_of_another_kind_is_refused(predict, write_recording, tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    status, _, error = predict(write_recording(), model=tmp_path / "bert")
+    assert status == 2
+    assert "a bert model, not a PSELDNet" in complaints(error)[0]
+
+
+def test_files_shared_out_over_ray_give_the_same_bytes(predict, write_recording, tmp_path):
+    pytest.importorskip("ray")
+    for name in ("a", "b", "c"):
+        write_recording(f"set/{name}.wav", seconds=1)
+    (tmp_path / "set" / "d.wav").write_text("not audio")
+    assert predict(tmp_path / "set", "--json")[0] == 2
+    status, printed, error = predict(tmp_path / "set", "--json", "--ray", "--workers", "2", output=tmp_path / "by_ray")
+    assert status == 2
+    assert len(complaints(error)) == 1
+    assert printed.count("events, ") == 3
+    for file in (tmp_path / "out").iterdir():
+        assert (tmp_path / "by_ray" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--threshold", "1.5"], "between 0 and 1"),
+        (["--threshold", "absent.txt"], "neither a number nor a file"),
+        (["--hop", "0.33"], "multiple of 0.1 s"),
+        (["--device", "toaster"], "device 'toaster'"),
+        (["--channel-format", "mono"], "channel format 'mono' does not go with logmel_iv features"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(predict, write_recording, options, complaint):
+    status, _, error = predict(write_recording(), *options)
+    assert status == 2
+    assert complaint in complaints(error)[0]

@@ -1,0 +1,100 @@
+"""What makes of a training run the model that comes with the package."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
+from modeling_pseldnet.events import Events
+from modeling_pseldnet.tools.loading import load
+from training.experiments import default_model
+from training.experiments.default_model import THRESHOLDS, confusion, main
+
+
+CLASSES = ["bell", "door", "rain"]
+ROOMS = "rooms: {number: 1, rt60: [0.1, 0.2], positions: 3, paths: 0}"
+SCENES = f"""\
+scene_seconds: 1.0
+test_fraction: 0.34
+validation_fraction: 0.5
+{ROOMS}
+events: {{polyphony: {{1: 1}}, gap: [0.0, 0.2], moving: 0.0}}
+"""
+TINY = {"window_seconds": 1, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+
+
+@pytest.fixture
+def program(tmp_path, write_recordings, monkeypatch):
+    """Runs the program on a new model and three recordings a class."""
+    write_recordings(tmp_path / "events", CLASSES)
+    (tmp_path / "scenes.yaml").write_text(SCENES)
+    config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)))
+    PSELDNetForSELD(config).save_pretrained(tmp_path / "run")
+    PSELDNetFeatureExtractor().save_pretrained(tmp_path / "run")
+    for name in ("VALIDATION_SCENES", "TEST_SCENES", "TRAINING_SCENES", "ROOMS"):
+        monkeypatch.setattr(default_model, name, 4)
+
+    def program():
+        main(
+            [
+                str(tmp_path / "run"),
+                *("--sounds", str(tmp_path / "events")),
+                *("--scene-recipe", str(tmp_path / "scenes.yaml")),
+                *("--trained-on", "nothing at all"),
+                *("--output", str(tmp_path / "made")),
+            ]
+        )
+        return tmp_path / "made"
+
+    return program
+
+
+def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(program):
+    made = program()
+    model, _ = load(str(made), "cpu")
+    assert len(model.config.threshold) == len(CLASSES)
+    assert all(THRESHOLDS.min() <= threshold <= THRESHOLDS.max() for threshold in model.config.threshold)
+    weights = load_file(made / "model.safetensors").values()
+    assert {values.dtype for values in weights if values.is_floating_point()} == {torch.float16}
+    card = (made / "README.md").read_text()
+    assert "of these classes alone: nothing at all." in card
+    rows = ["1 at a time", "all", "1 at a time, with `--tta`", "all, with `--tta`"]
+    for row in (*rows, "all, micro means", "all, of sounds of training", *CLASSES):
+        assert f"\n| {row} |" in card
+    assert (made / "confusion.png").stat().st_size > 1000
+
+
+def test_rooms_may_be_measured(program, tmp_path):
+    generator = np.random.default_rng(0)
+    decay = np.exp(-np.arange(4800) / 800)
+    rows = ["file,azimuth,elevation,distance"]
+    for azimuth in (0, 90, 180):
+        response = 0.05 * decay * generator.standard_normal((4, 4800))
+        response[:, 100] += [1, np.sin(np.radians(azimuth)), 0, np.cos(np.radians(azimuth))]
+        soundfile.write(tmp_path / f"{azimuth}.wav", 0.5 * response.T, 24000)
+        rows.append(f"{azimuth}.wav,{azimuth},0,1.5")
+    (tmp_path / "responses.csv").write_text("\n".join(rows))
+    rooms = f"rooms: {{measured: {tmp_path}}}"
+    (tmp_path / "scenes.yaml").write_text(SCENES.replace(ROOMS, rooms))
+    assert "\n| all |" in (program() / "README.md").read_text()
+
+
+def test_sounds_of_other_classes_are_an_error(program, tmp_path, capsys):
+    (tmp_path / "events" / "cow").mkdir()
+    soundfile.write(tmp_path / "events" / "cow" / "first.wav", np.ones(12000), 24000)
+    with pytest.raises(SystemExit):
+        program()
+    assert "the classes in" in capsys.readouterr().err
+
+
+def test_a_source_counts_as_the_nearest_event_within_20_degrees():
+    reference = Events(np.array([0, 1, 2]), np.array([0, 0, 1]), np.zeros(3, int), np.zeros(3), np.zeros(3))
+    # Frame 0: right class at 5°, wrong one at 15°; frame 1: wrong class; frame 2: an event far away.
+    prediction = Events(
+        np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), np.zeros(4, int), np.array([5.0, 15, 0, 90]), np.zeros(4)
+    )
+    shares = confusion([reference], [prediction], 2)
+    np.testing.assert_allclose(shares[:2], [[0.5, 0.5, 0], [0, 0, 1]])
+    np.testing.assert_allclose(shares[2], [0, 0.25, 0])

@@ -1,0 +1,291 @@
+"""How many labelled scenes a new task needs: four ways to learn it, from few scenes, from many and from mono clips.
+
+Two thirds of the classes of a folder of isolated sounds make the scenes that a small network is pre-trained on. The
+others make the task: scenes with classes, sounds and rooms that the network has not heard.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.errors import StrictDataclassError
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from datasets_scripts.scenes.recipe import read_recipe as read_scene_recipe
+from datasets_scripts.scenes.scene_set import SceneSet
+from datasets_scripts.scenes.sounds import sounds_from_folder
+from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
+from modeling_pseldnet.files import atomic_path, write_atomically
+from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.plots import COLOURS, MARKERS
+
+from ..recipes import Recipe, read_recipe
+from ..train import run
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn the task.
+
+    Attributes:
+        recipe: what is trained.
+        learning_rate: the highest of the schedule.
+        pretrained: whether to start from the pre-trained network.
+    """
+
+    recipe: str
+    learning_rate: float
+    pretrained: bool = True
+
+
+PRETRAIN, TARGET = "data_efficiency/pretrain", "data_efficiency/target"
+METHODS = {
+    "from scratch": Method(TARGET, 1e-3, pretrained=False),
+    "full fine-tuning": Method(TARGET, 5e-4),
+    "AdapterBit": Method("data_efficiency/adapterbit", 2e-3),
+    "LoRA": Method("data_efficiency/lora", 2e-3),
+}
+# Share of the task's training scenes; the mono clips are the sounds that these scenes are made of.
+MONO = "mono clips"
+SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0, MONO: None}
+# Every third class is the task's.
+EVERY = 3
+# Of the task's rooms and scenes; those of pre-training have seed 0.
+SCENE_SEED = 1
+
+EXAMPLE = """\
+examples:
+  python -m training.experiments.data_efficiency --sounds sounds/ --output runs/data_efficiency
+  python -m training.experiments.data_efficiency --sounds sounds/ --output runs/longer --updates 1000 --seeds 5 \\
+      --pretrained runs/data_efficiency/pretrained
+
+sounds/ has one folder a class, with audio files in it. The same command goes on with an interrupted experiment, and
+adds what more --seeds ask for. In the end the output folder has results.json, table.md and data_efficiency.png.
+"""
+
+
+def split_classes(events: Path, folder: Path) -> tuple[Path, Path]:
+    """Links the classes of `events` to two folders below `folder`: those to pre-train with, and those of the task.
+
+    Raises:
+        ValueError: there are too few classes.
+    """
+    names = sounds_from_folder(events).class_names
+    if len(names) < EVERY:
+        raise ValueError(f"{events} has {len(names)} classes: at least {EVERY} are needed, some for each of two tasks")
+    parts = folder / "pretrain", folder / "target"
+    for number, name in enumerate(names):
+        link = parts[number % EVERY == EVERY - 1] / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to((events / name).resolve())
+    return parts
+
+
+def claim(folder: Path, settings: dict) -> None:
+    """Notes what the experiment in a folder is, so that no other is mixed with it.
+
+    Raises:
+        ValueError: the folder holds an experiment with other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "settings.json"
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [name for name in settings if known.get(name) != settings[name]]:
+            raise ValueError(f"{folder} holds an experiment with other {', '.join(differing)}: take another folder")
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
+
+
+def make_scenes(recipe: Recipe, sounds_dir: Path, folder: Path) -> None:
+    """Renders the scenes to train and to test with, as many as the recipe says; those that are there stay."""
+    scene_recipe = read_scene_recipe(recipe.train.scene_recipe)
+    sounds = sounds_from_folder(sounds_dir, scene_recipe.sampling_rate).measure()
+    for data in (recipe.train, recipe.eval):
+        scene_set = SceneSet(scene_recipe, sounds, SCENE_SEED, data.split)
+        synthesize(scene_set, SceneFolder(folder / data.split), data.scenes, workers=os.cpu_count() or 1)
+
+
+def pretrain(sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
+    """Pre-trains the network, or goes on with that."""
+    if not (folder / "eval_results.json").exists():
+        values = _overrides({"data.data_dir": sounds_dir, "training.output_dir": folder})
+        run(read_recipe(PRETRAIN, [*overrides, *values]), resume=True)
+
+
+def _overrides(values: dict) -> list[str]:
+    """In JSON, which is YAML, so that any path is read as it is."""
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
+
+
+def recipe_of_run(
+    method: str, data: str, seed: int, output: Path, pretrained: Path, overrides: Sequence[str]
+) -> Recipe:
+    """The recipe of one run on the scenes or the sounds in `output`."""
+    chosen, share = METHODS[method], SHARES[data]
+    values = {
+        "data.data_dir": output / "scenes",
+        "data.cache_dir": output / "cache",
+        "data.train.seed": seed,
+        "training.seed": seed,
+        "training.learning_rate": chosen.learning_rate,
+        "training.output_dir": output / "runs" / f"{method}, {data}, seed {seed}",
+    }
+    if chosen.pretrained:
+        values["model.pretrained"] = pretrained
+    if data == MONO:
+        values |= {"data.train.source": "mono_clips", "data.train.data_dir": output / "sounds" / "target"}
+        values["data.train.keep_features"] = False
+    else:
+        values["data.train.fraction"] = share
+    return read_recipe(chosen.recipe, [*overrides, *_overrides(values)])
+
+
+def scores_of_run(recipe: Recipe) -> dict[str, float]:
+    """Macro scores of a run on the test scenes and `trained_parameters`; of a run that was done before, as it was."""
+    folder = Path(recipe.training["output_dir"])
+    path = folder / "scores.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("w", encoding="utf-8") as log, redirect_stdout(log):
+            trainer = run(recipe)
+        trained = sum(values.numel() for values in trainer.model.parameters() if values.requires_grad)
+        write_atomically(path, json.dumps({**trainer.scores["macro"], "trained_parameters": trained}, indent=2) + "\n")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run_experiment(options: argparse.Namespace) -> None:
+    """Makes what is missing of the experiment and writes its table and its plot.
+
+    Args:
+        options: of the program.
+
+    Raises:
+        OSError, ValueError: something given is not as it should be, or the output folder holds another experiment.
+        FloatingPointError: training diverged.
+    """
+    output = options.output.absolute()
+    given = ("events", "pretrained", "updates", "pretrain_updates", "override")
+    claim(output, json.loads(json.dumps({name: getattr(options, name) for name in given}, default=os.path.abspath)))
+    to_pretrain, to_learn = (
+        [*options.override, *([] if count is None else [f"training.max_steps={count}"])]
+        for count in (options.pretrain_updates, options.updates)
+    )
+    target = read_recipe(TARGET, to_learn)
+    pretrain_sounds, target_sounds = split_classes(options.sounds, output / "sounds")
+    make_scenes(target, target_sounds, output / "scenes")
+    pretrained = options.pretrained
+    if pretrained is None:
+        pretrained = output / "pretrained"
+        pretrain(pretrain_sounds, pretrained, to_pretrain)
+    runs = []
+    todo = [(seed, data, method) for seed in range(options.seeds) for data in SHARES for method in METHODS]
+    with tqdm(todo, desc="runs", unit="run") as progress:
+        for seed, data, method in progress:
+            progress.set_postfix_str(f"{method}, {data}")
+            scores = scores_of_run(recipe_of_run(method, data, seed, output, pretrained.absolute(), to_learn))
+            runs.append({"method": method, "data": data, "seed": seed, **scores})
+    write_atomically(output / "results.json", json.dumps(runs, indent=2) + "\n")
+    text = table(runs, target.train.scenes)
+    write_atomically(output / "table.md", text)
+    plot(runs, target.train.scenes, output / "data_efficiency.png")
+    print(text)
+
+
+def by_seed(runs: Sequence[dict], method: str, data: str, score: str) -> np.ndarray:
+    """A score of the runs of a method on some data, (seeds,)."""
+    return np.array([run[score] for run in runs if (run["method"], run["data"]) == (method, data)])
+
+
+def spread(values: np.ndarray) -> float:
+    """Standard deviation over seeds; 0 of one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def headings(scenes: int, separator: str) -> list[str]:
+    """What each of the `SHARES` is called, of so many scenes in all."""
+    counts = {data: round(share * scenes) for data, share in SHARES.items() if share is not None}
+    return [f"{data}{separator}{max(counts[data], 1)} scenes" if data in counts else data for data in SHARES]
+
+
+def table(runs: Sequence[dict], scenes: int) -> str:
+    """F20, and LE below it, as mean ± standard deviation over the seeds, in Markdown."""
+
+    def cell(method: str, data: str) -> str:
+        lines = []
+        for score, digits, unit in (("F", 3, ""), ("LE", 1, "°")):
+            values = by_seed(runs, method, data, score)
+            lines.append(f"{values.mean():.{digits}f} ± {spread(values):.{digits}f}{unit}")
+        return "<br>".join(lines)
+
+    rows = [["", "trained parameters", *headings(scenes, ", ")], ["---"] * (2 + len(SHARES))]
+    for method in METHODS:
+        trained = by_seed(runs, method, MONO, "trained_parameters")[0]
+        rows.append([method, f"{trained:,.0f}", *(cell(method, data) for data in SHARES)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
+    """F20 and LE over the share of the scenes, a line a method, and at the right with mono clips.
+
+    Bars are a standard deviation over the seeds to either side.
+    """
+    # Even steps, as the shares are powers of ten; the clips stand by themselves.
+    places = np.arange(len(SHARES)) + 0.3 * np.array([data == MONO for data in SHARES])
+    scenes_only = slice(0, list(SHARES).index(MONO))
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, score, title in zip(panels, ("F", "LE"), ("F20", "LE (degrees)"), strict=True):
+        for number, method in enumerate(METHODS):
+            values = [by_seed(runs, method, data, score) for data in SHARES]
+            mean, bars = np.array([[of_data.mean(), spread(of_data)] for of_data in values]).T
+            x = places + 0.07 * (number - (len(METHODS) - 1) / 2)
+            colour = COLOURS[number]
+            axes.errorbar(x, mean, bars, fmt=MARKERS[number], color=colour, markersize=6, capsize=3, label=method)
+            axes.plot(x[scenes_only], mean[scenes_only], color=colour)
+        axes.axvline(places[-1] - 0.65, color="#c0c0c0", linewidth=0.8)
+        axes.set_xticks(places, headings(scenes, "\n"))
+        axes.set_title(title, fontsize=11, loc="left")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program `python -m training.experiments.data_efficiency`."""
+    parser = CommandParser(
+        prog="python -m training.experiments.data_efficiency",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sounds", required=True, type=Path, metavar="DIR", help="isolated sounds, one folder a class")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
+    add("--pretrained", type=Path, metavar="DIR", help="start from this network, in place of training one")
+    add("--seeds", type=int, default=3, metavar="N", help="times that each run is repeated (default: 3)")
+    add("--updates", type=int, metavar="N", help=f"of each run (default: as in the recipe {TARGET})")
+    add("--pretrain-updates", type=int, metavar="N", help=f"default: as in the recipe {PRETRAIN}")
+    add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
+    options = parser.parse_args(arguments)
+    try:
+        run_experiment(options)
+    except (OSError, ValueError, FloatingPointError, DatasetGenerationError, StrictDataclassError) as error:
+        parser.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: the same command goes on where it stopped\n")
+
+
+if __name__ == "__main__":
+    main()
