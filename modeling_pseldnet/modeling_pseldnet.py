@@ -160,6 +160,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 class PSELDNetModel(PSELDNetPreTrainedModel):
     """The encoder: features in, an embedding of each 100-ms frame out."""
 
+    _auto_class = "AutoModel"
+
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
         encoder, _ = BACKBONES[config.backbone]
@@ -226,6 +228,8 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
 
 class PSELDNetForSELD(PSELDNetPreTrainedModel):
     """A PSELDNet with the heads of its output format: what sounds, when and from which direction."""
+
+    _auto_class = "AutoModelForAudioFrameClassification"
 
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)

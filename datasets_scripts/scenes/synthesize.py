@@ -27,6 +27,7 @@ from datasets_scripts.scenes.verify import verify
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
@@ -274,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"pseldnet-synthesize: error: {error}: pip install 'pseldnets[synth]'", file=sys.stderr)
+        print(f"pseldnet-synthesize: error: {error}", file=sys.stderr)
     except BrokenProcessPool:
         print(
             "pseldnet-synthesize: error: a worker died, perhaps for want of memory: give fewer --workers and go on",
@@ -347,8 +348,7 @@ def _open_sounds(options: argparse.Namespace, sampling_rate: int) -> SoundBank:
         return sounds_from_folder(options.sounds, sampling_rate)
     if not options.dataset:
         raise ValueError("no sounds: give --sounds DIR, or --dataset NAME")
-    import datasets
-
+    datasets = require("datasets")
     if (Path(options.dataset) / "state.json").is_file():
         dataset = datasets.load_from_disk(options.dataset)
     else:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from tqdm import tqdm
 
 from ..events import Events, read_csv
@@ -27,7 +26,7 @@ example:
       --jackknife --by room --json scores.json
 
 DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
-described in training/seld_metrics.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
+described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
 reference frame, as the official scorers do; pseldnets counts frame n too.
 """
 
@@ -129,7 +128,13 @@ def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | No
         table[f"class {class_id}"] = {
             score: _format(score, values[class_id]) for score, values in scores["classwise"].items()
         }
-    return pd.DataFrame.from_dict(table, orient="index").to_string()
+    scores_shown = list(dict.fromkeys(score for row in table.values() for score in row))
+    columns = [["", *table]] + [[score, *(row.get(score, "") for row in table.values())] for score in scores_shown]
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  ".join([label.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
+        for label, *numbers in zip(*columns, strict=True)
+    )
 
 
 def _format(score: str, value: float, interval: Sequence[float] | None = None) -> str:

@@ -1,26 +1,23 @@
 """Loads trained models, adapters over them, and knows the model that comes with the package."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoConfig, AutoFeatureExtractor
-from transformers.utils.peft_utils import find_adapter_config_file
-
-from ..configuration_pseldnet import PSELDNetConfig
-from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..modeling_pseldnet import PSELDNetForSELD
+from .. import DEFAULT_MODEL
 from .cli import first_line
+from .extras import require
 
 
-# A small network of 24 everyday sounds, trained on synthetic scenes; its README.md is its model card.
-DEFAULT_MODEL = str(Path(__file__).parents[1] / "default_model")
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-
-# What to import for methods of PEFT that it does not have itself.
-PEFT_METHODS = {"ADAPTERBIT": "modeling_pseldnet.adapterbit"}
+    from ..configuration_pseldnet import PSELDNetConfig
+    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+    from ..modeling_pseldnet import PSELDNetForSELD
 
 
 def load(model: str = DEFAULT_MODEL, device: str | None = None) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
@@ -35,6 +32,10 @@ def load(model: str = DEFAULT_MODEL, device: str | None = None) -> tuple[PSELDNe
     Raises:
         ValueError: there is no such model, it is of another kind, its weights are missing or do not fit.
     """
+    import torch
+
+    from ..modeling_pseldnet import PSELDNetForSELD
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config, extractor = read_config(model), read_extractor(model)
@@ -58,6 +59,10 @@ def read_config(model: str) -> PSELDNetConfig:
         OSError: there is no such model.
         ValueError: it is of another kind.
     """
+    from transformers import AutoConfig
+
+    from ..configuration_pseldnet import PSELDNetConfig
+
     config = _own_or_base(AutoConfig, model)
     if config.model_type != PSELDNetConfig.model_type:
         raise ValueError(f"{model} is a {config.model_type} model, not a PSELDNet")
@@ -70,6 +75,8 @@ def read_extractor(model: str) -> PSELDNetFeatureExtractor:
     Raises:
         OSError: there is no such model.
     """
+    from transformers import AutoFeatureExtractor
+
     return _own_or_base(AutoFeatureExtractor, model)
 
 
@@ -79,6 +86,8 @@ def adapter_config(model: str) -> dict | None:
     Raises:
         ValueError: it does not say which model it was trained on.
     """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
     path = find_adapter_config_file(model)
     if path is None:
         return None
@@ -88,7 +97,7 @@ def adapter_config(model: str) -> dict | None:
     return config
 
 
-def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
+def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) -> PeftModel:
     """An adapter over the model that it was trained on.
 
     Args:
@@ -96,19 +105,16 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         config: of the whole, such as [`read_config`] gives it.
         trainable: whether it is to be trained on.
 
-    Returns:
-        `peft.PeftModel`.
-
     Raises:
         ValueError: the model that it was trained on cannot be found, or the two do not fit.
     """
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
+    peft = require("peft")
+
+    from ..modeling_pseldnet import PSELDNetForSELD
 
     adapter = adapter_config(model)
     base, method = adapter["base_model_name_or_path"], adapter["peft_type"]
-    if method in PEFT_METHODS:
-        import_module(PEFT_METHODS[method])
-    if method not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
         network, loading = PSELDNetForSELD.from_pretrained(
@@ -121,7 +127,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         ) from None
     # The base may lack, or have in another shape, what the adapter has itself, such as heads for other classes.
     _check_complete(loading, besides=adapter.get("modules_to_save") or ())
-    return PeftModel.from_pretrained(network, model, is_trainable=trainable)
+    return peft.PeftModel.from_pretrained(network, model, is_trainable=trainable)
 
 
 def _own_or_base(auto_class: type, model: str):
