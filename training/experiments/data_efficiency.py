@@ -4,6 +4,8 @@ Two thirds of the classes of a folder of isolated sounds make the scenes that a 
 others make the task: scenes with classes, sounds and rooms that the network has not heard.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -13,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.errors import StrictDataclassError
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import read_recipe as read_scene_recipe
@@ -24,6 +23,7 @@ from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.plots import COLOURS, MARKERS
 
 from ..recipes import Recipe, read_recipe
@@ -237,6 +237,8 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
 
     Bars are a standard deviation over the seeds to either side.
     """
+    from matplotlib.figure import Figure
+
     # Even steps, as the shares are powers of ten; the clips stand by themselves.
     places = np.arange(len(SHARES)) + 0.3 * np.array([data == MONO for data in SHARES])
     scenes_only = slice(0, list(SHARES).index(MONO))
@@ -280,8 +282,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args(arguments)
     try:
+        require("accelerate", "datasets", "peft", "pyarrow")
+    except ImportError as error:
+        parser.error(str(error))
+    from datasets.exceptions import DatasetGenerationError
+    from huggingface_hub.errors import StrictDataclassError
+
+    expected = (OSError, ValueError, ImportError, FloatingPointError, DatasetGenerationError, StrictDataclassError)
+    try:
         run_experiment(options)
-    except (OSError, ValueError, FloatingPointError, DatasetGenerationError, StrictDataclassError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        FloatingPointError,
+        DatasetGenerationError,
+        StrictDataclassError,
+    ) as error:
         parser.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
         parser.exit(130, "interrupted: the same command goes on where it stopped\n")
