@@ -272,14 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.push_to_hub is not None:
             recipe.training["push_to_hub"] = True
         trainer = run(recipe, options.resume, options.only_evaluate)
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        FloatingPointError,
-        DatasetGenerationError,
-        StrictDataclassError,
-    ) as error:
+    except expected as error:
         parser.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
         parser.exit(130, "interrupted: the same command with --resume goes on from the last checkpoint\n")

@@ -291,14 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     expected = (OSError, ValueError, ImportError, FloatingPointError, DatasetGenerationError, StrictDataclassError)
     try:
         run_experiment(options)
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        FloatingPointError,
-        DatasetGenerationError,
-        StrictDataclassError,
-    ) as error:
+    except expected as error:
         parser.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
         parser.exit(130, "interrupted: the same command goes on where it stopped\n")
