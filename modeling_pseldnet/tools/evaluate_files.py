@@ -28,8 +28,8 @@ example:
       --jackknife --by room --json scores.json
 
 DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
-described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
-reference frame, as the official scorers do; pseldnets counts frame n too.
+described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the
+last reference frame, as the official scorers do; pseldnets counts frame n too.
 """
 
 

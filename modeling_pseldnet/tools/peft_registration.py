@@ -21,16 +21,23 @@ def register_adapterbit() -> None:
 class _AfterPeft(MetaPathFinder):
     """Lets PEFT be found as ever, and AdapterBit be imported after it."""
 
+    searching = False
+
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
-        if name != "peft":
+        if name != "peft" or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        # The other finders find it. That need not be to import it: many a library asks whether it is there.
+        self.searching = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self.searching = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module) -> None:
                 execute(module)
+                sys.meta_path.remove(self)
                 import_module(ADAPTERBIT)
 
             spec.loader.exec_module = execute_and_register

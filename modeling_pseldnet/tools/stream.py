@@ -256,8 +256,9 @@ def in_real_time(
 ) -> Iterator[np.ndarray]:
     """Blocks as they come, several in one when the consumer falls behind real time.
 
-    They are read ahead in a thread, which ends with the generator, so that their source need not wait. A source that is faster than real time, such
-    as a file, is not hurried through: blocks are joined only where the next one would already be due.
+    They are read ahead in a thread, which ends with the generator, so that their source need not wait. A source that
+    is faster than real time, such as a file, is not hurried through: blocks are joined only where the next one would
+    already be due.
 
     Args:
         blocks: blocks (channels, samples) of one length, but for the last.
