@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from modeling_pseldnet import DEFAULT_MODEL
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
 
 
@@ -35,14 +34,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `pseldnet-demo`; returns 0, or 2 if the page cannot be served."""
+@program(NAME)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `pseldnet-demo`."""
     options = parse_arguments(arguments)
-    try:
-        require("gradio", "plotly")
-    except ImportError as error:
-        print(f"{NAME}: error: {error}", file=sys.stderr)
-        return 2
+    require("gradio", "plotly")
     from spaces_demo.app import serve
 
-    return serve(options)
+    serve(options)

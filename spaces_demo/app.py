@@ -315,31 +315,30 @@ def build(finder: Finder) -> gr.Blocks:
     return page.queue(max_size=50, default_concurrency_limit=1)
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Serves the page until it is stopped; returns 0, or 2 if it cannot be served."""
+def serve(options: argparse.Namespace) -> None:
+    """Serves the page until it is stopped.
+
+    Raises:
+        OSError, ValueError: it cannot be served.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # A server that is told to stop goes the way of one that is interrupted, so that the files of visitors are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with TemporaryDirectory(prefix=f"{NAME}-") as files:
-            os.environ["GRADIO_TEMP_DIR"] = files
-            build(Finder(options.model, options.trust_remote_code)).launch(
-                server_name=options.host,
-                server_port=options.port,
-                inbrowser=options.open,
-                max_file_size=f"{MAX_MEGABYTES}mb",
-                run_history=False,
-                enable_monitoring=False,
-                footer_links=["api"],
-                theme=theme(),
-                css=(FOLDER / "page.css").read_text(encoding="utf-8"),
-                js=(FOLDER / "page.js").read_text(encoding="utf-8"),
-            )
-    except (ValueError, OSError) as error:
-        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    with TemporaryDirectory(prefix=f"{NAME}-") as files:
+        os.environ["GRADIO_TEMP_DIR"] = files
+        build(Finder(options.model, options.trust_remote_code)).launch(
+            server_name=options.host,
+            server_port=options.port,
+            inbrowser=options.open,
+            max_file_size=f"{MAX_MEGABYTES}mb",
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+            theme=theme(),
+            css=(FOLDER / "page.css").read_text(encoding="utf-8"),
+            js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        )
 
 
 def theme() -> gr.Theme:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
-from modeling_pseldnet.tools.loading import adapter_config, load_adapter, read_config, read_extractor
+from modeling_pseldnet.tools.loading import adapter_config, load, load_adapter, read_config, read_extractor
 
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe
 
@@ -112,16 +113,18 @@ def build_model(
 ) -> PSELDNetForSELD | PeftModel:
     """The model that a recipe trains, for these classes and features.
 
-    Weights that do not fit, those of a head for other classes, are initialised anew. An adapter is
-    trained further.
+    Of the head of the model that it starts from the classes of the same name are kept; others are new. What was kept
+    and what is new is printed. An adapter is trained further.
 
     Raises:
         ValueError: the recipe asks for what is not known, or the model it starts from does not fit.
     """
+    from accelerate import PartialState
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
-    from modeling_pseldnet.tools.hub_folder import FITTING, check_extractor
+    from modeling_pseldnet.hub_folder import FITTING, check_extractor
+    from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
 
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
     options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
@@ -132,12 +135,17 @@ def build_model(
         config = copy.deepcopy(start.config)
         config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
         check_extractor(extractor, config)
-        config.update(options)
-        if isinstance(config.threshold, list) and len(config.threshold) != config.num_labels:
-            config.threshold = PSELDNetConfig.threshold
         if start.peft_method is not None:
+            config.update(options)
             return _build_adapter(recipe, start, config)
-        model = PSELDNetForSELD.from_pretrained(start.name, config=config, ignore_mismatched_sizes=True)
+        config.update({"threshold": threshold_by_name(start.config, class_names), **options})
+        model = PSELDNetForSELD(config)
+        try:
+            report = transfer_from(model, load(start.name, "cpu")[0])
+        except ValueError as error:
+            raise ValueError(f"model.pretrained, {start.name}: {error}") from None
+        if PartialState().is_main_process:
+            print(f"{start.name}: {report}")
     if recipe.peft is None:
         return model
     peft_options = dict(recipe.peft)
@@ -153,10 +161,16 @@ def build_model(
 
 def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> PeftModel:
     """The adapter that a recipe starts from, with what it was trained on, for data of the same classes."""
-    if config.num_labels != start.config.num_labels:
+    here, there = (list(of.id2label.values()) for of in (config, start.config))
+    if here != there:
+        what = f"the data has {len(here)}"
+        if len(here) == len(there):
+            what += " others, or in another order: " + next(
+                f"{a}, not {b}" for a, b in zip(here, there, strict=True) if a != b
+            )
         raise ValueError(
-            f"{start.name} is an adapter for {start.config.num_labels} classes, and the data has {config.num_labels}:"
-            " start from the model that it was trained on"
+            f"{start.name} is an adapter for {len(there)} classes, and {what}: start from the model that it was"
+            " trained on"
         )
     if recipe.peft is not None and recipe.peft["method"].lower() != start.peft_method:
         raise ValueError(
@@ -234,6 +248,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     return trainer
 
 
+@program("pseldnet-train", interrupted="the same command with --resume goes on from the last checkpoint")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program `pseldnet-train`."""
     parser = CommandParser(
@@ -255,27 +270,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output-dir", metavar="DIR", help="folder of checkpoints and results (default: runs/RECIPE)")
     add("--resume", action="store_true", help="go on from the last checkpoint in that folder")
     add("--only-evaluate", action="store_true", help="score model.pretrained without training")
-    add("--push_to_hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
+    add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
     options = parser.parse_args(arguments)
-    try:
-        require("accelerate", "datasets", "peft", "pyarrow")
-    except ImportError as error:
-        parser.error(str(error))
-    from datasets.exceptions import DatasetGenerationError
-    from huggingface_hub.errors import StrictDataclassError
-
-    expected = (OSError, ValueError, ImportError, FloatingPointError, DatasetGenerationError, StrictDataclassError)
-    try:
-        recipe = read_recipe(options.recipe, options.override)
-        given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
-        recipe.training.update({name: value for name, value in given.items() if value is not None})
-        if options.push_to_hub is not None:
-            recipe.training["push_to_hub"] = True
-        trainer = run(recipe, options.resume, options.only_evaluate)
-    except expected as error:
-        parser.error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted: the same command with --resume goes on from the last checkpoint\n")
+    require("accelerate", "datasets", "peft", "pyarrow")
+    recipe = read_recipe(options.recipe, options.override)
+    given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
+    recipe.training.update({name: value for name, value in given.items() if value is not None})
+    if options.push_to_hub is not None:
+        recipe.training["push_to_hub"] = True
+    trainer = run(recipe, options.resume, options.only_evaluate)
     if trainer.is_world_process_zero():
         print(trainer.score_table())
     # A process that leaves while others still talk to it may be aborted.
@@ -284,4 +287,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checkpoints import read_network
-from .cli import CommandParser, first_line
+from .cli import CommandParser, program
 from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
+from .labels import read_labels
 
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def convert_checkpoint(
         ValueError: the file is no such checkpoint, does not fit the architecture, or carries code.
         FileExistsError: `output` is there and not empty.
     """
+    from ..hub_folder import check_output, model_card, save_hub_folder
     from ..modeling_pseldnet import PSELDNetForSELD
     from ..output_formats import FORMATS
-    from .hub_folder import check_output, model_card, save_hub_folder
 
     if backbone not in RENAMES or output_format not in FORMATS:
         raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
@@ -122,30 +123,8 @@ def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], check
     model.load_state_dict(state)
 
 
-def read_labels(path: str | os.PathLike) -> list[str]:
-    """Class names from a file: tab-separated `index, MID, name, …`, or one name a line.
-
-    Raises:
-        ValueError: the file is missing, empty, or its indices are not 0, 1, 2, …
-    """
-    try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable list of labels ({first_line(error)})") from None
-    if not lines:
-        raise ValueError(f"{path}: no labels in it")
-    if "\t" not in lines[0]:
-        return [line.strip() for line in lines]
-    names = []
-    for number, line in enumerate(lines, 1):
-        cells = line.split("\t")
-        if len(cells) < 3 or cells[0].strip() != str(number - 1):
-            raise ValueError(f"{path}, line {number}: expected `{number - 1}`, MID and name, separated by tabs")
-        names.append(cells[2].strip())
-    return names
-
-
-def main(arguments: list[str] | None = None) -> int:
+@program("pseldnet-convert")
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pseldnet-convert`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-convert",
@@ -171,20 +150,16 @@ def main(arguments: list[str] | None = None) -> int:
     from .convert_audioset import convert_audioset
 
     convert = convert_audioset if options.audioset else convert_checkpoint
-    try:
-        report = convert(
-            options.checkpoint,
-            options.output,
-            backbone=options.backbone,
-            output_format=options.output_format,
-            labels=read_labels(options.labels) if options.labels else None,
-            sampling_rate=options.sampling_rate,
-            overwrite=options.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    report = convert(
+        options.checkpoint,
+        options.output,
+        backbone=options.backbone,
+        output_format=options.output_format,
+        labels=read_labels(options.labels) if options.labels else None,
+        sampling_rate=options.sampling_rate,
+        overwrite=options.overwrite,
+    )
     print(f"{options.output}: {report}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -22,16 +22,21 @@ EXTRAS = {
 }
 
 
-def require(*packages: str) -> ModuleType:
-    """Imports packages that extras bring, and returns the first.
+def how_to_install(module: str) -> str:
+    """What to say where a module is missing: one line."""
+    package = module.partition(".")[0]
+    source = f"'pseldnets[{EXTRAS[package]}]'" if package in EXTRAS else package
+    return f"the package {package} is missing: pip install {source}"
+
+
+def require(*modules: str) -> ModuleType:
+    """Imports modules of packages that extras bring, and returns the first.
 
     Raises:
-        ImportError: one of them is not installed; the message is one line and says what to install.
+        ModuleNotFoundError: one of them is not installed; the message is one line and says what to install.
     """
     try:
-        first, *_ = [import_module(package) for package in packages]
+        first, *_ = [import_module(module) for module in modules]
     except ModuleNotFoundError as error:
-        missing = error.name.partition(".")[0]
-        source = f"'pseldnets[{EXTRAS[missing]}]'" if missing in EXTRAS else missing
-        raise ImportError(f"the package {missing} is missing: pip install {source}", name=missing) from None
+        raise ModuleNotFoundError(how_to_install(error.name), name=error.name) from None
     return first

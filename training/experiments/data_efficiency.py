@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
 from modeling_pseldnet.files import atomic_path, write_atomically
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.plots import COLOURS, MARKERS
 
@@ -264,6 +265,7 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
+@program("python -m training.experiments.data_efficiency", interrupted="the same command goes on where it stopped")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program `python -m training.experiments.data_efficiency`."""
     parser = CommandParser(
@@ -281,21 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--pretrain-updates", type=int, metavar="N", help=f"default: as in the recipe {PRETRAIN}")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args(arguments)
-    try:
-        require("accelerate", "datasets", "peft", "pyarrow")
-    except ImportError as error:
-        parser.error(str(error))
-    from datasets.exceptions import DatasetGenerationError
-    from huggingface_hub.errors import StrictDataclassError
-
-    expected = (OSError, ValueError, ImportError, FloatingPointError, DatasetGenerationError, StrictDataclassError)
-    try:
-        run_experiment(options)
-    except expected as error:
-        parser.error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted: the same command goes on where it stopped\n")
+    require("accelerate", "datasets", "peft", "pyarrow")
+    run_experiment(options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.files import atomic_path
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
@@ -288,6 +289,7 @@ of the others.
 """
 
 
+@program("python -m training.experiments.default_model")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program behind `make default-model`, once the training is done."""
     parser = CommandParser(prog="python -m training.experiments.default_model", description=__doc__.splitlines()[0])
@@ -298,15 +300,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--trained-on", required=True, metavar="TEXT", help="what the model was trained on, for its card")
     add("--output", default=DEFAULT_MODEL, type=Path, help="default: where the package looks for it")
     options = parser.parse_args(arguments)
-    try:
-        finish(options)
-    except (OSError, ValueError) as error:
-        parser.error(" ".join(str(error).split()))
+    finish(options)
 
 
 def finish(options: argparse.Namespace) -> None:
+    from modeling_pseldnet.hub_folder import save_hub_folder
     from modeling_pseldnet.inference import evaluating, rotation_averaging
-    from modeling_pseldnet.tools.hub_folder import save_hub_folder
 
     model, extractor = load(options.run, "cpu")
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()
@@ -344,4 +343,4 @@ def lighten(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
