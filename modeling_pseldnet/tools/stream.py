@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, Recording
+from ..audio import CHANNEL_FORMATS, Recording, float_samples
 from ..events import FRAME_SECONDS, Events
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
@@ -102,7 +102,7 @@ def _pieces(blocks: Iterable[np.ndarray], num_channels: int, most_samples: int) 
         if block.ndim != 2 or len(block) != num_channels:
             raise ValueError(f"a block of shape {block.shape}: give blocks of shape ({num_channels}, samples)")
         for start in range(0, block.shape[1], most_samples):
-            yield block[:, start : start + most_samples]
+            yield float_samples(block[:, start : start + most_samples])
 
 
 def _final_frames(
