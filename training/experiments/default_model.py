@@ -6,7 +6,7 @@ of the test split. Beside them stands the score on sounds of training, which tel
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -22,7 +22,7 @@ from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.files import atomic_path
-from modeling_pseldnet.inference import decode_windows, evaluating, rotation_averaging
+from modeling_pseldnet.inference import Window, decode_windows, evaluating, rotation_averaging
 from modeling_pseldnet.tools.cli import CommandParser
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.hub_folder import save_hub_folder
@@ -37,7 +37,7 @@ THRESHOLDS = np.arange(0.1, 0.81, 0.05)
 RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
 NOTHING = "nothing"
 
-Prediction = list[tuple[int, dict[str, np.ndarray]]]
+Prediction = list[Window]
 Predict = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 
@@ -56,11 +56,7 @@ class Scenes:
     rt60: list[float]
 
     def predictions(self, model: PSELDNetForSELD, threshold: float | np.ndarray) -> list[Events]:
-        return [decode_windows(model.output_format, _copied(windows), threshold) for windows in self.outputs]
-
-
-def _copied(windows: Prediction) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    return ((first, dict(outputs)) for first, outputs in windows)
+        return [decode_windows(model.output_format, windows, threshold) for windows in self.outputs]
 
 
 def run_scenes(
@@ -78,7 +74,7 @@ def run_scenes(
         peak = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
         for predict, made_of_scenes in zip(predicts, outputs, strict=True):
             found = {name: values[0].numpy() for name, values in predict(features).items()}
-            made_of_scenes.append([(0, {**found, "peak": peak})])
+            made_of_scenes.append([Window(0, found, peak)])
         references.append(item["events"])
         rt60.append(scene_set.room(number % scene_set.number_of_rooms).rt60)
     return [Scenes(references, made_of_scenes, rt60) for made_of_scenes in outputs]
