@@ -171,7 +171,7 @@ import spaces_demo.first_run
 
 def test_a_missing_package_is_a_line_that_names_the_extra_which_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
-    with pytest.raises(ModuleNotFoundError, match="the package pyroomacoustics is missing: .*synth"):
+    with pytest.raises(ModuleNotFoundError, match=r"the package pyroomacoustics is missing: .*synth"):
         require("pyroomacoustics")
     assert require("json.decoder") is import_module("json.decoder")
 

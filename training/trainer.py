@@ -23,7 +23,7 @@ from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.hub_folder import model_card
-from modeling_pseldnet.inference import decode_windows
+from modeling_pseldnet.inference import Window, decode_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 
@@ -234,11 +234,12 @@ class SELDTrainer(Trainer):
             parts = model.output_format.loss_parts(outputs, inputs["labels"])
             for name, value in parts.items():
                 losses[name] = losses.get(name, 0.0) + float(value) * size
-            arrays = {name: value.cpu().numpy() for name, value in outputs.items()} | {"peak": peak}
+            arrays = {name: value.cpu().numpy() for name, value in outputs.items()}
             for row in range(size):
                 yield {
                     **{name: batch[name][row] for name in ("recording", "start_frame", "num_frames")},
                     "outputs": {name: array[row] for name, array in arrays.items()},
+                    "peak": peak[row],
                     "events": take_examples(events, self.window_frames, np.array([row])),
                 }
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -254,7 +255,7 @@ class SELDTrainer(Trainer):
                 new = events[events.frame + first >= max(ends, default=0)]
                 reference.append(new.replace(frame=new.frame + first))
                 ends.append(first + window["num_frames"])
-                yield first, window["outputs"]
+                yield Window(first, window["outputs"], window["peak"])
 
         prediction = decode_windows(model.output_format, outputs(), np.asarray(model.config.threshold))
         return Events.concatenate(reference), prediction[prediction.frame < max(ends)]

@@ -101,7 +101,7 @@ class AdapterBitConfig(PeftConfig):
         return self.r if self.r is not None else max(int(width * self.mlp_ratio), 1)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves the configuration, and that of the model, which names its classes, and says how to load the adapter."""
+        """Saves the configuration and that of the model, which names its classes, and says how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
         if self.model_config is not None:
             self.model_config.save_pretrained(save_directory)

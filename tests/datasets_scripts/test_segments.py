@@ -75,7 +75,7 @@ def test_window_holds_its_samples_and_its_events(recordings):
     np.testing.assert_array_equal(item["waveform"], expected.astype(np.float32))
     assert item["events"].frame.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2]
     assert item["events"].azimuth.tolist() == [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 90]
-    assert item["events"].distance.tolist() == [110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 50]
+    assert item["events"].distance.tolist() == [1.1, 1.11, 1.12, 1.13, 1.14, 1.15, 1.16, 1.17, 1.18, 1.19, 0.5]
 
 
 def test_padding_is_silence_without_events(recordings):

@@ -9,7 +9,7 @@ from modeling_pseldnet.ambisonics import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.format_accdoa import ACCDOAFormat
-from modeling_pseldnet.inference import average_overlaps, decode_windows
+from modeling_pseldnet.inference import Window, average_overlaps, decode_windows
 from modeling_pseldnet.output_formats import get_output_format
 from tests.helpers import scattered, tiny_config
 
@@ -95,14 +95,14 @@ def test_windows_that_order_their_tracks_differently_from_frame_to_frame_average
     outputs = outputs_of(output_format, truth, num_frames=18)
     windows = []
     for start in range(0, 12, 2):
-        window = {"peak": np.ones(8, dtype=np.float32)}
+        window = {}
         by_class = name == "multi_accdoa"
         order = generator.random((8, 3, 1, 3 if by_class else 1)).argsort(1)
         for key, values in outputs.items():
             values = values[start : start + 8]
             values = np.take_along_axis(values, order if by_class else order[..., 0], axis=1)
             window[key] = (values + 0.05 * generator.standard_normal(values.shape)).astype(np.float32)
-        windows.append((start, window))
+        windows.append(Window(start, window, np.ones(8, dtype=np.float32)))
     found = decode_windows(output_format, windows, 0.5)
     assert len(found) == len(truth)
     for event in range(len(truth)):

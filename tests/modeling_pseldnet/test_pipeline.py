@@ -65,7 +65,7 @@ def test_bad_input_is_named(detector, write_recording, tmp_path):
         detector(str(tmp_path / "nothing.wav"))
     with pytest.raises(ValueError, match="NaN"):
         detector({"array": np.full((4, 24000), np.nan), "sampling_rate": 24000})
-    with pytest.raises(TypeError, match="unknown arguments: treshold"):
+    with pytest.raises(TypeError, match="unknown argument: treshold; did you mean threshold"):
         detector(str(write_recording()), treshold=0.3)
 
 
