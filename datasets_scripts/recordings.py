@@ -60,7 +60,7 @@ def dcase_parts(array: str, folds: dict[str, str], eval_has_labels: bool) -> tup
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordingFiles:
     """An audio file with its labels, which are `None` where they are not published, and what its name tells."""
 
     id: str
@@ -79,7 +79,7 @@ def absolute_path(data_dir: str | os.PathLike) -> Path:
     return Path(os.path.abspath(os.path.expanduser(data_dir)))
 
 
-def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Recording]]:
+def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[RecordingFiles]]:
     """Finds the recordings of every split, sorted by id; a split without any is left out with a warning.
 
     Raises:
@@ -138,17 +138,17 @@ def _collect(
     return found
 
 
-def _recording(id: str, audio: Path, labels: dict[str, Path], splits: dict[str, str]) -> Recording | None:
+def _recording(id: str, audio: Path, labels: dict[str, Path], splits: dict[str, str]) -> RecordingFiles | None:
     for split, pattern in splits.items():
         if match := re.fullmatch(pattern, id):
             groups = match.groupdict()
             fold, room = (int(groups[name]) if groups.get(name) else None for name in ("fold", "room"))
-            return Recording(id, split, fold, room, audio, labels.get(groups.get("labels", id)))
+            return RecordingFiles(id, split, fold, room, audio, labels.get(groups.get("labels", id)))
     return None
 
 
 def _check(
-    recordings: list[Recording], audio: dict[str, Path], labels: dict[str, Path], part: Part, data_dir: Path
+    recordings: list[RecordingFiles], audio: dict[str, Path], labels: dict[str, Path], part: Part, data_dir: Path
 ) -> None:
     without_labels = [recording.audio for recording in recordings if recording.labels is None]
     if part.has_labels and without_labels:
@@ -202,7 +202,7 @@ def read_class_indices(data_dir: Path) -> list[str]:
     return [names[index] for index in range(len(names))]
 
 
-def fingerprint(data_dir: Path, recordings: Iterable[Recording], class_names: list[str]) -> str:
+def fingerprint(data_dir: Path, recordings: Iterable[RecordingFiles], class_names: list[str]) -> str:
     """A hash of the classes and of the files' names, sizes and times: it changes when a file is edited."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for recording in recordings:

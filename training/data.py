@@ -8,14 +8,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from huggingface_hub.dataclasses import strict
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets_scripts.dcase2021 import DCASE2021
 from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
 from datasets_scripts.l3das22 import L3DAS22
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from datasets_scripts.segments import SegmentedDataset
@@ -23,6 +22,8 @@ from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+
+from .recipes import DataRecipe
 
 
 BUILDERS = {
@@ -38,43 +39,6 @@ MAX_UNREADABLE = 10
 MAX_SAMPLE = 1e6
 
 logger = logging.getLogger(__name__)
-
-
-@strict
-@dataclass
-class DataRecipe:
-    """Where windows are from.
-
-    Attributes:
-        source: a data set (see `BUILDERS`); `"scenes"`, rendered while the model trains; or `"mono_clips"`.
-        data_dir: the folder with the downloaded data, or with isolated sounds in one folder a class.
-        config_name: the form of the data set, such as `"foa"`; the builder's first by default.
-        cache_dir: where `datasets` keeps its tables.
-        split: of the data set, or of the isolated sounds (`"train"`, `"validation"`, `"test"`, `"all"`).
-        recordings: a regular expression that the ids of the recordings to use match from their start.
-        fraction: share of the recordings to use, chosen by `seed`.
-        seed: of that choice, or of the rendered scenes.
-        hop_seconds: from one window to the next; the window's length by default.
-        mono: place the first channel of each recording at random directions.
-        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too.
-        scenes: rendered scenes an epoch, or to evaluate on.
-        keep_features: make the features of all windows once, before training, and keep them in memory: about 0.9 MB
-            for ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
-    """
-
-    source: str
-    data_dir: str | None = None
-    config_name: str | None = None
-    cache_dir: str | None = None
-    split: str = "train"
-    recordings: str | None = None
-    fraction: float | int = 1.0
-    seed: int = 0
-    hop_seconds: float | int | None = None
-    mono: bool = False
-    scene_recipe: str = "on_the_fly"
-    scenes: int = 10000
-    keep_features: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,7 +247,7 @@ def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> 
 
 
 def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
-    scene_recipe = read_recipe(recipe.scene_recipe)
+    scene_recipe = read_scene_recipe(recipe.scene_recipe)
     if scene_recipe.scene_seconds != window_seconds:
         raise ValueError(f"scenes of {scene_recipe.scene_seconds:g} s do not fit windows of {window_seconds:g} s")
     sounds = sounds_from_folder(recipe.data_dir, scene_recipe.sampling_rate).measure()
@@ -293,7 +257,7 @@ def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
 
 def _load_mono_clips(recipe: DataRecipe, window_seconds: float) -> Windows:
     sounds = sounds_from_folder(recipe.data_dir).measure()
-    scenes = read_recipe(recipe.scene_recipe)
+    scenes = read_scene_recipe(recipe.scene_recipe)
     by_class = sounds.numbers_by_class(recipe.split, scenes.test_fraction, scenes.validation_fraction)
     clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))
     return Windows(ReadableWindows(clips), list(sounds.class_names), sounds.sampling_rate, mono=True)

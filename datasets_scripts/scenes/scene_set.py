@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from datasets_scripts.scenes.recipe import Recipe, recipe_from_dict
+from datasets_scripts.scenes.recipe import SceneRecipe, scene_recipe_from_dict
 from datasets_scripts.scenes.rooms import Room, draw_room, read_measured_rooms
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank
 from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction, wrap_azimuth
@@ -107,7 +107,7 @@ class SceneSet:
         ValueError: the sounds are of another rate, or too few.
     """
 
-    def __init__(self, recipe: Recipe, sounds: SoundBank, seed: int = 0, split: str = "all"):
+    def __init__(self, recipe: SceneRecipe, sounds: SoundBank, seed: int = 0, split: str = "all"):
         if seed < 0:
             raise ValueError("seed must be 0 or above")
         if sounds.sampling_rate != recipe.sampling_rate:
@@ -326,7 +326,7 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
         raise ValueError(f"the sounds in {sounds.source} are not those that these scenes were made from")
     files = zip(sounds.sounds, told["files"], strict=True)
     measured = tuple(replace(s, recording=recording, start=a, stop=b) for s, (_, recording, a, b) in files)
-    recipe = recipe_from_dict(_as_lists(values["recipe"]))
+    recipe = scene_recipe_from_dict(_as_lists(values["recipe"]))
     return SceneSet(recipe, replace(sounds, sounds=measured), values["seed"], values["split"])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.scene_set import SceneSet, scene_set_from_dict
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
@@ -326,7 +326,7 @@ def _positive(text: str) -> int:
 def _run_program(options: argparse.Namespace) -> int:
     folder = SceneFolder(options.folder.absolute(), tuple(dict.fromkeys(options.formats)))
     if options.scenes is not None:
-        recipe = read_recipe(options.recipe)
+        recipe = read_scene_recipe(options.recipe)
         if recipe.rooms.measured:
             recipe = replace(recipe, rooms=replace(recipe.rooms, measured=os.path.abspath(recipe.rooms.measured)))
         sounds = _measure(_open_sounds(options, recipe.sampling_rate), folder, options.workers)

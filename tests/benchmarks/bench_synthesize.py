@@ -21,7 +21,7 @@ import soundfile
 import torch
 
 from datasets_scripts.scenes import render as scene_render
-from datasets_scripts.scenes.recipe import EventRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render_torch import SceneBank
 from datasets_scripts.scenes.rooms import SimulatedRoom
 from datasets_scripts.scenes.scene_set import SceneSet
@@ -48,10 +48,10 @@ def main() -> None:
             _on_the_fly(sounds, moving, options.scenes, options.device)
 
 
-def _recipe(moving: float, seconds: float, rooms: int) -> Recipe:
+def _recipe(moving: float, seconds: float, rooms: int) -> SceneRecipe:
     rooms = RoomRecipe(number=rooms, rt60=(0.6, 0.6), positions=24, paths=4)
     events = EventRecipe(polyphony={2: 1.0}, gap=(0.0, 0.2), moving=moving)
-    return Recipe(scene_seconds=seconds, rooms=rooms, events=events)
+    return SceneRecipe(scene_seconds=seconds, rooms=rooms, events=events)
 
 
 def _offline(sounds, moving: float, count: int, path: Path) -> None:

@@ -97,7 +97,7 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("model.backbon=htsat", "unknown key model.backbon: do you mean model.backbone?"),
         ("model.num_mel_bins=96", "model.num_mel_bins follows from features.feature_size: leave it out"),
         ("features.nfft=512", "unknown key features.nfft: do you mean features.n_fft?"),
-        ("data.train.hop=1", "unknown key data.hop"),
+        ("data.train.hop=1", "unknown key data.train.hop; known are source"),
         ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
         ("schedule.step_epochs=often", "step_epochs"),
         ("evaluation.variant=dcase2024", "evaluation.variant must be one of dcase2023, pseldnets"),

@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_recipe as read_scene_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL, PSELDNetFeatureExtractor, PSELDNetForSELD
@@ -67,7 +67,7 @@ def run_scenes(
     extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int, *predicts: Predict
 ) -> list[Scenes]:
     """Renders scenes of a split, and makes of their features each of the predictions."""
-    made = read_recipe(recipe)
+    made = read_scene_recipe(recipe)
     made = dataclasses.replace(made, rooms=dataclasses.replace(made.rooms, number=ROOMS))
     scene_set = SceneSet(made, sounds, seed=1, split=split)
     rendered = RenderedScenes(scene_set, count)

@@ -6,7 +6,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.render_torch import BLOCK, OnTheFlyScenes, SceneBank
 from datasets_scripts.scenes.scene_set import Scene, SceneSet
@@ -36,7 +36,7 @@ def sounds():
 def scene_set(
     sounds, moving=0.5, rotation="none", noise=(-60.0, -45.0), rt60=(0.2, 0.8), seconds=4.0, playback=(1.0, 1.0)
 ):
-    recipe = Recipe(
+    recipe = SceneRecipe(
         scene_seconds=seconds,
         rotation=rotation,
         rooms=RoomRecipe(number=2, positions=4, paths=2, path_step=0.1, rt60=rt60, size=((4, 5), (4, 5), (2.5, 3))),
