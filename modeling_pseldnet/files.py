@@ -1,10 +1,49 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders: which of a folder are meant, and how to write them so that they appear whole or not at all."""
 
+import errno
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+# Failures that the system reports without the name of the file.
+_UNNAMED_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
+    """The files at any depth below a folder whose names end in one of some suffixes, in order.
+
+    Links are followed, but no folder is entered twice, so that loops end; a file has the name that it has without
+    links where there is one. What is hidden (`.name`, such as a Mac's `._name`) and `__MACOSX` are passed over.
+
+    Args:
+        folder: where to look; its own name may be anything.
+        suffixes: in lower case with their dots; names may have them in either.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found, entered = [], set()
+    folders, linked = [Path(folder)], []
+    while folders or linked:
+        current = (folders or linked).pop()
+        place = os.path.realpath(current)
+        if place in entered:
+            continue
+        entered.add(place)
+        with os.scandir(current) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if entry.is_dir():
+                (linked if entry.is_symlink() else folders).append(current / entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                found.append(current / entry.name)
+    return sorted(found)
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
@@ -15,27 +54,69 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name in the same folder to write to; what is there at the end takes the name of `path`."""
+    """A temporary name in the same folder to write to; what is there at the end takes the name of `path`.
+
+    A link stays one, to a new file. What is no file, such as `/dev/stdout`, is written to as it is.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    temporary = _temporary_name(target)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _naming(path, temporary):
+            yield temporary
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(output: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside `output` that takes its place at the end."""
-    output = Path(output).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
+    """A temporary folder beside `output` that takes its place, or that of a file, at the end.
+
+    Raises:
+        OSError: it cannot be written; the error names `output`.
+    """
+    target = Path(os.path.realpath(output))
+    temporary, replaced = _temporary_name(target), _temporary_name(target)
     try:
-        yield temporary
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
+        with _naming(output, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            if target.exists():
+                target.rename(replaced)
+            temporary.rename(target)
+    except BaseException:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for path in (temporary, replaced):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """A name beside `path` that nothing has, with its suffix, which many a writer goes by; short whatever its name."""
+    suffix = path.suffix if len(path.suffix) < 16 else ""
+    return path.with_name(f".{secrets.token_hex(8)}.tmp{suffix}")
+
+
+@contextmanager
+def _naming(path: str | os.PathLike, temporary: Path) -> Iterator[None]:
+    """Errors that name the temporary file, or none, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None and error.errno in _UNNAMED_FAILURES
+        if unnamed or str(error.filename or "").startswith(str(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise

@@ -1,6 +1,8 @@
 """PSELDNet models: pre-trained sound event localization and detection networks (arXiv 2411.06399)."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -40,6 +42,24 @@ INITIALISERS = (
     init_decoder_weights,
     init_einv2_weights,
 )
+
+
+# What a model is tagged with on the Hub.
+TAGS = [
+    "sound-event-localization-and-detection",
+    "sound-event-detection",
+    "direction-of-arrival",
+    "spatial-audio",
+    "pseldnet",
+]
+# What adapters record in place of the folder of the model that comes with the package, which is another everywhere.
+DEFAULT_MODEL_NAME = "modeling_pseldnet/default_model"
+_DEFAULT_MODEL = Path(__file__).with_name("default_model")
+
+
+def place_of(name: str | os.PathLike) -> str | os.PathLike:
+    """Where a model lies: what is named, but for the name of the model that comes with the package, its folder."""
+    return str(_DEFAULT_MODEL) if name == DEFAULT_MODEL_NAME and _DEFAULT_MODEL.is_dir() else name
 
 
 def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
@@ -142,6 +162,44 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     }
     # The loss is a mean over the batch: Trainer must not scale it by a number of items.
     accepts_loss_kwargs = False
+    model_tags = TAGS
+
+    def __init__(self, config: PSELDNetConfig, *args, **kwargs):
+        if config.name_or_path and Path(config.name_or_path).absolute() == _DEFAULT_MODEL.absolute():
+            config.name_or_path = DEFAULT_MODEL_NAME
+        super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        return super().from_pretrained(place_of(pretrained_model_name_or_path), *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """As in transformers; the folder then loads by every way, pipeline and remote code included.
+
+        Of a model with an adapter of `load_adapter` the adapter alone is saved, with the config, which names classes.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self._complete(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
+        self._complete(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def _complete(self, folder: str | os.PathLike, name: str | None = None) -> None:
+        from .hub_folder import complete_folder
+
+        if getattr(self, "_hf_peft_config_loaded", False):
+            self.config.save_pretrained(folder)
+        else:
+            complete_folder(self, folder, name)
+
+    def enable_adapters(self) -> None:
+        """As in transformers, which passes over the modules that an adapter has saved whole, such as heads."""
+        super().enable_adapters()
+        for module in self.modules():
+            if hasattr(module, "modules_to_save") and hasattr(module, "enable_adapters"):
+                module.enable_adapters(enabled=True)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -224,6 +282,23 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         )
 
 
+class Heads(nn.Module):
+    """Heads by name; not a `ModuleDict`, so that PEFT can train and save them as one module."""
+
+    def __init__(self, heads: dict[str, nn.Module]):
+        super().__init__()
+        for name, head in heads.items():
+            self.add_module(name, head)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return getattr(self, name)
+
+    def forward(self, feature_map: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What each head makes of the feature map, or of that of its branch."""
+        maps = feature_map if isinstance(feature_map, dict) else {}
+        return {name: head(maps.get(name, feature_map)) for name, head in self.named_children()}
+
+
 class PSELDNetForSELD(PSELDNetPreTrainedModel):
     """A PSELDNet with the heads of its output format: what sounds, when and from which direction."""
 
@@ -232,7 +307,7 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         _, head = decoder_and_head(config)
         self.output_format = get_output_format(config)
         self.pseldnet = PSELDNetModel(config)
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {
                 name: head(config, self.pseldnet.encoder.hidden_size, size)
                 for name, size in self.output_format.head_sizes.items()
@@ -295,9 +370,8 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         self, feature_map: torch.Tensor | dict[str, torch.Tensor], num_frames: int
     ) -> dict[str, torch.Tensor]:
         time_reduction = self.pseldnet.encoder.time_reduction
-        maps = feature_map if isinstance(feature_map, dict) else dict.fromkeys(self.heads, feature_map)
         heads = {
-            name: to_label_frames(head(maps[name]), time_reduction, self.config) for name, head in self.heads.items()
+            name: to_label_frames(head, time_reduction, self.config) for name, head in self.heads(feature_map).items()
         }
         return self.output_format.outputs({name: head[:, :num_frames] for name, head in heads.items()})
 

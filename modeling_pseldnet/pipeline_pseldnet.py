@@ -71,6 +71,11 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         }
         return {}, {name: value for name, value in options.items() if value is not None}, {}
 
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # Not with the form for a card that is not yet there.
+        self.model._complete(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
     def preprocess(self, inputs):
         source = (inputs["array"], inputs["sampling_rate"]) if isinstance(inputs, dict) else inputs
         return {"source": source}

@@ -22,7 +22,7 @@ from modeling_pseldnet.events import write_csv
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.inference import choose_channel_format, detect
 from modeling_pseldnet.timeline import to_records
-from modeling_pseldnet.tools.cli import CommandParser, first_line
+from modeling_pseldnet.tools.cli import CommandParser, first_line, program
 from modeling_pseldnet.tools.loading import DEFAULT_MODEL
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo.models import load_from_hub, load_own
@@ -338,32 +338,28 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program(NAME)
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pseldnet-demo`; returns 0, or 2 if the page cannot be served."""
     options = parse_arguments(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # A server that is told to stop goes the way of one that is interrupted, so that the files of visitors are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with TemporaryDirectory(prefix=f"{NAME}-") as files:
-            os.environ["GRADIO_TEMP_DIR"] = files
-            build(Finder(options.model, options.trust_remote_code)).launch(
-                server_name=options.host,
-                server_port=options.port,
-                inbrowser=options.open,
-                max_file_size=f"{MAX_MEGABYTES}mb",
-                run_history=False,
-                enable_monitoring=False,
-                footer_links=["api"],
-                theme=theme(),
-                css=(FOLDER / "page.css").read_text(encoding="utf-8"),
-                js=(FOLDER / "page.js").read_text(encoding="utf-8"),
-            )
-    except (ValueError, OSError) as error:
-        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    with TemporaryDirectory(prefix=f"{NAME}-") as files:
+        os.environ["GRADIO_TEMP_DIR"] = files
+        build(Finder(options.model, options.trust_remote_code)).launch(
+            server_name=options.host,
+            server_port=options.port,
+            inbrowser=options.open,
+            max_file_size=f"{MAX_MEGABYTES}mb",
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+            theme=theme(),
+            css=(FOLDER / "page.css").read_text(encoding="utf-8"),
+            js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        )
 
 
 def theme() -> gr.Theme:

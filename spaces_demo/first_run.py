@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from modeling_pseldnet import DEFAULT_MODEL, Events, read_csv
 from modeling_pseldnet.timeline import to_records
+from modeling_pseldnet.tools.cli import program
 from modeling_pseldnet.tools.plots import plot_events
 from modeling_pseldnet.tools.predict import main as predict
 from modeling_pseldnet.tools.scores import seld_scores
@@ -51,4 +52,4 @@ def main(output: Path = Path("outputs/demo")) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("python -m spaces_demo.first_run")(lambda _: main())())

@@ -17,7 +17,7 @@ import soundfile
 from modeling_pseldnet import Events, PSELDNetForSELD, write_csv
 from modeling_pseldnet.ambisonics import TETRAHEDRON
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from tests.helpers import scattered, tiny_config
 
 

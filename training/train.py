@@ -3,13 +3,12 @@
 import argparse
 import copy
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.errors import StrictDataclassError
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -21,8 +20,8 @@ from modeling_pseldnet import (
     adapterbit,  # noqa: F401 registers the method
 )
 from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
-from modeling_pseldnet.tools.cli import CommandParser
-from modeling_pseldnet.tools.hub_folder import FITTING, check_extractor
+from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.hub_folder import FITTING, check_extractor
 from modeling_pseldnet.tools.loading import adapter_config, load_adapter, read_config, read_extractor
 
 from .augmentation import AugMix
@@ -220,6 +219,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     return trainer
 
 
+@program("pseldnet-train", interrupted="the same command with --resume goes on from the last checkpoint")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program `pseldnet-train`."""
     parser = CommandParser(
@@ -241,19 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output-dir", metavar="DIR", help="folder of checkpoints and results (default: runs/RECIPE)")
     add("--resume", action="store_true", help="go on from the last checkpoint in that folder")
     add("--only-evaluate", action="store_true", help="score model.pretrained without training")
-    add("--push_to_hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
+    add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
     options = parser.parse_args(arguments)
-    try:
-        recipe = read_recipe(options.recipe, options.override)
-        given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
-        recipe.training.update({name: value for name, value in given.items() if value is not None})
-        if options.push_to_hub is not None:
-            recipe.training["push_to_hub"] = True
-        trainer = run(recipe, options.resume, options.only_evaluate)
-    except (OSError, ValueError, FloatingPointError, DatasetGenerationError, StrictDataclassError) as error:
-        parser.error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted: the same command with --resume goes on from the last checkpoint\n")
+    recipe = read_recipe(options.recipe, options.override)
+    given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
+    recipe.training.update({name: value for name, value in given.items() if value is not None})
+    if options.push_to_hub is not None:
+        recipe.training["push_to_hub"] = True
+    trainer = run(recipe, options.resume, options.only_evaluate)
     if trainer.is_world_process_zero():
         print(trainer.score_table())
     # A process that leaves while others still talk to it may be aborted.
@@ -262,4 +257,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,7 +24,7 @@ from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.inference import decode_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
-from modeling_pseldnet.tools.hub_folder import add_pipeline, model_card
+from modeling_pseldnet.hub_folder import model_card
 from modeling_pseldnet.tools.scores import seld_scores
 
 from .augmentation import AugMix, place_mono, take_examples
@@ -308,8 +308,6 @@ class SELDTrainer(Trainer):
             if isinstance(self.model, PeftModel):
                 # An adapter is for other classes than the model it is trained on.
                 self.model.config.save_pretrained(staging)
-            else:
-                add_pipeline(self.model.config, staging)
             super()._save(str(staging), state_dict)
 
     def create_model_card(self, **kwargs) -> None:

@@ -26,7 +26,7 @@ from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_datase
 from datasets_scripts.scenes.verify import verify
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
@@ -262,6 +262,7 @@ def _naming_full_disk(path: Path) -> Iterator[None]:
         raise DiskFullError(error.errno, message, str(path)) from None
 
 
+@program("pseldnet-synthesize", interrupted="the same command goes on where it stopped")
 def main(arguments: list[str] | None = None) -> int:
     """The program `pseldnet-synthesize`; returns its exit status."""
     parser = _parser()
@@ -270,21 +271,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("nothing to do: give --scenes with --sounds or --dataset, or --verify or --plot")
     try:
         return _run_program(options)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
-        return 130
-    except ImportError as error:
-        print(f"pseldnet-synthesize: error: {error}: pip install 'pseldnets[synth]'", file=sys.stderr)
     except BrokenProcessPool:
-        print(
-            "pseldnet-synthesize: error: a worker died, perhaps for want of memory: give fewer --workers and go on",
-            file=sys.stderr,
-        )
-    except (ValueError, OSError) as error:
-        named = isinstance(error, OSError) and error.strerror and error.filename
-        message = f"{error.filename}: {error.strerror}" if named else str(error)
-        print(f"pseldnet-synthesize: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+        message = "a worker died, perhaps for want of memory: give fewer --workers and go on"
+        raise ValueError(message) from None
 
 
 def _parser() -> argparse.ArgumentParser:

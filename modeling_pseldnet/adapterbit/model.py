@@ -58,7 +58,9 @@ class AdapterBitModel(BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: AdapterBitConfig, model_config: dict) -> AdapterBitConfig:
         if peft_config.modules_to_save is None:
-            peft_config.modules_to_save = [f"heads.{name}" for name in getattr(self.model, "heads", {})]
+            peft_config.modules_to_save = [
+                f"heads.{name}" for name, _ in getattr(self.model, "heads", nn.Module()).named_children()
+            ]
         return peft_config
 
     def _prepare_model(self, peft_config: AdapterBitConfig, model: nn.Module) -> None:

@@ -1,7 +1,35 @@
-"""What the command-line programs share: errors are one line on standard error and exit status 2."""
+"""What the command-line programs share: how they end, whatever happens, and what they take for a number."""
 
 import argparse
+import contextlib
+import functools
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
+
+
+# Set, it shows where an error came from.
+DEBUG_VARIABLE = "PSELDNETS_DEBUG"
+# The extra of this package that brings what may be missing.
+EXTRAS = {
+    "accelerate": "train",
+    "datasets": "train",
+    "evaluate": "train",
+    "gradio": "demo",
+    "matplotlib": "plot",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "peft": "train",
+    "pyroomacoustics": "synth",
+    "ray": "ray",
+    "sounddevice": "stream",
+}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -11,7 +39,189 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {first_line(message)}\n")
 
 
-def first_line(error: Exception | str) -> str:
+def program(name: str, interrupted: str = "what is written is whole") -> Callable[[Callable], Callable[..., int]]:
+    """Makes of a function of command-line arguments, which may return a status, the entry point of a program.
+
+    What it raises is one line on standard error and status 2: errors that tell what is wrong (`ValueError`, `OSError`,
+    a package that is missing), and others with their kind; the environment variable `PSELDNETS_DEBUG` shows where they
+    came from. An interrupt is a line and status 130, a request to end (SIGTERM) status 143, both after files have been
+    cleaned up. Output that nobody reads any more (`| head`) ends the program in silence with status 141, as it ends
+    others; output that cannot be written (a full disk) is an error.
+
+    Args:
+        name: of the program, which its messages begin with.
+        interrupted: what to say after an interrupt.
+    """
+
+    def decorate(main: Callable) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(arguments: Sequence[str] | None = None) -> int:
+            with _signals() as signalled, _standard_streams():
+                try:
+                    status = main(arguments) or 0
+                    _flush()
+                    return status
+                except BaseException as error:
+                    return _end(name, interrupted, signalled, error)
+
+        return run
+
+    return decorate
+
+
+def _end(name: str, interrupted: str, signalled: list[int], error: BaseException) -> int:
+    """Says how a program ended, and returns its status; a program that ends by itself (`SystemExit`) goes on so."""
+    try:
+        _flush()
+    except OSError as failure:
+        _leave_nothing_to_flush()
+        if isinstance(failure, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        error = failure
+    if signal.SIGINT in signalled or isinstance(error, KeyboardInterrupt):
+        return _tell(f"{name}: interrupted: {interrupted}", 130)
+    if signal.SIGTERM in signalled:
+        return 128 + signal.SIGTERM
+    if isinstance(error, SystemExit):
+        raise error
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    return _tell(f"{name}: error: {describe(error)}", 2)
+
+
+def describe(error: BaseException | str) -> str:
+    """What went wrong, as one line: the message of an error that tells it, else its kind and message."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        install = f"'pseldnets[{EXTRAS[package]}]'" if package in EXTRAS else package
+        return f"the package {package} is missing: pip install {install}"
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        return first_line(": ".join([" to ".join(names), error.strerror] if names else [error.strerror]))
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({first_line(error)})"
+    message = " ".join(str(error).split())
+    if len(message) > 300:
+        message = first_line(error)[:300]
+    kind = type(error).__name__
+    tells = isinstance(error, str | OSError | ValueError | ImportError | FloatingPointError)
+    return message.rstrip(". ") or kind if tells else f"{kind}: {message}" if message else kind
+
+
+def first_line(error: BaseException | str) -> str:
     """The first line of a message, without its full stop; the kind of an error that has no message."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__
+
+
+def number(least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Callable[[str], float]:
+    """For `type=` of an option: a finite number in a range."""
+    return functools.partial(_read_number, float, least, most, above)
+
+
+def whole_number(least: int = 0, most: float = math.inf) -> Callable[[str], int]:
+    """For `type=` of an option: a whole number in a range."""
+    return functools.partial(_read_number, int, least, most, -math.inf)
+
+
+def _read_number(kind: type, least: float, most: float, above: float, text: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        bounds = [f"from {least:g}"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+        bounds += [f"up to {most:g}"] * (most < math.inf)
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {' '.join([what, *bounds])}")
+    return value
+
+
+def _tell(line: str, status: int) -> int:
+    """Prints a line on standard error, if it can be, and returns the status."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _leave_nothing_to_flush()
+    return status
+
+
+def _flush() -> None:
+    """Writes what has been printed.
+
+    Raises:
+        OSError: it cannot be written; the error names the stream.
+    """
+    for name in ("output", "error"):
+        try:
+            (sys.stdout if name == "output" else sys.stderr).flush()
+        except OSError as error:
+            error.filename = f"standard {name}"
+            raise
+
+
+def _leave_nothing_to_flush() -> None:
+    """Python flushes its streams once more when it ends, and complains: let it write to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+            continue
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[None]:
+    """Streams that are closed lead nowhere, and whatever is printed can be encoded."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The next file to be opened would take its place.
+            with contextlib.suppress(OSError):
+                os.fstat(descriptor)
+                continue
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 as long as the program
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    yield
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Interrupts and requests to end raise, whatever code makes of that: the signals that came are listed."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def take(number: int, _) -> None:
+        came.append(number)
+        # A second one ends at once.
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def retry(unraisable) -> None:
+        # Raised where Python drops exceptions, as in callbacks of the import system: raise it again, soon after.
+        if came and isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            threading.Timer(0.02, signal.raise_signal, [signal.SIGINT]).start()
+        else:
+            earlier_hook(unraisable)
+
+    earlier_hook, sys.unraisablehook = sys.unraisablehook, retry
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in earlier.items():
+        # Left alone where who started the program has them ignored, as nohup and `&` do, or handles them.
+        if handler in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, take)
+    try:
+        yield came
+    finally:
+        sys.unraisablehook = earlier_hook
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

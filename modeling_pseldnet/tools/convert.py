@@ -11,10 +11,10 @@ import torch
 from ..modeling_pseldnet import PSELDNetForSELD
 from ..output_formats import FORMATS
 from .checkpoints import read_network
-from .cli import CommandParser, first_line
+from .cli import CommandParser, program
 from .convert_audioset import convert_audioset
 from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
-from .hub_folder import check_output, model_card, save_hub_folder
+from ..hub_folder import check_output, model_card, save_hub_folder
 
 
 @dataclass
@@ -135,7 +135,8 @@ def read_labels(path: str | os.PathLike) -> list[str]:
     return names
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program("pseldnet-convert")
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pseldnet-convert`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-convert",
@@ -161,20 +162,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.audioset and options.labels is None:
         parser.error("--audioset needs the classes of the new network: give --labels FILE")
     convert = convert_audioset if options.audioset else convert_checkpoint
-    try:
-        report = convert(
-            options.checkpoint,
-            options.output,
-            backbone=options.backbone,
-            output_format=options.output_format,
-            labels=read_labels(options.labels) if options.labels else None,
-            sampling_rate=options.sampling_rate,
-            overwrite=options.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    report = convert(
+        options.checkpoint,
+        options.output,
+        backbone=options.backbone,
+        output_format=options.output_format,
+        labels=read_labels(options.labels) if options.labels else None,
+        sampling_rate=options.sampling_rate,
+        overwrite=options.overwrite,
+    )
     print(f"{options.output}: {report}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,8 +12,11 @@ from peft import get_peft_model
 
 from .. import PSELDNetForSELD
 from ..adapterbit import AdapterBitConfig
-from . import convert
+from ..files import atomic_folder
+from ..hub_folder import check_output
 from .checkpoints import read_network
+from .cli import CommandParser, number, program
+from .convert import main as convert
 from .convert_names import convert_state_dict
 
 
@@ -29,7 +31,7 @@ def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os
 
     Args:
         checkpoint: a Lightning `.ckpt`; it is read without running any code that it may carry.
-        network_checkpoint: where the checkpoint without them is written, for [`convert.convert_checkpoint`].
+        network_checkpoint: where the checkpoint without them is written, for [`convert_checkpoint`].
 
     Returns:
         The entries of the bottlenecks, by their published names.
@@ -81,44 +83,41 @@ def save_adapter(
         model.get_base_model().load_state_dict(renamed, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the bottlenecks do not fit {base}: {str(error).splitlines()[1].strip()}") from None
-    output = Path(output).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        model.save_pretrained(Path(temporary) / output.name)
-        shutil.rmtree(output, ignore_errors=True)
-        (Path(temporary) / output.name).rename(output)
+    with atomic_folder(output) as folder:
+        model.save_pretrained(folder)
 
 
+NAME = "python -m modeling_pseldnet.tools.convert_adapterbit"
+
+
+@program(NAME)
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_pseldnet.tools.convert_adapterbit",
+    parser = CommandParser(
+        prog=NAME,
         description="Converts a published PSELDNets checkpoint with AdapterBit to a Hub folder of the network and a"
         " folder of the adapter that PeftModel.from_pretrained reads.",
         epilog="example: python -m modeling_pseldnet.tools.convert_adapterbit adapter.ckpt l3das22-base"
         " l3das22-adapter --labels classes.txt",
     )
-    parser.add_argument("--scale", type=float, default=0.1, help="of the bottlenecks' outputs; default: %(default)s")
+    parser.add_argument(
+        "--scale", type=number(), default=0.1, help="of the bottlenecks' outputs; default: %(default)s"
+    )
     parser.add_argument("checkpoint", help="Lightning checkpoint (.ckpt); no code in it is run")
     parser.add_argument("base", help="folder to write the network to")
     parser.add_argument("adapter", help="folder to write the adapter to")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="last: options of pseldnet-convert, for the network")
     options = parser.parse_args(arguments)
-    try:
-        base, adapter = Path(options.base).resolve(), Path(options.adapter).resolve()
-        if base == adapter:
-            raise ValueError(f"{adapter} is named for both: the network and the adapter need a folder each")
-        if adapter.exists() and "--overwrite" not in options.options:
-            raise FileExistsError(f"{adapter} is there already: choose another folder, or replace it with --overwrite")
-        with tempfile.TemporaryDirectory() as folder:
-            network_checkpoint = Path(folder) / Path(options.checkpoint).name
-            bottlenecks = split_checkpoint(options.checkpoint, network_checkpoint)
-            if status := convert.main([str(network_checkpoint), options.base, *options.options]):
-                return status
-        save_adapter(bottlenecks, options.base, adapter, scale=options.scale)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    base, adapter = Path(options.base).resolve(), Path(options.adapter).resolve()
+    if base == adapter:
+        raise ValueError(f"{adapter} is named for both: the network and the adapter need a folder each")
+    check_output(adapter, "--overwrite" in options.options)
+    with tempfile.TemporaryDirectory() as folder:
+        network_checkpoint = Path(folder) / Path(options.checkpoint).name
+        bottlenecks = split_checkpoint(options.checkpoint, network_checkpoint)
+        if status := convert([str(network_checkpoint), options.base, *options.options]):
+            return status
+    save_adapter(bottlenecks, options.base, adapter, scale=options.scale)
     print(f"{options.adapter}: {len(bottlenecks)} entries of bottlenecks used, with biases, statistics and heads")
     return 0
 

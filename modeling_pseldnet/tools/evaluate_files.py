@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..events import Events, read_csv
 from ..files import write_atomically
-from .cli import CommandParser
+from .cli import CommandParser, program
 from .scores import VARIANTS, seld_scores
 
 
@@ -147,6 +147,7 @@ def _undefined_to_none(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+@program("pseldnet-evaluate")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `pseldnet-evaluate`."""
     parser = CommandParser(
@@ -177,20 +178,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.json and not args.json.parent.is_dir():
         parser.error(f"{args.json}: {args.json.parent} is not a folder")
-    try:
-        scores = evaluate_files(
-            args.reference,
-            args.prediction,
-            num_classes=args.num_classes,
-            variant=args.variant,
-            jackknife=args.jackknife,
-            by=args.by,
-            coordinates=args.coordinates,
-        )
-        if args.json:
-            write_atomically(args.json, json.dumps(_undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    scores = evaluate_files(
+        args.reference,
+        args.prediction,
+        num_classes=args.num_classes,
+        variant=args.variant,
+        jackknife=args.jackknife,
+        by=args.by,
+        coordinates=args.coordinates,
+    )
+    if args.json:
+        write_atomically(args.json, json.dumps(_undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
     for what, names in (
         ("no prediction, counted as empty", scores["without_prediction"]),
         ("no reference, left out", scores["without_reference"]),
@@ -202,4 +200,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from ..feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from ..files import atomic_path
 from ..modeling_pseldnet import PSELDNetForSELD
-from .cli import CommandParser
+from .cli import CommandParser, number, program
 from .loading import load
 
 
@@ -184,7 +184,8 @@ def named_shapes(exported: torch.export.ExportedProgram, names: list[str]) -> di
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program("pseldnet-export")
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pseldnet-export`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-export",
@@ -193,19 +194,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("model", help="folder or Hub repository of a converted or trained model")
     parser.add_argument("output", type=Path, help="file to write: .onnx, or .pt2 for torch.export")
-    parser.add_argument("--seconds", type=float, help="length of the input; default: the model's window, usually 10")
+    parser.add_argument(
+        "--seconds", type=number(above=0), help="length of the input; default: the model's window, usually 10"
+    )
     parser.add_argument("--int8", action="store_true", help="linear layers in 8-bit integers: smaller (.onnx)")
     options = parser.parse_args(arguments)
     transformers_logging.disable_progress_bar()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        model, feature_extractor = load(options.model, "cpu")
-        shapes = export(model, feature_extractor, options.output, options.seconds, options.int8)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+    model, feature_extractor = load(options.model, "cpu")
+    shapes = export(model, feature_extractor, options.output, options.seconds, options.int8)
     named = [f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items()]
     print(f"{options.output}: {named[0]} at {feature_extractor.sampling_rate} Hz to {', '.join(named[1:])}")
-    return 0
 
 
 if __name__ == "__main__":

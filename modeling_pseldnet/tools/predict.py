@@ -3,10 +3,8 @@
 import argparse
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from ..events import write_csv
 from ..files import write_atomically
 from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, detect
 from ..timeline import to_records
-from .cli import CommandParser, first_line
+from .cli import CommandParser, describe, number, program, whole_number
 from .loading import DEFAULT_MODEL, load
 from .plots import plot_events
 from .ray_pool import map_on_ray
@@ -46,7 +44,7 @@ def read_threshold(text: str) -> float | list[float]:
         ) from None
 
 
-def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | ValueError]]:
+def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | Exception]]:
     """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
 
     A file that is named lies directly in `output`, one of a folder as it does in that folder.
@@ -55,7 +53,7 @@ def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | 
     for path in paths:
         try:
             files = find_audio(path)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield Path(path), error
             continue
         for file in files:
@@ -97,15 +95,16 @@ class Predictor:
         self.threshold = None if options.threshold is None else read_threshold(options.threshold)
         self.model, self.extractor = load(options.model, options.device)
 
-    def __call__(self, job: tuple[Path, Path | ValueError]) -> tuple[bool, str]:
+    def __call__(self, job: tuple[Path, Path | Exception]) -> tuple[bool, str]:
         """Whether the job, a recording and where its results go, was done, and a line that tells of it."""
         file, stem = job
         try:
-            if isinstance(stem, ValueError):
+            if isinstance(stem, Exception):
                 raise stem
             count = self.write_results(file, stem)
-        except (ValueError, OSError) as error:
-            return False, first_line(error)
+        except Exception as error:
+            line = describe(error)
+            return False, line if str(file) in line else f"{file}: {line}"
         return True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
 
     def write_results(self, file: Path, stem: Path) -> int:
@@ -162,6 +161,8 @@ def listen(options: argparse.Namespace) -> None:
 
     if options.stream != "stdin":
         blocks = read_device(options.stream, sampling_rate, *block, warn)
+    elif sys.stdin is None:
+        raise ValueError("standard input is closed: pipe raw samples to it, as arecord -t raw gives them")
     elif sys.stdin.isatty():
         raise ValueError("standard input is a terminal: pipe raw samples to it, as arecord -t raw gives them")
     else:
@@ -176,7 +177,7 @@ def listen(options: argparse.Namespace) -> None:
         threshold=threshold,
         delay_seconds=options.delay,
     ):
-        print(json.dumps(to_record(frame, events, model.config.id2label), ensure_ascii=False), flush=True)
+        print(json.dumps(to_record(frame, events, model.config.id2label)), flush=True)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -196,7 +197,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " default: the model's"
     )  # fmt: skip
     parser.add_argument(
-        "--hop", "--every", type=float, help="seconds between windows; default: 10, no overlap, but 0.5 with --stream"
+        "--hop",
+        "--every",
+        type=number(above=0),
+        help="seconds between windows; default: 10, no overlap, but 0.5 with --stream",
     )
     parser.add_argument(
         "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
@@ -207,9 +211,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " FRD, BLD, BRU of a tetrahedral microphone; array, mono: for models of those; default: what the model takes"
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
-    parser.add_argument("--batch-size", type=int, default=8, help="windows at once; default: %(default)s")
+    parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
-    parser.add_argument("--workers", type=int, default=2, help="on Ray, a core each; default: %(default)s")
+    parser.add_argument("--workers", type=whole_number(1), default=2, help="on Ray, a core each; default: %(default)s")
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
     live = parser.add_argument_group(
@@ -223,9 +227,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--format", choices=sorted(SAMPLE_FORMATS), default="s16le",
         help="of the raw samples, channels interleaved; default: %(default)s"
     )  # fmt: skip
-    live.add_argument("--rate", type=int, help="of the samples in Hz, a multiple of 10; default: the model's")
     live.add_argument(
-        "--delay", type=float, default=0.5, help="seconds that are heard after a frame before it is told; default:"
+        "--rate", type=whole_number(1), help="of the samples in Hz, a multiple of 10; default: the model's"
+    )
+    live.add_argument(
+        "--delay", type=number(0), default=0.5, help="seconds that are heard after a frame before it is told; default:"
         " %(default)s"
     )  # fmt: skip
     options = parser.parse_args(arguments)
@@ -237,35 +243,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+@program(NAME)
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `pseldnet-predict`; returns 0, or 2 if anything went wrong."""
     options = parse_arguments(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-    files = list(output_stems(options.audio, options.output))
-    try:
-        if options.stream:
-            listen(options)
-            return 0
-        if options.ray:
-            results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
-        else:
-            results = map(Predictor(options), files)
-        failed = False
-        for done, line in tqdm(results, total=len(files), unit="file", disable=len(files) == 1):
-            failed |= not done
-            tqdm.write(line if done else f"{NAME}: error: {line}", file=sys.stdout if done else sys.stderr)
-    except (ValueError, BrokenProcessPool) as error:
-        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # Who reads the lines has had enough of them: leave Python nowhere to fail when it closes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.stream:
+        listen(options)
         return 0
-    except KeyboardInterrupt:
-        print(f"{NAME}: interrupted; what is written is whole", file=sys.stderr)
-        return 130
+    files = list(output_stems(options.audio, options.output))
+    if options.ray:
+        results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
+    else:
+        results = map(Predictor(options), files)
+    failed = False
+    for done, line in tqdm(results, total=len(files), unit="file", disable=len(files) == 1):
+        failed |= not done
+        tqdm.write(line if done else f"{NAME}: error: {line}", file=sys.stdout if done else sys.stderr)
     return 2 if failed else 0
 
 

@@ -11,7 +11,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassificat
 
 from modeling_pseldnet import PSELDNetForSELD, read_csv
 from modeling_pseldnet.tools.convert import main as convert
-from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from tests.helpers import scattered, tiny_config
 
 

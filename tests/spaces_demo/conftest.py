@@ -18,7 +18,7 @@ import soundfile
 import spaces_demo
 from modeling_pseldnet import PSELDNetForSELD
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from tests.helpers import scattered, tiny_config
 from tests.modeling_pseldnet.hub_server import serve_hub
 

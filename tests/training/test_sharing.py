@@ -47,7 +47,7 @@ def run_with_hub(tiny_data, tiny_overrides, tmp_path_factory):
 
         every_epoch = ("training.eval_strategy=epoch", "training.save_strategy=epoch", "training.logging_steps=1")
         overrides = tiny_overrides(tiny_data, output, *every_epoch, "training.report_to=tensorboard")
-        options = ("--push_to_hub", "user/model", "--override", *overrides)
+        options = ("--push-to-hub", "user/model", "--override", *overrides)
         python("-m", "training.train", "synth_accdoa", *options, cwd=ROOT)
         yield output, hub, python
 

@@ -7,14 +7,13 @@ others make the task: scenes with classes, sounds and rooms that the network has
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.errors import StrictDataclassError
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
 from modeling_pseldnet.files import atomic_path, write_atomically
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.plots import COLOURS, MARKERS
 
 from ..recipes import Recipe, read_recipe
@@ -262,6 +261,7 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
+@program("python -m training.experiments.data_efficiency", interrupted="the same command goes on where it stopped")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program `python -m training.experiments.data_efficiency`."""
     parser = CommandParser(
@@ -279,13 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--pretrain-updates", type=int, metavar="N", help=f"default: as in the recipe {PRETRAIN}")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args(arguments)
-    try:
-        run_experiment(options)
-    except (OSError, ValueError, FloatingPointError, DatasetGenerationError, StrictDataclassError) as error:
-        parser.error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted: the same command goes on where it stopped\n")
+    run_experiment(options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

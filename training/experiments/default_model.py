@@ -6,6 +6,7 @@ of the test split. Beside them stands the score on sounds of training, which tel
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,9 +24,9 @@ from modeling_pseldnet import DEFAULT_MODEL, PSELDNetFeatureExtractor, PSELDNetF
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.inference import decode_windows, evaluating, rotation_averaging
-from modeling_pseldnet.tools.cli import CommandParser
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.evaluate_files import format_scores
-from modeling_pseldnet.tools.hub_folder import save_hub_folder
+from modeling_pseldnet.hub_folder import save_hub_folder
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
 
@@ -278,6 +279,7 @@ of the others.
 """
 
 
+@program("python -m training.experiments.default_model")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program behind `make default-model`, once the training is done."""
     parser = CommandParser(prog="python -m training.experiments.default_model", description=__doc__.splitlines()[0])
@@ -288,10 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--trained-on", required=True, metavar="TEXT", help="what the model was trained on, for its card")
     add("--output", default=DEFAULT_MODEL, type=Path, help="default: where the package looks for it")
     options = parser.parse_args(arguments)
-    try:
-        finish(options)
-    except (OSError, ValueError) as error:
-        parser.error(" ".join(str(error).split()))
+    finish(options)
 
 
 def finish(options: argparse.Namespace) -> None:
@@ -329,4 +328,4 @@ def lighten(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,8 +4,8 @@
 SOURCES.tsv, which tells the licence and the author of each sound.
 """
 
-import argparse
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from modeling_pseldnet.events import vector_to_direction, wrap_azimuth, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
+from modeling_pseldnet.tools.cli import CommandParser, program
 
 
 EXAMPLE = Path(spaces_demo.__file__).with_name("example")
@@ -100,10 +101,9 @@ room. It is under CC BY-SA 4.0, as some of them ask for that.
 """
 
 
+@program("python -m training.experiments.example_scene")
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.experiments.example_scene", description=__doc__.splitlines()[0]
-    )
+    parser = CommandParser(prog="python -m training.experiments.example_scene", description=__doc__.splitlines()[0])
     parser.add_argument("--sounds", required=True, type=Path, help="folder of isolated sounds with SOURCES.tsv")
     parser.add_argument("--output", default=EXAMPLE, type=Path, help="default: %(default)s")
     options = parser.parse_args(arguments)
@@ -119,4 +119,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

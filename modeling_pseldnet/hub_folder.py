@@ -1,17 +1,24 @@
 """Hub folders: a model with its extractor, its code, its pipeline and a model card, complete for others to load."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
-from transformers.dynamic_module_utils import custom_object_save
-
-from ..configuration_pseldnet import PSELDNetConfig
-from ..feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
-from ..files import atomic_folder
-from ..modeling_pseldnet import PSELDNetForSELD
-from ..pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
+from .configuration_pseldnet import PSELDNetConfig
+from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
+from .files import atomic_folder, write_atomically
+from .modeling_pseldnet import TAGS, PSELDNetForSELD, PSELDNetPreTrainedModel, place_of
+from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 
+# The code of a model, pipeline and all: every module of this folder, where it is that of the package, and every one
+# that this module leads to, where transformers has fetched the code of a model.
+CODE = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "__init__.py")
+# What the code imports.
+PACKAGES = ("numpy", "soundfile", "torch", "torchaudio", "transformers")
+# What transformers and PEFT write where there is no card.
+FORM = "[More Information Needed]"
 # As `Pipeline.save_pretrained` writes it.
 CUSTOM_PIPELINES = {
     TASK: {
@@ -55,16 +62,53 @@ def save_hub_folder(
     """
     extractor = feature_extractor or fitting_extractor(model.config)
     check_extractor(extractor, model.config)
-    pipe = SoundEventLocalizationAndDetectionPipeline(model=model, feature_extractor=extractor, task=TASK)
     with atomic_folder(output) as folder:
-        pipe.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        extractor.save_pretrained(folder)
+        model.save_pretrained(folder)
 
 
-def add_pipeline(config: PSELDNetConfig, folder: str | os.PathLike) -> None:
-    """Writes the code of the pipeline to a folder, and names it in the config, which is to be saved there too."""
-    custom_object_save(SoundEventLocalizationAndDetectionPipeline, folder)
-    config.custom_pipelines = CUSTOM_PIPELINES
+def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, name: str | None = None) -> None:
+    """Adds to a model that has been saved what it takes to load it by every way: code, pipeline, extractor and card.
+
+    An extractor that is there and fits stays, as does a card, but for a form that nobody has filled in.
+
+    Args:
+        model: what was saved.
+        folder: where.
+        name: of the repository that the folder is for.
+    """
+    folder = Path(folder)
+    for module in CODE:
+        if not (folder / module.name).exists() or not (folder / module.name).samefile(module):
+            shutil.copyfile(module, folder / module.name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("custom_pipelines") != CUSTOM_PIPELINES:
+        config["custom_pipelines"] = CUSTOM_PIPELINES
+        write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    extractor = _extractor_at(folder, model.config)
+    if extractor is None:
+        extractor = _extractor_at(place_of(model.config.name_or_path), model.config)
+        if extractor is None and any(
+            kind.num_channels == model.config.num_channels for kind in FEATURE_TYPES.values()
+        ):
+            extractor = fitting_extractor(model.config)
+        if extractor is not None:
+            extractor.save_pretrained(folder)
+    card = folder / "README.md"
+    if not card.exists() or FORM in card.read_text(encoding="utf-8"):
+        card.write_text(model_card(model.config, feature_extractor=extractor, name=name), encoding="utf-8")
+
+
+def _extractor_at(place: str | os.PathLike | None, config: PSELDNetConfig) -> PSELDNetFeatureExtractor | None:
+    """The feature extractor in a folder or the cache of the Hub, if there is one that fits a model."""
+    try:
+        extractor = PSELDNetFeatureExtractor.from_pretrained(place, local_files_only=True)
+        check_extractor(extractor, config)
+    except Exception:
+        # Whatever is there may be broken in any way.
+        return None
+    return extractor
 
 
 def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
@@ -102,35 +146,35 @@ def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig)
 
 def model_card(
     config: PSELDNetConfig,
-    source: str,
+    source: str | None = None,
     feature_extractor: PSELDNetFeatureExtractor | None = None,
     made: str = "Converted from",
+    name: str | None = None,
 ) -> str:
     """The README of a model, with the metadata that the Hub reads.
 
     Args:
         config: of the model.
-        source: what it was made from.
+        source: what it was made from, if that is to be said.
         feature_extractor: the one that is saved with it; [`fitting_extractor`] by default.
         made: how it was made from that.
+        name: of the repository that it is for.
     """
     audio = (feature_extractor or fitting_extractor(config)).audio
-    labels = ", ".join(config.id2label.values())
+    labels = ", ".join(str(label) for label in config.id2label.values())
+    origin = f"{made} `{source}`; see" if source else "See"
+    tags = "\n".join(f"- {tag}" for tag in TAGS)
     return f"""---
 library_name: transformers
 pipeline_tag: audio-classification
 # license: fill in that of what the model was made from
 tags:
-- sound-event-localization-and-detection
-- sound-event-detection
-- direction-of-arrival
-- spatial-audio
-- pseldnet
+{tags}
 ---
 
 # PSELDNet: {config.backbone}, {config.output_format}
 
-Says what sounds in a recording, when, and from which direction, every 100 ms. {made} `{source}`; see
+Says what sounds in a recording, when, and from which direction, every 100 ms. {origin}
 [PSELDNets: Pre-trained Neural Networks on a Large-scale Synthetic Dataset for Sound Event Localization and
 Detection](https://arxiv.org/abs/2411.06399).
 
@@ -139,13 +183,13 @@ Detection](https://arxiv.org/abs/2411.06399).
 ```python
 from transformers import pipeline
 
-detector = pipeline("{TASK}", model="this/repo", trust_remote_code=True)
+detector = pipeline("{TASK}", model="{name or "this/repo"}", trust_remote_code=True)
 for event in detector("recording.wav"):
     print(event["onset"], event["offset"], event["label"], event["azimuth"], event["elevation"])
 ```
 
-`trust_remote_code=True` runs the code in this repository; with `import modeling_pseldnet` from the package `pseldnets`
-it is not needed.
+`trust_remote_code=True` runs the code in this repository, which needs the packages {", ".join(PACKAGES)}; with
+`import modeling_pseldnet` from the package `pseldnets` it is not needed.
 
 - Input: {audio} at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s; the
   pipeline resamples and cuts recordings of any length.

@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoFeatureExtractor
 
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.tools.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from tests.helpers import tiny_config
 
 
