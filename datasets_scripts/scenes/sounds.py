@@ -16,6 +16,8 @@ import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from modeling_pseldnet.files import is_hidden, walk
+
 
 SPLITS = ("train", "test", "all", "validation")
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
@@ -201,14 +203,15 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: expected one folder a class, with audio files in it")
-    class_names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    class_names = tuple(
+        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    )
     if not class_names:
         raise ValueError(f"no class folders in {folder}: expected one folder a class, with audio files in it")
     sounds = [
         Sound(file.relative_to(folder).as_posix(), class_id, recording_of(file.name))
         for class_id, name in enumerate(class_names)
-        for file in sorted((folder / name).rglob("*"))
-        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+        for file in walk(folder / name, AUDIO_SUFFIXES)
     ]
     opener = _OpenFile(str(folder), tuple(sound.name for sound in sounds))
     return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, opener)
