@@ -5,13 +5,21 @@ PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 SOUNDS ?= sounds
 
-.PHONY: demo test bench lint clean default-model
+# The tests of what the Hugging Face packages are used for, which `make test-oldest` runs with the oldest of them.
+OLDEST_TESTS := tests/test_install.py tests/modeling_pseldnet/test_hub.py tests/modeling_pseldnet/test_pipeline.py \
+	tests/modeling_pseldnet/test_modeling.py tests/modeling_pseldnet/test_configuration.py \
+	tests/modeling_pseldnet/test_default_model.py tests/modeling_pseldnet/adapterbit
+
+.PHONY: demo test test-oldest bench lint clean default-model
 
 demo: $(VENV)/installed
 	$(BIN)/python -m spaces_demo.first_run
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-oldest: $(VENV)/installed-oldest
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest $(PYTEST_OPTIONS) $(OLDEST_TESTS)
 
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
@@ -34,7 +42,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist outputs
+	rm -rf $(VENV) $(VENV)-oldest build dist outputs
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,3 +54,12 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --editable ".[dev]"
 	touch $@ $(VENV)/installed
+
+# The lowest versions that pyproject.toml allows of the Hugging Face packages, over all else that is in $(VENV).
+$(VENV)/installed-oldest: $(VENV)/installed-dev
+	$(BIN)/python -m venv --clear $(VENV)-oldest
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+		> "$$($(VENV)-oldest/bin/python -c 'import site; print(site.getsitepackages()[0])')/beneath.pth"
+	sed -nE 's/^ *"(transformers|huggingface_hub|datasets|peft|accelerate|evaluate|safetensors)>=([0-9.]+)".*/\1==\2/p' \
+		pyproject.toml | $(VENV)-oldest/bin/python -m pip install --requirement /dev/stdin
+	touch $@

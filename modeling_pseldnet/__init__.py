@@ -1,69 +1,64 @@
 """PSELDNets: sound event localization and detection networks for transformers.
 
-Importing this package registers its classes with the Auto classes and its pipeline.
+Importing this package makes its classes known to the Auto classes and the pipelines of transformers, and AdapterBit to
+PEFT. It is light: what is heavy is imported when a name is used, and what registers, when those libraries are.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioFrameClassification,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .configuration_pseldnet import PSELDNetConfig
-from .events import Events, read_csv, write_csv
-from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from .inference import detect
-from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
-from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
-from .tools.loading import DEFAULT_MODEL, load
-from .tools.peft_registration import register_adapterbit
-from .tools.transfer import load_for_transfer
+from .tools.registration import register
 
 
-AutoConfig.register("pseldnet", PSELDNetConfig)
-AutoFeatureExtractor.register(PSELDNetConfig, PSELDNetFeatureExtractor)
-AutoModel.register(PSELDNetConfig, PSELDNetModel)
-AutoModelForAudioFrameClassification.register(PSELDNetConfig, PSELDNetForSELD)
-PIPELINE_REGISTRY.register_pipeline(
-    TASK,
-    pipeline_class=SoundEventLocalizationAndDetectionPipeline,
-    pt_model=AutoModelForAudioFrameClassification,
-    type="audio",
-)
+if TYPE_CHECKING:
+    from .adapterbit import AdapterBitConfig
+    from .configuration_pseldnet import PSELDNetConfig
+    from .events import Events, read_csv, write_csv
+    from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
+    from .inference import detect
+    from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
+    from .pipeline_pseldnet import SoundEventLocalizationAndDetectionPipeline
+    from .tools.loading import load
+    from .tools.stream import detect_stream
+    from .tools.transfer import load_for_transfer
 
-register_adapterbit()
 
-# A saved model, config or extractor carries its code, so that it loads with `trust_remote_code=True` elsewhere.
-PSELDNetConfig.register_for_auto_class()
-PSELDNetFeatureExtractor.register_for_auto_class()
-PSELDNetModel.register_for_auto_class("AutoModel")
-PSELDNetForSELD.register_for_auto_class("AutoModelForAudioFrameClassification")
+# A small network of 24 everyday sounds, trained on synthetic scenes; its README.md is its model card.
+DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
+# The scores, for `evaluate.load`.
+SELD_METRIC = str(Path(__file__).parent / "tools" / "metrics" / "seld")
+
+_MODULES = {
+    "AdapterBitConfig": "adapterbit",
+    "Events": "events",
+    "PSELDNetConfig": "configuration_pseldnet",
+    "PSELDNetFeatureExtractor": "feature_extraction_pseldnet",
+    "PSELDNetForSELD": "modeling_pseldnet",
+    "PSELDNetModel": "modeling_pseldnet",
+    "PSELDNetPreTrainedModel": "modeling_pseldnet",
+    "SoundEventLocalizationAndDetectionPipeline": "pipeline_pseldnet",
+    "detect": "inference",
+    "detect_stream": "tools.stream",
+    "load": "tools.loading",
+    "load_for_transfer": "tools.transfer",
+    "read_csv": "events",
+    "write_csv": "events",
+}
+
+__all__ = ["DEFAULT_MODEL", "SELD_METRIC", *_MODULES]
 
 
 def __getattr__(name: str):
-    # It takes PEFT, which not everybody has or needs.
-    if name == "AdapterBitConfig":
-        from .adapterbit import AdapterBitConfig
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
-        return AdapterBitConfig
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "AdapterBitConfig",
-    "Events",
-    "PSELDNetConfig",
-    "PSELDNetFeatureExtractor",
-    "PSELDNetForSELD",
-    "PSELDNetModel",
-    "PSELDNetPreTrainedModel",
-    "SoundEventLocalizationAndDetectionPipeline",
-    "detect",
-    "load",
-    "load_for_transfer",
-    "read_csv",
-    "write_csv",
-]
+register()

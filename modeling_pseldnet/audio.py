@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-import torch
-from torchaudio.transforms import Resample
 
 from .ambisonics import a_to_b_matrix
 from .files import walk
@@ -89,6 +87,8 @@ class Recording:
         # Exact for the usual rates; an odd one is met within a millionth, as its own filter bank would be too large.
         ratio = Fraction(self.source_rate, sampling_rate).limit_denominator(1000)
         self._source_step, self._step = ratio.numerator, ratio.denominator
+        from torchaudio.transforms import Resample
+
         self._resample = Resample(self._source_step, self._step)
         self._source_samples = samples
         self.num_samples = ceil(samples * self._step / self._source_step)
@@ -106,6 +106,8 @@ class Recording:
         """
         if self._source_step == self._step:
             return self._read_source(start, num_samples)
+        import torch
+
         # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.
         margin = ceil(self._resample.width / self._source_step) + 1
         first = start // self._step - margin

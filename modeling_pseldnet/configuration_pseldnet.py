@@ -161,6 +161,7 @@ class PSELDNetConfig(PreTrainedConfig):
     """
 
     model_type = "pseldnet"
+    _auto_class = "AutoConfig"
 
     backbone: Literal["htsat", "passt", "cnn14_conformer", "crnn"] = "htsat"
     output_format: Literal["accdoa", "multi_accdoa", "einv2", "seddoa"] = "multi_accdoa"

@@ -173,6 +173,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_features", "attention_mask"]
+    _auto_class = "AutoFeatureExtractor"
 
     def __init__(
         self,

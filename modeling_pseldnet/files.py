@@ -123,5 +123,5 @@ def _naming(path: str | os.PathLike, temporary: Path) -> Iterator[None]:
     except OSError as error:
         unnamed = error.filename is None and error.errno in _UNNAMED_FAILURES
         if unnamed or str(error.filename or "").startswith(str(temporary)):
-            error.filename, error.filename2 = os.fspath(path), None
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise

@@ -218,6 +218,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 class PSELDNetModel(PSELDNetPreTrainedModel):
     """The encoder: features in, an embedding of each 100-ms frame out."""
 
+    _auto_class = "AutoModel"
+
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
         encoder, _ = BACKBONES[config.backbone]
@@ -301,6 +303,8 @@ class Heads(nn.Module):
 
 class PSELDNetForSELD(PSELDNetPreTrainedModel):
     """A PSELDNet with the heads of its output format: what sounds, when and from which direction."""
+
+    _auto_class = "AutoModelForAudioFrameClassification"
 
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)

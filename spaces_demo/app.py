@@ -22,15 +22,14 @@ from modeling_pseldnet.events import write_csv
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.inference import choose_channel_format, detect
 from modeling_pseldnet.timeline import to_records
-from modeling_pseldnet.tools.cli import CommandParser, first_line, program
-from modeling_pseldnet.tools.loading import DEFAULT_MODEL
+from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.plots import plot_events
+from spaces_demo import NAME, main
 from spaces_demo.models import load_from_hub, load_own
 from spaces_demo.plots import SYMBOLS, Style, class_styles, direction_map, display_name, sphere, timeline
 from spaces_demo.preview import write_preview
 
 
-NAME = "pseldnet-demo"
 FOLDER = Path(__file__).parent
 MAX_MINUTES, MAX_MEGABYTES = 10, 100
 # Files of visitors, and what is made of them, are deleted when they are this old; all of them when the server stops.
@@ -316,32 +315,12 @@ def build(finder: Finder) -> gr.Blocks:
     return page.queue(max_size=50, default_concurrency_limit=1)
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = CommandParser(
-        prog=NAME,
-        description="Serves a page that shows what sounds in recordings, when, and from which direction.",
-        epilog="example: pseldnet-demo --model user/pseldnet-htsat --port 7860",
-    )
-    parser.add_argument(
-        "--model", default=os.environ.get("PSELDNET_MODEL", DEFAULT_MODEL),
-        help="folder or Hub repository of the page's own model; default: $PSELDNET_MODEL, or the small one that comes"
-        " with the package",
-    )  # fmt: skip
-    parser.add_argument("--host", help="address to listen on; default: this machine only")
-    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", default=os.environ.get("PSELDNET_TRUST_REMOTE_CODE") == "1",
-        help="run code of the models that visitors name, which may do anything on this machine; also by"
-        " PSELDNET_TRUST_REMOTE_CODE=1",
-    )  # fmt: skip
-    return parser.parse_args(arguments)
+def serve(options: argparse.Namespace) -> None:
+    """Serves the page until it is stopped.
 
-
-@program(NAME)
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `pseldnet-demo`; returns 0, or 2 if the page cannot be served."""
-    options = parse_arguments(arguments)
+    Raises:
+        OSError, ValueError: it cannot be served.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # A server that is told to stop goes the way of one that is interrupted, so that the files of visitors are deleted.

@@ -3,9 +3,6 @@
 import sys
 from pathlib import Path
 
-from transformers import AutoConfig
-from transformers.utils import logging
-
 from modeling_pseldnet import DEFAULT_MODEL, Events, read_csv
 from modeling_pseldnet.timeline import to_records
 from modeling_pseldnet.tools.cli import program
@@ -30,6 +27,9 @@ def print_events(title: str, events: Events, labels: dict[int, str]) -> None:
 
 def main(output: Path = Path("outputs/demo")) -> int:
     """Writes the events of the scene and a picture of them with the truth; returns the exit status."""
+    from transformers import AutoConfig
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
     labels = AutoConfig.from_pretrained(DEFAULT_MODEL).id2label
     print("A simulated scene of sounds and a room that the model never heard:", SCENE)

@@ -144,8 +144,6 @@ def small_data(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "metrics")
-    # The metric is named by its path in the repository.
-    (tmp_path / "training").symlink_to(ROOT / "training")
 
     model = scattered(PSELDNetForSELD(tiny_config())).eval()
     save_hub_folder(model, "pseldnet-htsat", model_card(model.config, "test"))

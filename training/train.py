@@ -1,5 +1,7 @@
 """Trains, fine-tunes, adapts and scores models by recipe: the program `pseldnet-train`."""
 
+from __future__ import annotations
+
 import argparse
 import copy
 import dataclasses
@@ -8,29 +10,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import PartialState
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
-from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
-
-from modeling_pseldnet import (
-    PSELDNetConfig,
-    PSELDNetFeatureExtractor,
-    PSELDNetForSELD,
-    adapterbit,  # noqa: F401 registers the method
-)
-from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
-from modeling_pseldnet.hub_folder import FITTING, check_extractor
 from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.loading import adapter_config, load, load_adapter, read_config, read_extractor
-from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
 
-from .augmentation import AugMix
-from .data import OTHER_SOURCES, keep_features, load_windows
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, write_recipe
-from .trainer import SELDTrainer
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
+
+    from .trainer import SELDTrainer
 
 
 EXAMPLE = """\
@@ -90,6 +84,10 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     Raises:
         ValueError: there are no such features, or the data or the augmentation does not go with them.
     """
+    from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
+
+    from .data import OTHER_SOURCES
+
     fields = {}
     if start is not None:
         fields = {name: getattr(start.extractor, name) for name in FEATURE_FIELDS}
@@ -122,6 +120,13 @@ def build_model(
     Raises:
         ValueError: the recipe asks for what is not known, or the model it starts from does not fit.
     """
+    from accelerate import PartialState
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
+
+    from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
+    from modeling_pseldnet.hub_folder import FITTING, check_extractor
+    from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
+
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
     options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
     options["id2label"] = dict(enumerate(class_names))
@@ -196,6 +201,15 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(
             "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
         )
+    import torch
+    from transformers import TrainingArguments, set_seed
+
+    from modeling_pseldnet import PSELDNetConfig
+
+    from .augmentation import AugMix
+    from .data import keep_features, load_windows
+    from .trainer import SELDTrainer
+
     # transformers takes bf16 on a CPU only where that is asked for.
     defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}
     args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
@@ -255,6 +269,8 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         OSError, ValueError: see [`build_trainer`]; or the output folder holds another run.
         FloatingPointError: training diverged.
     """
+    from transformers.trainer_utils import get_last_checkpoint
+
     trainer = build_trainer(recipe, only_evaluate)
     args = trainer.args
     checkpoint = None
@@ -302,6 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--only-evaluate", action="store_true", help="score model.pretrained without training")
     add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
     options = parser.parse_args(arguments)
+    require("accelerate", "datasets", "peft", "pyarrow")
     recipe = read_recipe(options.recipe, options.override)
     given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
     recipe.training.update({name: value for name, value in given.items() if value is not None})

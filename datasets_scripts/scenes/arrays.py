@@ -11,10 +11,10 @@ section 6.10; the reference point of delays is its centre.
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
-from scipy.special import eval_legendre, spherical_jn, spherical_yn
+import scipy
 
 from modeling_pseldnet.events import direction_to_vector
+from modeling_pseldnet.tools.extras import require
 
 
 ARRAYS = ("foa", "mic")
@@ -67,7 +67,7 @@ def encode_arrivals(
     cosines = CAPSULE_DIRECTIONS @ directions.T
     spectra = 0.0
     for order, radial in enumerate(_sphere_response(size, sampling_rate)):
-        weights = (2 * order + 1) * eval_legendre(order, cosines) * amplitudes
+        weights = (2 * order + 1) * scipy.special.eval_legendre(order, cosines) * amplitudes
         parts = np.stack([_sum_delayed(seconds, weight, used, sampling_rate) for weight in weights])
         spectra = spectra + radial * scipy.fft.rfft(parts, size)
     response[:, :used] = scipy.fft.irfft(spectra, size)[:, :used]
@@ -75,7 +75,7 @@ def encode_arrivals(
 
 
 def _sum_delayed(seconds: np.ndarray, amplitudes: np.ndarray, length: int, sampling_rate: int) -> np.ndarray:
-    from pyroomacoustics import libroom
+    libroom = require("pyroomacoustics.libroom")
 
     lead = _DELAY_TAPS // 2
     response = np.zeros(length + 2 * _DELAY_TAPS, dtype=np.float32)
@@ -91,7 +91,9 @@ def _sphere_response(size: int, sampling_rate: int) -> np.ndarray:
     orders = np.arange(int(np.ceil(wavenumbers[-1])) + 6)[:, None]
     argument = np.maximum(wavenumbers, 1e-3)
     with np.errstate(over="ignore", invalid="ignore"):
-        derivative = spherical_jn(orders, argument, True) - 1j * spherical_yn(orders, argument, True)
+        derivative = scipy.special.spherical_jn(orders, argument, True) - 1j * scipy.special.spherical_yn(
+            orders, argument, True
+        )
         radial = 1j**orders * -1j / (argument**2 * derivative)
     return np.nan_to_num(radial)
 
@@ -143,7 +145,7 @@ def _sphere_coherent(spectra: np.ndarray, size: int, sampling_rate: int) -> np.n
     orders = np.arange(len(coarse))
     power = (2 * orders[:, None] + 1) * np.abs(coarse) ** 2
     pairs = (CAPSULE_DIRECTIONS @ CAPSULE_DIRECTIONS.T)[np.triu_indices(CHANNELS, 1)]
-    between = (power * eval_legendre(orders, pairs.mean())[:, None]).sum(0)
+    between = (power * scipy.special.eval_legendre(orders, pairs.mean())[:, None]).sum(0)
     within = power.sum(0)
     knots = scipy.fft.rfftfreq(4096, 1 / sampling_rate)
     common = np.interp(frequencies, knots, np.sqrt(np.maximum(within + (CHANNELS - 1) * between, 0)))

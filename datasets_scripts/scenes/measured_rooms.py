@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from datasets_scripts.scenes.arrays import CHANNELS
 from datasets_scripts.scenes.rooms import Room, decay_time, turned
 from modeling_pseldnet.events import direction_to_vector
+from modeling_pseldnet.tools.extras import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +115,7 @@ def _read_table(table: Path):
 
 
 def _read_sofa(file: Path):
-    try:
-        import h5py
-    except ImportError:
-        raise ValueError(f"reading {file} needs h5py: pip install h5py") from None
-
+    h5py = require("h5py")
     with h5py.File(file) as content:
         try:
             samples = np.asarray(content["Data.IR"], dtype=np.float32)

@@ -3,8 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
-from scipy.signal import resample_poly
+import scipy
 
 from datasets_scripts.scenes.arrays import CHANNELS, diffuse_field, noise_colour
 from datasets_scripts.scenes.rooms import Room, pressure_energy
@@ -137,7 +136,7 @@ def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np
     source_stop = event.offset + event.source_length
     signal = sound[event.offset : source_stop].astype(np.float32, copy=True)
     if event.playback != PLAYBACK_STEPS:
-        signal = resample_poly(signal, PLAYBACK_STEPS, event.playback)[: event.length]
+        signal = scipy.signal.resample_poly(signal, PLAYBACK_STEPS, event.playback)[: event.length]
     ramp = np.linspace(0, 1, min(round(FADE_SECONDS * sampling_rate), event.length), dtype=np.float32)
     if event.offset > 0:
         signal[: len(ramp)] *= ramp

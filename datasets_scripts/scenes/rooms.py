@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.signal
+import scipy
 
 from datasets_scripts.scenes.arrays import PRESSURE_CHANNELS, SPEED_OF_SOUND, diffuse_field, encode_arrivals
 from datasets_scripts.scenes.recipe import RoomRecipe
 from modeling_pseldnet.events import direction_to_vector
+from modeling_pseldnet.tools.extras import require
 
 
 # Above this absorption a wall is no longer a wall, and image sources no longer a room.
@@ -117,8 +118,7 @@ class SimulatedRoom(Room):
 
     def _images(self, point: np.ndarray) -> Images:
         """Arrival times (n,), numbers of reflections (n,) and unit vectors (n, 3) of all image sources needed."""
-        import pyroomacoustics
-
+        pyroomacoustics = require("pyroomacoustics")
         seconds = self.rt60 if self.late == "images" else self.early_seconds
         # The nearest image of order n is about n / |1 / size| away.
         order = math.ceil(seconds * SPEED_OF_SOUND * np.linalg.norm(1 / self.size)) + 1

@@ -12,11 +12,12 @@ from math import gcd
 from pathlib import Path
 
 import numpy as np
+import scipy
 import soundfile
-from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from modeling_pseldnet.files import is_hidden, walk
+from modeling_pseldnet.tools.extras import require
 
 
 SPLITS = ("train", "test", "all", "validation")
@@ -102,7 +103,7 @@ class SoundBank:
         samples = samples.mean(axis=1)
         if rate != self.sampling_rate:
             divisor = gcd(rate, self.sampling_rate)
-            samples = resample_poly(samples, self.sampling_rate // divisor, rate // divisor)
+            samples = scipy.signal.resample_poly(samples, self.sampling_rate // divisor, rate // divisor)
         return samples.astype(np.float32, copy=False)
 
     def measured(self, number: int) -> Sound:
@@ -277,8 +278,7 @@ def sounds_from_dataset(
     Raises:
         ValueError: a column is missing, or labels are numbers without names.
     """
-    import datasets
-
+    datasets = require("datasets")
     for column in filter(None, (audio_column, label_column, recording_column)):
         if column not in dataset.column_names:
             raise ValueError(f"{source} has no column {column!r}: it has {', '.join(dataset.column_names)}")

@@ -27,6 +27,7 @@ from datasets_scripts.scenes.worker_pool import worker_pool
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
@@ -382,8 +383,7 @@ def _open_sounds(options: argparse.Namespace, sampling_rate: int) -> SoundBank:
         return sounds_from_folder(options.sounds, sampling_rate)
     if not options.dataset:
         raise ValueError("no sounds: give --sounds DIR, or --dataset NAME")
-    import datasets
-
+    datasets = require("datasets")
     if (Path(options.dataset) / "state.json").is_file():
         dataset = datasets.load_from_disk(options.dataset)
     else:

@@ -1,12 +1,16 @@
 """Reads checkpoints without running what they may carry."""
 
+from __future__ import annotations
+
 import os
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -37,6 +41,8 @@ def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
     Raises:
         ValueError: the file is missing, broken or carries code.
     """
+    import torch
+
     if not Path(checkpoint).is_file():
         raise ValueError(f"{checkpoint}: no such file")
     try:

@@ -10,26 +10,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
+
+from .extras import how_to_install
 
 
+STREAMS = {"standard output": "stdout", "standard error": "stderr"}
 # Set, it shows where an error came from.
 DEBUG_VARIABLE = "PSELDNETS_DEBUG"
-# The extra of this package that brings what may be missing.
-EXTRAS = {
-    "accelerate": "train",
-    "datasets": "train",
-    "evaluate": "train",
-    "gradio": "demo",
-    "matplotlib": "plot",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "peft": "train",
-    "pyroomacoustics": "synth",
-    "ray": "ray",
-    "sounddevice": "stream",
-}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -56,13 +44,17 @@ def program(name: str, interrupted: str = "what is written is whole") -> Callabl
     def decorate(main: Callable) -> Callable[..., int]:
         @functools.wraps(main)
         def run(arguments: Sequence[str] | None = None) -> int:
-            with _signals() as signalled, _standard_streams():
+            with _signals() as signalled, _standard_streams() as failures:
                 try:
                     status = main(arguments) or 0
                     _flush()
+                    if failures:
+                        raise failures[0]
                     return status
                 except BaseException as error:
-                    return _end(name, interrupted, signalled, error)
+                    with contextlib.suppress(OSError):
+                        _flush()
+                    return _end(name, interrupted, signalled, failures[0] if failures else error)
 
         return run
 
@@ -71,13 +63,10 @@ def program(name: str, interrupted: str = "what is written is whole") -> Callabl
 
 def _end(name: str, interrupted: str, signalled: list[int], error: BaseException) -> int:
     """Says how a program ended, and returns its status; a program that ends by itself (`SystemExit`) goes on so."""
-    try:
-        _flush()
-    except OSError as failure:
-        _leave_nothing_to_flush()
-        if isinstance(failure, BrokenPipeError):
+    if isinstance(error, OSError) and error.filename in STREAMS:
+        _lead_nowhere(error.filename)
+        if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
-        error = failure
     if signal.SIGINT in signalled or isinstance(error, KeyboardInterrupt):
         return _tell(f"{name}: interrupted: {interrupted}", 130)
     if signal.SIGTERM in signalled:
@@ -92,9 +81,7 @@ def _end(name: str, interrupted: str, signalled: list[int], error: BaseException
 def describe(error: BaseException | str) -> str:
     """What went wrong, as one line: the message of an error that tells it, else its kind and message."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        install = f"'pseldnets[{EXTRAS[package]}]'" if package in EXTRAS else package
-        return f"the package {package} is missing: pip install {install}"
+        return how_to_install(error.name)
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         return first_line(": ".join([" to ".join(names), error.strerror] if names else [error.strerror]))
@@ -142,53 +129,67 @@ def _tell(line: str, status: int) -> int:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        _leave_nothing_to_flush()
+        _lead_nowhere("standard error")
     return status
 
 
 def _flush() -> None:
-    """Writes what has been printed.
-
-    Raises:
-        OSError: it cannot be written; the error names the stream.
-    """
-    for name in ("output", "error"):
-        try:
-            (sys.stdout if name == "output" else sys.stderr).flush()
-        except OSError as error:
-            error.filename = f"standard {name}"
-            raise
+    for stream in STREAMS.values():
+        getattr(sys, stream).flush()
 
 
-def _leave_nothing_to_flush() -> None:
+def _lead_nowhere(name: str) -> None:
     """Python flushes its streams once more when it ends, and complains: let it write to nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.__stdout__, sys.__stderr__):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-            continue
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), getattr(sys, STREAMS[name]).fileno())
 
 
 @contextlib.contextmanager
-def _standard_streams() -> Iterator[None]:
-    """Streams that are closed lead nowhere, and whatever is printed can be encoded."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
+def _standard_streams() -> Iterator[list[OSError]]:
+    """Streams that are closed lead nowhere, and what is printed can be encoded; lists what could not be written."""
+    for descriptor, stream in enumerate(("stdin", *STREAMS.values())):
+        if getattr(sys, stream) is not None:
+            continue
+        try:
+            os.fstat(descriptor)
+        except OSError:
             # The next file to be opened would take its place.
-            with contextlib.suppress(OSError):
-                os.fstat(descriptor)
-                continue
             os.open(os.devnull, os.O_RDWR)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 as long as the program
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    yield
+        if descriptor:
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 as long as the program
+    failures: list[OSError] = []
+    with contextlib.ExitStack() as stack:
+        for name, stream in STREAMS.items():
+            stack.enter_context(_naming(getattr(sys, stream), name, failures))
+        yield failures
+
+
+@contextlib.contextmanager
+def _naming(stream: TextIO, name: str, failures: list[OSError]) -> Iterator[None]:
+    """Errors of a stream name and list it, also those that whoever writes passes over."""
+    if "write" in getattr(stream, "__dict__", {"write": None}):
+        yield
+        return
+
+    def naming(method: Callable) -> Callable:
+        @functools.wraps(method)
+        def call(*arguments):
+            try:
+                return method(*arguments)
+            except OSError as error:
+                error.filename = name
+                failures.append(error)
+                raise
+
+        return call
+
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    stream.write, stream.flush = naming(stream.write), naming(stream.flush)
+    try:
+        yield
+    finally:
+        del stream.write, stream.flush
 
 
 @contextlib.contextmanager

@@ -1,21 +1,27 @@
 """Published PSELDNets checkpoints to Hub folders: the program `pseldnet-convert`."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from ..hub_folder import check_output, model_card, save_hub_folder
-from ..modeling_pseldnet import PSELDNetForSELD
-from ..output_formats import FORMATS
 from .checkpoints import read_network
 from .cli import CommandParser, program
-from .convert_audioset import convert_audioset
 from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
 from .labels import read_labels
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..modeling_pseldnet import PSELDNetForSELD
+
+
+OUTPUT_FORMATS = ("accdoa", "einv2", "multi_accdoa", "seddoa")
 
 
 @dataclass
@@ -57,6 +63,10 @@ def convert_checkpoint(
         ValueError: the file is no such checkpoint, does not fit the architecture, or carries code.
         FileExistsError: `output` is there and not empty.
     """
+    from ..hub_folder import check_output, model_card, save_hub_folder
+    from ..modeling_pseldnet import PSELDNetForSELD
+    from ..output_formats import FORMATS
+
     if backbone not in RENAMES or output_format not in FORMATS:
         raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
     check_output(output, overwrite)
@@ -125,9 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="checkpoint of PSELDNets (.ckpt) or, with --audioset, of its encoder alone")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--backbone", default="htsat", choices=sorted(RENAMES), help="default: %(default)s")
-    parser.add_argument(
-        "--output-format", default="multi_accdoa", choices=sorted(FORMATS), help="default: %(default)s"
-    )
+    parser.add_argument("--output-format", default="multi_accdoa", choices=OUTPUT_FORMATS, help="default: %(default)s")
     parser.add_argument("--labels", metavar="FILE", help="class names: TSV of index, MID, name, or one name a line")
     parser.add_argument(
         "--audioset",
@@ -139,6 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.audioset and options.labels is None:
         parser.error("--audioset needs the classes of the new network: give --labels FILE")
+    from .convert_audioset import convert_audioset
+
     convert = convert_audioset if options.audioset else convert_checkpoint
     report = convert(
         options.checkpoint,

@@ -1,23 +1,25 @@
 """Published PSELDNets checkpoints with AdapterBit to a Hub folder of the network and a folder of the adapter."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from peft import get_peft_model
-
-from .. import PSELDNetForSELD
-from ..adapterbit import AdapterBitConfig
 from ..files import atomic_folder
-from ..hub_folder import check_output
 from .checkpoints import read_network
 from .cli import CommandParser, number, program
 from .convert import main as convert
 from .convert_names import convert_state_dict
+from .extras import require
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 # The place of a bottleneck and its two layers: published names and ours.
@@ -39,6 +41,8 @@ def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os
     Raises:
         ValueError: the file is no such checkpoint, or has no bottlenecks.
     """
+    import torch
+
     network, _ = read_network(checkpoint)
     bottlenecks = {key: network.pop(key) for key in list(network) if ".adapter." in key}
     if not bottlenecks:
@@ -61,6 +65,10 @@ def save_adapter(
     Raises:
         ValueError: the bottlenecks do not fit the network; the message names one.
     """
+    peft = require("peft")
+
+    from .. import AdapterBitConfig, PSELDNetForSELD
+
     network = PSELDNetForSELD.from_pretrained(base)
     state, _ = convert_state_dict(bottlenecks, network.config.backbone)
     matches = {key: BOTTLENECK.fullmatch(key) for key in state}
@@ -69,7 +77,7 @@ def save_adapter(
     narrow, wide = next((value.shape for key, value in state.items() if key.endswith(".fc1.weight")), (1, 2))
     places = {match["place"] for match in matches.values()}
     config = AdapterBitConfig(mlp_ratio=narrow / wide, scale=scale, positions=sorted(places))
-    model = get_peft_model(network, config)
+    model = peft.get_peft_model(network, config)
     renamed = {
         f"{match['block']}.{PLACES[match['place']]}.{LAYERS[match['layer']]}.default.{match['leaf']}": state[key]
         for key, match in matches.items()
@@ -108,6 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("adapter", help="folder to write the adapter to")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="last: options of pseldnet-convert, for the network")
     options = parser.parse_args(arguments)
+    require("peft")
+    from ..hub_folder import check_output
+
     base, adapter = Path(options.base).resolve(), Path(options.adapter).resolve()
     if base == adapter:
         raise ValueError(f"{adapter} is named for both: the network and the adapter need a folder each")

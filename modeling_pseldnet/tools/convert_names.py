@@ -1,11 +1,15 @@
 """What published checkpoints call their entries, what these are called here, and the network that they are of."""
 
+from __future__ import annotations
+
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 
-from ..configuration_pseldnet import PSELDNetConfig
+if TYPE_CHECKING:
+    import torch
+
+    from ..configuration_pseldnet import PSELDNetConfig
 
 
 # Published names, as regular expressions, and ours. The first that matches counts; `None` marks entries that hold
@@ -124,6 +128,8 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
     Raises:
         ValueError: an entry is unknown; the message names it.
     """
+    import torch
+
     state, input_norm, unknown, remade = {}, {}, [], 0
     for key, value in network.items():
         if match := INPUT_NORM.fullmatch(key):
@@ -185,6 +191,8 @@ def make_config(
     labels: list[str], sampling_rate: int, backbone: str, output_format: str, architecture: dict[str, Any]
 ) -> PSELDNetConfig:
     """The config of a network for these classes, with 100 feature frames a second."""
+    from ..configuration_pseldnet import PSELDNetConfig
+
     return PSELDNetConfig(
         backbone=backbone,
         output_format=output_format,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from ..events import Events, read_csv
@@ -28,8 +27,8 @@ example:
       --jackknife --by room --json scores.json
 
 DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
-described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
-reference frame, as the official scorers do; pseldnets counts frame n too.
+described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the
+last reference frame, as the official scorers do; pseldnets counts frame n too.
 """
 
 
@@ -160,7 +159,13 @@ def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | No
         table[scores["labels"][class_id] if "labels" in scores else f"class {class_id}"] = {
             score: _format(score, values[class_id]) for score, values in scores["classwise"].items()
         }
-    return pd.DataFrame.from_dict(table, orient="index").to_string()
+    shown = list(dict.fromkeys(score for row in table.values() for score in row))
+    columns = [["", *table]] + [[score, *(row.get(score, "") for row in table.values())] for score in shown]
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  ".join([label.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
+        for label, *numbers in zip(*columns, strict=True)
+    )
 
 
 def _format(score: str, value: float, interval: Sequence[float] | None = None) -> str:

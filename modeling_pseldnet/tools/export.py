@@ -1,39 +1,31 @@
 """Features and network as one graph that runs without this package: the program `pseldnet-export`."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-from transformers.utils import logging as transformers_logging
-
-from ..feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from ..files import atomic_path
-from ..modeling_pseldnet import PSELDNetForSELD
 from .cli import CommandParser, number, program
+from .extras import require
 from .loading import load
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+    from ..modeling_pseldnet import PSELDNetForSELD
 
 
 # The ONNX release whose operators are used: the first whose DFT and GRU are all that is needed.
 OPSET = 20
-
-
-class WaveformModel(nn.Module):
-    """Features and network in one: waveforms (batch, audio channels, samples) to the format's outputs by name."""
-
-    def __init__(self, model: PSELDNetForSELD, feature_extractor: PSELDNetFeatureExtractor):
-        super().__init__()
-        self.model = model
-        self.feature_extractor = feature_extractor
-
-    def forward(self, waveform: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.model.predict(self.feature_extractor.features(waveform))
 
 
 def to_exported_program(
@@ -48,6 +40,11 @@ def to_exported_program(
     Raises:
         ValueError: the length is not one that the model takes, or the extractor is not of this model.
     """
+    import torch
+
+    from ..feature_extraction_pseldnet import FEATURE_TYPES
+    from .waveform_model import WaveformModel
+
     seconds = model.config.window_seconds if seconds is None else seconds
     if not 0.1 <= seconds <= model.config.window_seconds:
         raise ValueError(f"seconds must be between 0.1 and {model.config.window_seconds}, not {seconds:g}")
@@ -62,13 +59,15 @@ def to_exported_program(
 
 def to_onnx(
     model: PSELDNetForSELD, feature_extractor: PSELDNetFeatureExtractor, seconds: float | None = None
-) -> "torch.onnx.ONNXProgram":
+) -> torch.onnx.ONNXProgram:
     """The same graph in ONNX; arguments and errors as of [`to_exported_program`].
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
     """
-    _require("onnx", "onnxscript")
+    require("onnx", "onnxscript")
+    import torch
+
     with _written_out_attention(model):
         exported = to_exported_program(model, feature_extractor, seconds)
     with warnings.catch_warnings():
@@ -115,10 +114,12 @@ def export(
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
     if int8:
-        _require("onnx", "onnxscript", "onnxruntime")
+        require("onnx", "onnxscript", "onnxruntime")
     if path.suffix == ".pt2":
         exported = to_exported_program(model, feature_extractor, seconds)
         exported.example_inputs = None
+        import torch
+
         with atomic_path(path) as temporary, warnings.catch_warnings():
             # It is told of the Hann window, which PyTorch makes as a part of a longer tensor.
             warnings.simplefilter("ignore")
@@ -168,12 +169,6 @@ def _written_out_attention(model: PSELDNetForSELD) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
-def _require(*packages: str) -> None:
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"export to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-
-
 def named_shapes(exported: torch.export.ExportedProgram, names: list[str]) -> dict[str, tuple[int | str, ...]]:
     """Shapes of the inputs and the outputs, which have these names; a size that is free is `"batch"`."""
     values = {node.name: node.meta["val"] for node in exported.graph.nodes if "val" in node.meta}
@@ -199,6 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--int8", action="store_true", help="linear layers in 8-bit integers: smaller (.onnx)")
     options = parser.parse_args(arguments)
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     model, feature_extractor = load(options.model, "cpu")

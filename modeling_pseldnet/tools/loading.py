@@ -1,27 +1,27 @@
 """Loads trained models, adapters over them, and knows the model that comes with the package."""
 
+from __future__ import annotations
+
 import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoFeatureExtractor
-from transformers.utils.peft_utils import find_adapter_config_file
-
-from ..configuration_pseldnet import PSELDNetConfig
-from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..hub_folder import check_extractor
-from ..modeling_pseldnet import PSELDNetForSELD, place_of
+from .. import DEFAULT_MODEL
 from .cli import describe
-from .transfer import transfer_from
+from .extras import require
 
 
-# A small network of 24 everyday sounds, trained on synthetic scenes; its README.md is its model card.
-DEFAULT_MODEL = str(Path(__file__).parents[1] / "default_model")
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+    from ..configuration_pseldnet import PSELDNetConfig
+    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+    from ..modeling_pseldnet import PSELDNetForSELD
 
 
 def load(
@@ -39,6 +39,11 @@ def load(
         ValueError: there is no such model, it is of another kind, its weights are missing or do not fit, or a file of
             it is broken in whatever way; the message is one line.
     """
+    import torch
+
+    from ..hub_folder import check_extractor
+    from ..modeling_pseldnet import PSELDNetForSELD, place_of
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = place_of(os.fspath(model))
     with _in_a_line(model):
@@ -58,6 +63,8 @@ def load(
 @contextmanager
 def _in_a_line(model: str) -> Iterator[None]:
     """What is raised for a model becomes a ValueError that names it: files of others may be broken in any way."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except ModuleNotFoundError:
@@ -77,6 +84,10 @@ def read_config(model: str) -> PSELDNetConfig:
         OSError: there is no such model.
         ValueError: it is of another kind.
     """
+    from transformers import AutoConfig
+
+    from ..configuration_pseldnet import PSELDNetConfig
+
     config = _own_or_base(AutoConfig, model)
     if not isinstance(config, PSELDNetConfig) or config.model_type != PSELDNetConfig.model_type:
         raise ValueError(f"{model} is a {config.model_type} model, not a PSELDNet")
@@ -89,6 +100,8 @@ def read_extractor(model: str) -> PSELDNetFeatureExtractor:
     Raises:
         OSError: there is no such model.
     """
+    from transformers import AutoFeatureExtractor
+
     return _own_or_base(AutoFeatureExtractor, model)
 
 
@@ -98,6 +111,8 @@ def adapter_config(model: str) -> dict | None:
     Raises:
         ValueError: it does not say which model it was trained on.
     """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
     path = find_adapter_config_file(model)
     if path is None:
         return None
@@ -117,7 +132,7 @@ def adapter_config(model: str) -> dict | None:
     return config
 
 
-def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
+def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) -> PeftModel:
     """An adapter over the model that it was trained on.
 
     Args:
@@ -125,17 +140,17 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         config: of the whole, such as [`read_config`] gives it.
         trainable: whether it is to be trained on.
 
-    Returns:
-        `peft.PeftModel`.
-
     Raises:
         ValueError: the model that it was trained on cannot be found, or the two do not fit.
     """
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
+    peft = require("peft")
+
+    from ..modeling_pseldnet import PSELDNetForSELD, place_of
+    from .transfer import transfer_from
 
     adapter = adapter_config(model)
     base, method = place_of(adapter["base_model_name_or_path"]), adapter["peft_type"]
-    if method not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
         own_config = read_config(base)
@@ -160,13 +175,15 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         # PEFT only warns of weights that its file lacks.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
-            return PeftModel.from_pretrained(network, model, is_trainable=trainable)
+            return peft.PeftModel.from_pretrained(network, model, is_trainable=trainable)
         except UserWarning as warning:
             raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
 
 
 def _own_or_base(auto_class: type, model: str):
     """What an Auto class makes of a model or an adapter, or else of the model that the adapter was trained on."""
+    from ..modeling_pseldnet import place_of
+
     adapter = adapter_config(model)
     try:
         return auto_class.from_pretrained(model)

@@ -9,18 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
-from transformers.utils import logging
 
+from .. import DEFAULT_MODEL
 from ..audio import CHANNEL_FORMATS, Recording, find_audio
 from ..events import write_csv
 from ..files import write_atomically
-from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, detect
 from ..timeline import to_records
 from .cli import CommandParser, describe, number, program, whole_number
-from .loading import DEFAULT_MODEL, load
+from .loading import load
 from .plots import plot_events
 from .ray_pool import map_on_ray
-from .stream import SAMPLE_FORMATS, detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 
 
 NAME = "pseldnet-predict"
@@ -113,6 +111,8 @@ class Predictor:
         Raises:
             ValueError: the recording cannot be used.
         """
+        from ..inference import choose_channel_format, detect
+
         options, labels = self.options, self.model.config.id2label
         channel_format = choose_channel_format(options.channel_format, self.extractor)
         with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
@@ -146,6 +146,9 @@ def listen(options: argparse.Namespace) -> None:
     Raises:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
+    from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format
+    from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
+
     threshold = None if options.threshold is None else read_threshold(options.threshold)
     model, extractor = load(options.model, options.device)
     channel_format = choose_channel_format(options.channel_format, extractor)
@@ -224,7 +227,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " sound device by its name or number (takes the package sounddevice)"
     )  # fmt: skip
     live.add_argument(
-        "--format", choices=sorted(SAMPLE_FORMATS), default="s16le",
+        "--format", choices=["f32le", "s16le"], default="s16le",
         help="of the raw samples, channels interleaved; default: %(default)s"
     )  # fmt: skip
     live.add_argument(
@@ -247,6 +250,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `pseldnet-predict`; returns 0, or 2 if anything went wrong."""
     options = parse_arguments(arguments)
+    from transformers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -1,9 +1,10 @@
 """Work shared out over a Ray cluster."""
 
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from .extras import require
 
 
 def map_on_ray(
@@ -19,14 +20,11 @@ def map_on_ray(
         address: of the cluster, whose machines must see the same folders; `"local"` starts one on this machine.
 
     Raises:
-        ValueError: Ray is not installed.
+        ImportError: Ray is not installed.
         BrokenProcessPool: a worker died.
         Exception: what a worker raised.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("--ray needs Ray: pip install 'pseldnets[ray]'")
-    import ray
-    from ray.util import ActorPool
+    ray = require("ray", "ray.util")
 
     started = not ray.is_initialized()
     if started:
@@ -35,7 +33,7 @@ def map_on_ray(
     try:
         shared = [ray.put(argument) for argument in arguments]
         actors = [ray.remote(num_cpus=1)(_Worker).remote(make_worker, *shared) for _ in range(workers)]
-        yield from ActorPool(actors).map_unordered(lambda actor, job: actor.work.remote(job), jobs)
+        yield from ray.util.ActorPool(actors).map_unordered(lambda actor, job: actor.work.remote(job), jobs)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError:

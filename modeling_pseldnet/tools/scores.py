@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import t as student_t
+import scipy
 
 from ..events import Events
 
@@ -261,7 +260,7 @@ def _match(reference: _Rows, prediction: _Rows, norm_guard: float) -> tuple[np.n
         columns = first_column[alike, None] + np.arange(shape[1])
         cosine = np.einsum("nix,njx->nij", reference.vector[rows], prediction.vector[columns]) / (1 + norm_guard)
         angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-        i, j = np.array([linear_sum_assignment(cost) for cost in angle]).swapaxes(0, 1)
+        i, j = np.array([scipy.optimize.linear_sum_assignment(cost) for cost in angle]).swapaxes(0, 1)
         n = np.arange(len(angle))[:, None]
         pairs.append(np.stack([rows[n, i], columns[n, j], angle[n, i, j]]).reshape(3, -1))
     row, predicted_row, angle = np.concatenate(pairs, axis=1)
@@ -339,5 +338,5 @@ def _interval(value: np.ndarray, without_one: np.ndarray) -> np.ndarray:
     mean = without_one.mean(axis=0)
     centre = value - (n - 1) * (mean - value)
     standard_error = np.sqrt((n - 1) * ((without_one - mean) ** 2).mean(axis=0))
-    margin = student_t.ppf(0.975, n - 1) * standard_error
+    margin = scipy.stats.t.ppf(0.975, n - 1) * standard_error
     return np.stack([centre - margin, centre + margin], axis=-1)

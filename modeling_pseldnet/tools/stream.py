@@ -24,6 +24,7 @@ from ..inference import (
 from ..modeling_pseldnet import PSELDNetForSELD
 from ..timeline import link_tracks
 from .cli import first_line
+from .extras import require
 
 
 # Samples as they come through a pipe, and the number that is full scale.
@@ -223,14 +224,14 @@ def read_device(
         warn: told, once, if samples were lost.
 
     Raises:
-        ValueError: the package sounddevice is missing, or the device cannot be used so.
+        ImportError: the package sounddevice is missing.
+        ValueError: PortAudio is missing, or the device cannot be used so.
     """
     try:
-        import sounddevice
-    except (ImportError, OSError) as error:
+        sounddevice = require("sounddevice")
+    except OSError as error:
         raise ValueError(
-            f"a sound device takes the package sounddevice ({first_line(error)}): install it, or pipe raw samples to"
-            " standard input"
+            f"a sound device takes PortAudio ({first_line(error)}): install it, or pipe raw samples to standard input"
         ) from None
     name = int(device) if device.isdecimal() else device
     lost = False
@@ -256,8 +257,9 @@ def in_real_time(
 ) -> Iterator[np.ndarray]:
     """Blocks as they come, several in one when the consumer falls behind real time.
 
-    They are read ahead in a thread, which ends with the generator, so that their source need not wait. A source that is faster than real time, such
-    as a file, is not hurried through: blocks are joined only where the next one would already be due.
+    They are read ahead in a thread, which ends with the generator, so that their source need not wait. A source that
+    is faster than real time, such as a file, is not hurried through: blocks are joined only where the next one would
+    already be due.
 
     Args:
         blocks: blocks (channels, samples) of one length, but for the last.

@@ -13,7 +13,8 @@ from gradio_client.exceptions import AppError
 import spaces_demo
 from modeling_pseldnet import read_csv
 from modeling_pseldnet.tools.predict import main as predict
-from spaces_demo.app import Finder, main
+from spaces_demo import main
+from spaces_demo.app import Finder
 
 
 FOLDER = Path(spaces_demo.__file__).parent

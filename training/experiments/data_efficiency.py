@@ -4,6 +4,8 @@ Two thirds of the classes of a folder of isolated sounds make the scenes that a 
 others make the task: scenes with classes, sounds and rooms that the network has not heard.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -14,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import read_scene_recipe
@@ -23,6 +24,7 @@ from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.plots import COLOURS, MARKERS
 
 from ..recipes import Recipe, read_recipe
@@ -237,6 +239,8 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
 
     Bars are a standard deviation over the seeds to either side.
     """
+    from matplotlib.figure import Figure
+
     # Even steps, as the shares are powers of ten; the clips stand by themselves.
     places = np.arange(len(SHARES)) + 0.3 * np.array([data == MONO for data in SHARES])
     scenes_only = slice(0, list(SHARES).index(MONO))
@@ -280,6 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--pretrain-updates", type=int, metavar="N", help=f"default: as in the recipe {PRETRAIN}")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args(arguments)
+    require("accelerate", "datasets", "peft", "pyarrow")
     run_experiment(options)
 
 

@@ -4,34 +4,35 @@ Sounds and rooms are others than in training: thresholds are chosen on the valid
 of the test split. Beside them stands the score on sounds of training, which tells what is known by heart.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-import torch
-from matplotlib.figure import Figure
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
-from modeling_pseldnet import DEFAULT_MODEL, PSELDNetFeatureExtractor, PSELDNetForSELD
+from modeling_pseldnet import DEFAULT_MODEL
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.files import atomic_path
-from modeling_pseldnet.hub_folder import save_hub_folder
-from modeling_pseldnet.inference import decode_windows, evaluating, rotation_averaging
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
 
-from ..data import RenderedScenes
+
+if TYPE_CHECKING:
+    import torch
+
+    from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
 
 
 VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
@@ -41,7 +42,7 @@ NOTHING = "nothing"
 CARD = Path(__file__).with_name("default_model_card.md")
 
 Prediction = list[tuple[int, dict[str, np.ndarray]]]
-Predict = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+Predict = Callable[["torch.Tensor"], dict[str, "torch.Tensor"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Scenes:
     rt60: list[float]
 
     def predictions(self, model: PSELDNetForSELD, threshold: float | np.ndarray) -> list[Events]:
+        from modeling_pseldnet.inference import decode_windows
+
         return [decode_windows(model.output_format, _copied(windows), threshold) for windows in self.outputs]
 
 
@@ -70,6 +73,10 @@ def run_scenes(
     extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int, *predicts: Predict
 ) -> list[Scenes]:
     """Renders scenes of a split, and makes of their features each of the predictions."""
+    import torch
+
+    from ..data import RenderedScenes
+
     made = read_scene_recipe(recipe)
     made = dataclasses.replace(made, rooms=dataclasses.replace(made.rooms, number=ROOMS))
     scene_set = SceneSet(made, sounds, seed=1, split=split)
@@ -127,6 +134,9 @@ def confusion(references: Sequence[Events], predictions: Sequence[Events], num_c
 
 
 def plot_confusion(shares: np.ndarray, labels: Sequence[str], path: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
     names = [label.replace("_", " ") for label in labels] + [NOTHING]
     figure = Figure(figsize=(8.6, 7.8), layout="constrained")
     axes = figure.subplots()
@@ -232,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def finish(options: argparse.Namespace) -> None:
+    from modeling_pseldnet.hub_folder import save_hub_folder
+    from modeling_pseldnet.inference import evaluating, rotation_averaging
+
     model, extractor = load(options.run, "cpu")
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()
     if list(sounds.class_names) != list(model.config.id2label.values()):
@@ -255,6 +268,8 @@ def finish(options: argparse.Namespace) -> None:
 
 def lighten(folder: Path) -> None:
     """Halves the weights on disk, which are read as float32, and leaves out the code, which is the package's own."""
+    from safetensors.torch import load_file, save_file
+
     path = folder / "model.safetensors"
     weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
     with atomic_path(path) as temporary:

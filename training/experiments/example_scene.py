@@ -14,7 +14,6 @@ import soundfile
 
 import spaces_demo
 from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
-from datasets_scripts.scenes.render_torch import SceneBank
 from datasets_scripts.scenes.rooms import Room
 from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
@@ -107,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sounds", required=True, type=Path, help="folder of isolated sounds with SOURCES.tsv")
     parser.add_argument("--output", default=EXAMPLE, type=Path, help="default: %(default)s")
     options = parser.parse_args(arguments)
+    from datasets_scripts.scenes.render_torch import SceneBank
+
     sounds = sounds_from_folder(options.sounds, RECIPE.sampling_rate).measure()
     scene_set = SceneSet(RECIPE, sounds, seed=3, split="test")
     scene = make_scene(scene_set)

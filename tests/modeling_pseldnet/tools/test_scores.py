@@ -7,6 +7,7 @@ import evaluate
 import numpy as np
 import pytest
 
+from modeling_pseldnet import SELD_METRIC
 from modeling_pseldnet.events import Events, read_csv, vector_to_direction
 from modeling_pseldnet.tools.scores import VARIANTS, seld_scores
 from tests.helpers import SHARED
@@ -277,7 +278,7 @@ def load_module(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(folder / "modules"))
-        yield lambda: evaluate.load(str(ROOT / "training/metrics/seld"), cache_dir=str(folder))
+        yield lambda: evaluate.load(SELD_METRIC, cache_dir=str(folder))
 
 
 def test_the_evaluate_module_loads_from_any_folder_and_gives_the_same_scores(load_module, tmp_path, monkeypatch):
@@ -295,6 +296,6 @@ def test_the_evaluate_module_loads_from_any_folder_and_gives_the_same_scores(loa
 
 
 def test_the_evaluate_module_says_what_to_install_where_the_package_is_missing(load_module, monkeypatch):
-    monkeypatch.setitem(sys.modules, "training", None)
-    with pytest.raises(ImportError, match=r"dependencies\['training'\] using 'pip install pseldnets'"):
+    monkeypatch.setitem(sys.modules, "modeling_pseldnet", None)
+    with pytest.raises(ImportError, match=r"dependencies\['modeling_pseldnet'\] using 'pip install pseldnets'"):
         load_module()

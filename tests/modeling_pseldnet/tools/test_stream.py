@@ -264,7 +264,7 @@ def test_what_makes_no_sense_is_one_line_and_status_2(listen, data, options, com
 def test_a_sound_device_takes_its_package(hub_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["--stream", "microphone", "--model", str(hub_folder)]) == 2
-    assert "a sound device takes the package sounddevice" in capsys.readouterr().err
+    assert "the package sounddevice is missing: pip install 'pseldnets[stream]'" in capsys.readouterr().err
 
 
 def test_lines_come_while_the_stream_goes_on_and_an_interrupt_ends_it(hub_folder, scene):

@@ -33,7 +33,7 @@ Returns:
 
 Examples:
     >>> rows = [[0, 3, 0, 10, 0], [1, 3, 0, 12, 0]]
-    >>> seld = evaluate.load("training/metrics/seld")
+    >>> seld = evaluate.load(modeling_pseldnet.SELD_METRIC)
     >>> seld.compute(predictions=[rows], references=[rows], num_classes=13)["micro"]["F"]
     1.0
 """

@@ -1,0 +1,115 @@
+"""Makes the classes of this package known to transformers and PEFT, when these are imported and not before."""
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+
+def _register_config() -> None:
+    from transformers import AutoConfig
+
+    from ..configuration_pseldnet import PSELDNetConfig
+
+    AutoConfig.register("pseldnet", PSELDNetConfig, exist_ok=True)
+
+
+def _register_feature_extractor() -> None:
+    from transformers import AutoFeatureExtractor
+
+    from ..configuration_pseldnet import PSELDNetConfig
+    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+
+    AutoFeatureExtractor.register(PSELDNetConfig, PSELDNetFeatureExtractor, exist_ok=True)
+
+
+def _register_models() -> None:
+    from transformers import AutoModel, AutoModelForAudioFrameClassification
+
+    from ..modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD, PSELDNetModel
+
+    AutoModel.register(PSELDNetConfig, PSELDNetModel, exist_ok=True)
+    AutoModelForAudioFrameClassification.register(PSELDNetConfig, PSELDNetForSELD, exist_ok=True)
+
+
+def _register_pipeline() -> None:
+    from transformers import AutoModelForAudioFrameClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from ..pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
+
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=SoundEventLocalizationAndDetectionPipeline,
+            pt_model=AutoModelForAudioFrameClassification,
+            type="audio",
+        )
+
+
+def _register_adapterbit() -> None:
+    """Nothing: `modeling_pseldnet.adapterbit` registers itself with PEFT, as other packages of methods do."""
+
+
+# A module of another library, the module of this package whose classes it is to know, and what tells it of them.
+REGISTRATIONS = {
+    "transformers.models.auto.configuration_auto": ("configuration_pseldnet", _register_config),
+    "transformers.models.auto.feature_extraction_auto": ("feature_extraction_pseldnet", _register_feature_extractor),
+    "transformers.models.auto.modeling_auto": ("modeling_pseldnet", _register_models),
+    "transformers.pipelines": ("pipeline_pseldnet", _register_pipeline),
+    "peft": ("adapterbit", _register_adapterbit),
+}
+PACKAGE = __package__.partition(".")[0]
+_pairs = [(theirs, f"{PACKAGE}.{ours}", run) for theirs, (ours, run) in REGISTRATIONS.items()]
+_watched = {name for theirs, ours, _ in _pairs for name in (theirs, ours)}
+_executed: set[str] = set()
+
+
+class _AfterImport:
+    """A finder that finds what the others find, and has [`_after`] follow the execution of the modules watched."""
+
+    @classmethod
+    def find_spec(cls, name: str, path=None, target=None) -> ModuleSpec | None:
+        if name not in _watched:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                if module.__name__ == name:
+                    _after(name)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def _after(name: str) -> None:
+    """Registers what can be once a module has been executed: a pair, when the second of the two has been.
+
+    Either may import the other, and another thread may be in the midst of it: none waits for the other here.
+    """
+    _executed.add(name)
+    for theirs, ours, run in _pairs:
+        try:
+            if name == theirs and ours not in sys.modules:
+                import_module(ours)
+            elif name in (theirs, ours) and _executed.issuperset((theirs, ours)):
+                run()
+        except Exception as error:
+            # Another library is not to fail for this one.
+            warnings.warn(f"{PACKAGE} could not register with {theirs}: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def register() -> None:
+    """Registers with the modules that are imported, and with the others as soon as they are."""
+    if _AfterImport not in sys.meta_path:
+        sys.meta_path.insert(0, _AfterImport)
+    for theirs, _, _ in _pairs:
+        if theirs in sys.modules:
+            # Where another thread is importing it, wait for the end of that.
+            import_module(theirs)
+            _after(theirs)

@@ -1,0 +1,138 @@
+"""How programs end, each in a process of its own, as only that shows."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_pseldnet.tools import cli
+
+
+# The module alone, so that a program starts in no time.
+PROGRAM = f"""
+import os, signal, sys, threading, time
+sys.path.insert(0, {str(Path(cli.__file__).parent)!r})
+from cli import CommandParser, program
+
+@program("some-program", interrupted="nothing is lost")
+def main(arguments=None):
+    BODY
+
+sys.exit(main())
+"""
+
+
+def run(body: str, before: str = "", **options) -> subprocess.CompletedProcess:
+    code = before + PROGRAM.replace("BODY", "\n    ".join(body.splitlines()))
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-c", code], text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("raise ValueError('the file is no file\\n of its kind. ')", "the file is no file of its kind"),
+        ("open('/none/there')", "/none/there: No such file or directory"),
+        ("os.rename('/none/a', '/none/b')", "/none/a to /none/b: No such file or directory"),
+        ("import pyroomacoustics_", "the package pyroomacoustics_ is missing: pip install pyroomacoustics_"),
+        (
+            "raise ModuleNotFoundError('', name='gradio.blocks')",
+            "the package gradio is missing: pip install 'pseldnets[demo]'",
+        ),
+        ("{}['key']", "KeyError: 'key'"),
+        ("raise MemoryError", "not enough memory (MemoryError)"),
+        ("raise RuntimeError", "RuntimeError"),
+        ("CommandParser(prog='some-program').parse_args(['--none'])", "unrecognized arguments: --none"),
+    ],
+)
+def test_an_error_is_one_line_and_status_2(body, line):
+    ended = run(body)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"some-program: error: {line}\n")
+
+
+def test_where_an_error_came_from_is_shown_on_request():
+    ended = run("{}['key']", env={**os.environ, "PSELDNETS_DEBUG": "1"})
+    assert ended.stderr.startswith("Traceback")
+    assert ended.stderr.endswith("some-program: error: KeyError: 'key'\n")
+
+
+def test_a_status_is_that_of_the_program():
+    assert run("print('done')").returncode == 0
+    assert run("return 2").returncode == 2
+    assert run("sys.exit(0)").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "signal.raise_signal(signal.SIGINT)",
+        "try:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    raise RuntimeError('of a library')",
+        # Python drops what is raised in a destructor.
+        "class Dropping:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
+        "Dropping()\ntime.sleep(20)",
+    ],
+    ids=["plain", "taken for an error", "dropped"],
+)
+def test_an_interrupt_is_one_line_and_status_130(body):
+    ended = run(body)
+    assert (ended.returncode, ended.stderr) == (130, "some-program: interrupted: nothing is lost\n")
+
+
+def test_a_request_to_end_is_met_after_cleaning_up(tmp_path):
+    body = f"try:\n    signal.raise_signal(signal.SIGTERM)\nfinally:\n    open({str(tmp_path / 'clean')!r}, 'w')"
+    ended = run(body)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, "")
+    assert (tmp_path / "clean").exists()
+
+
+@pytest.mark.parametrize("body", ["print('lines ' * 40000)", "print('a line')", "print('a', flush=True)"])
+def test_output_that_nobody_reads_ends_a_program_in_silence(body):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = run(body, stdout=writer)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+    "body", ["print('lines ' * 40000)", "print('a line')", "CommandParser().parse_args(['--help'])"]
+)
+def test_output_that_cannot_be_written_is_an_error(body):
+    with open("/dev/full", "w") as full:
+        ended = run(body, stdout=full)
+    assert ended.returncode == 2
+    assert ended.stderr == "some-program: error: standard output: No space left on device\n"
+
+
+def test_closed_streams_do_no_harm(tmp_path):
+    body = f"print('a line')\nwith open({str(tmp_path / 'file')!r}, 'w') as file:\n    print('text', file=file)"
+    command = [sys.executable, "-c", PROGRAM.replace("BODY", "\n    ".join(body.splitlines()))]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], timeout=60)
+    assert closed.returncode == 0
+    assert (tmp_path / "file").read_text() == "text\n"
+
+
+def test_whatever_is_printed_can_be_encoded():
+    ended = run("print('20°', os.fsdecode(b'name\\xff'))", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (ended.returncode, ended.stdout) == (0, "20\\xb0 name\\udcff\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (cli.number(above=0), "nan", "'nan' is not a number above 0"),
+        (cli.number(above=0), "0", "'0' is not a number above 0"),
+        (cli.number(0, 1), "2", "'2' is not a number from 0 up to 1"),
+        (cli.number(), "inf", "'inf' is not a number"),
+        (cli.whole_number(1), "0", "'0' is not a whole number from 1"),
+        (cli.whole_number(), "1.5", "'1.5' is not a whole number from 0"),
+    ],
+)
+def test_options_take_numbers_that_make_sense(kind, text, message):
+    with pytest.raises(cli.argparse.ArgumentTypeError) as raised:
+        kind(text)
+    assert str(raised.value) == message
+    assert (cli.number(above=0)("0.5"), cli.whole_number(1)("3")) == (0.5, 3)

@@ -1,0 +1,192 @@
+"""What holds of the package as it is installed: what it brings, when it imports it, and whom it tells of itself."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import modeling_pseldnet
+from modeling_pseldnet.tools.convert import OUTPUT_FORMATS
+from modeling_pseldnet.tools.extras import EXTRAS, require
+from tests.helpers import REPOSITORY
+
+
+PUBLIC_NAMES = {
+    "AdapterBitConfig",
+    "DEFAULT_MODEL",
+    "Events",
+    "PSELDNetConfig",
+    "PSELDNetFeatureExtractor",
+    "PSELDNetForSELD",
+    "PSELDNetModel",
+    "PSELDNetPreTrainedModel",
+    "SELD_METRIC",
+    "SoundEventLocalizationAndDetectionPipeline",
+    "detect",
+    "detect_stream",
+    "load",
+    "load_for_transfer",
+    "read_csv",
+    "write_csv",
+}
+# Each takes a good part of a second.
+HEAVY = "torch", "transformers", "datasets", "peft", "matplotlib", "pandas", "gradio", "scipy.signal", "scipy.stats"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PROGRAMS = [
+    *(entry.removesuffix(":main") for entry in PROJECT["scripts"].values()),
+    "modeling_pseldnet.tools.convert_adapterbit",
+    "training.experiments.data_efficiency",
+    "training.experiments.default_model",
+    "training.experiments.example_scene",
+]
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs Python code in a process of its own, in a folder of its own; returns what it prints."""
+
+    def run(code: str, *arguments: str) -> str:
+        command = [sys.executable, "-W", "error::UserWarning:modeling_pseldnet", "-c", code, *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+def test_the_public_names_are_these_and_each_is_there():
+    assert set(modeling_pseldnet.__all__) == PUBLIC_NAMES
+    assert set(dir(modeling_pseldnet)) >= PUBLIC_NAMES
+    assert all(hasattr(modeling_pseldnet, name) for name in PUBLIC_NAMES)
+    assert not hasattr(modeling_pseldnet, "another")
+    assert Path(modeling_pseldnet.SELD_METRIC, "seld.py").is_file()
+
+
+def test_type_checkers_see_each_public_name_where_it_is():
+    tree = ast.parse(Path(modeling_pseldnet.__file__).read_text())
+    (block,) = (part for part in tree.body if isinstance(part, ast.If))
+    seen = {name.name: line.module for line in block.body for name in line.names}
+    assert seen == modeling_pseldnet._MODULES
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers(run_python):
+    code = "import sys, modeling_pseldnet; print([name for name in sys.argv[1:] if name in sys.modules])"
+    assert run_python(code, *HEAVY).strip() == "[]"
+
+
+def test_each_program_helps_without_the_imports_of_its_work(run_python):
+    code = f"""
+import contextlib, importlib, io, sys
+for module in {PROGRAMS}:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            importlib.import_module(module).main(["--help"])
+        except SystemExit as stopped:
+            assert stopped.code == 0
+    assert printed.getvalue().startswith("usage: "), module
+    print(module, *[name for name in sys.argv[1:] if name in sys.modules])
+"""
+    assert run_python(code, *HEAVY).splitlines() == PROGRAMS
+
+
+def test_scoring_files_takes_neither_torch_nor_transformers(run_python, tmp_path):
+    for folder in ("reference", "prediction"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "clip.csv").write_text("0,1,0,10,0\n1,1,0,12,0\n")
+    code = """
+import sys
+from modeling_pseldnet.tools.evaluate_files import main
+assert not main(["--reference", "reference", "--prediction", "prediction", "--jackknife"])
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    assert "macro" in run_python(code)
+
+
+KNOWN = """
+import modeling_pseldnet
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+
+path = modeling_pseldnet.DEFAULT_MODEL
+assert type(AutoConfig.from_pretrained(path)) is modeling_pseldnet.PSELDNetConfig
+assert type(AutoFeatureExtractor.from_pretrained(path)) is modeling_pseldnet.PSELDNetFeatureExtractor
+assert type(AutoModel.from_pretrained(path)) is modeling_pseldnet.PSELDNetModel
+assert type(AutoModelForAudioFrameClassification.from_pretrained(path)) is modeling_pseldnet.PSELDNetForSELD
+assert "sound-event-localization-and-detection" in PIPELINE_REGISTRY.supported_tasks
+assert PEFT_TYPE_TO_CONFIG_MAPPING["ADAPTERBIT"] is modeling_pseldnet.AdapterBitConfig
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import modeling_pseldnet",
+        "import peft; from transformers import AutoModel, Trainer, pipeline",
+        "from modeling_pseldnet import AdapterBitConfig, SoundEventLocalizationAndDetectionPipeline",
+    ],
+)
+def test_transformers_and_peft_know_the_package_whatever_is_imported_first(first, run_python):
+    run_python(f"{first}\n{KNOWN}")
+
+
+def test_a_library_does_not_fail_for_a_registration_that_does(run_python):
+    code = """
+import sys, warnings
+import modeling_pseldnet
+from modeling_pseldnet.tools import registration
+def fail(): raise RuntimeError("not today")
+registration._pairs[0] = (*registration._pairs[0][:2], fail)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from transformers import AutoConfig
+print([str(warning.message) for warning in caught if "not today" in str(warning.message)])
+"""
+    assert (
+        "could not register with transformers.models.auto.configuration_auto: RuntimeError: not today"
+        in run_python(code)
+    )
+
+
+def test_a_users_own_file_named_training_is_in_nobodys_way(run_python, tmp_path):
+    (tmp_path / "training.py").write_text("raise SystemExit('the file of the user was imported')")
+    (tmp_path / "datasets_scripts.py").write_text("raise SystemExit('the file of the user was imported')")
+    code = """
+import modeling_pseldnet, evaluate, torch
+from peft import AutoPeftModel, get_peft_model
+model, _ = modeling_pseldnet.load(modeling_pseldnet.DEFAULT_MODEL, "cpu")
+get_peft_model(model, modeling_pseldnet.AdapterBitConfig(r=1)).save_pretrained("adapter")
+modeling_pseldnet.load("adapter", "cpu")
+evaluate.load(modeling_pseldnet.SELD_METRIC, cache_dir="cache")
+from modeling_pseldnet.tools import convert, convert_adapterbit, export, predict
+import spaces_demo.first_run
+"""
+    run_python(code)
+
+
+def test_a_missing_package_is_a_line_that_names_the_extra_which_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
+    with pytest.raises(ModuleNotFoundError, match="the package pyroomacoustics is missing: .*synth"):
+        require("pyroomacoustics")
+    assert require("json.decoder") is import_module("json.decoder")
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_an_extra_brings_what_is_said_of_it(package):
+    requirements = PROJECT["optional-dependencies"][EXTRAS[package]]
+    assert package in [re.match(r"\w+", requirement)[0] for requirement in requirements]
+
+
+def test_what_the_help_lists_is_what_there_is():
+    from modeling_pseldnet.output_formats import FORMATS
+    from modeling_pseldnet.tools.predict import parse_arguments
+    from modeling_pseldnet.tools.stream import SAMPLE_FORMATS
+
+    assert sorted(OUTPUT_FORMATS) == sorted(FORMATS)
+    for name in SAMPLE_FORMATS:
+        assert parse_arguments(["--stream", "--format", name]).format == name
