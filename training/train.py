@@ -280,9 +280,11 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
         if checkpoint is not None:
             check_epochs(trainer, Path(checkpoint))
-    if trainer.is_world_process_zero():
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, Path(args.output_dir) / "recipe.yaml")
+    resolved = Path(args.output_dir) / "recipe.yaml"
+    # Scoring leaves that of the training in the same folder.
+    if trainer.is_world_process_zero() and not (only_evaluate and resolved.exists()):
+        resolved.parent.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, resolved)
     if not only_evaluate:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)
