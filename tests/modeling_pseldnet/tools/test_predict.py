@@ -147,7 +147,7 @@ def test_whatever_goes_wrong_with_a_recording_is_its_line(predict, write_recordi
     (tmp_path / "in" / "a.wav").rename(tmp_path / "in" / name)
     # A folder stands where the results of one are to go.
     (tmp_path / "out" / "b.csv").mkdir(parents=True)
-    status, out, error = predict(tmp_path / "in", "--plot", "--json")
+    status, _, error = predict(tmp_path / "in", "--plot", "--json")
     assert status == 2
     assert any("b.csv: Is a directory" in line for line in complaints(error))
     assert (tmp_path / "out" / "d.csv").is_file()
