@@ -3,10 +3,14 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftType
+
+from ..configuration_pseldnet import PSELDNetConfig
+from ..hub_folder import save_for_adapter
+from ..modeling_pseldnet import DEFAULT_MODEL_NAME
 
 
 METHOD = "ADAPTERBIT"
@@ -72,6 +76,8 @@ class AdapterBitConfig(PeftConfig):
     attention_modules: list[str] = field(default_factory=lambda: ["attention.o_proj"])
     mlp_modules: list[str] = field(default_factory=lambda: ["mlp"])
     modules_to_save: list[str] | None = None
+    # Of the model that the adapter is put into; saved beside.
+    model_config: ClassVar[PSELDNetConfig | None] = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,13 +102,16 @@ class AdapterBitConfig(PeftConfig):
         return self.r if self.r is not None else max(int(width * self.mlp_ratio), 1)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves the configuration, and says in the folder's README how to load the adapter."""
+        """Saves the configuration, that of the model, which names its classes, and how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
+        if self.model_config is not None:
+            save_for_adapter(self.model_config, save_directory)
         readme = Path(save_directory) / "README.md"
         card = ModelCard.load(readme) if readme.exists() else ModelCard("---\nlibrary_name: peft\n---\n")
         if USAGE_HEADING in card.text:
             return
-        usage = USAGE.format(base=self.base_model_name_or_path or "the/base/model")
+        base = self.base_model_name_or_path or "the/base/model"
+        usage = USAGE.format(base="modeling_pseldnet.DEFAULT_MODEL" if base == DEFAULT_MODEL_NAME else f'"{base}"')
         # What PEFT writes is a form to be filled in.
         card.text = usage if "[More Information Needed]" in card.text else f"{card.text.rstrip()}\n\n{usage}"
         card.save(readme)
@@ -113,14 +122,15 @@ USAGE = f"""{USAGE_HEADING}
 
 The adapter holds bottlenecks, biases, batch-norm statistics and heads for a
 [PSELDNet](https://arxiv.org/abs/2411.06399). PEFT knows the method once `modeling_pseldnet` of the package
-`pseldnets` is imported; without that import, loading ends in `KeyError: 'ADAPTERBIT'`.
+`pseldnets` is imported; without that import, loading ends in `KeyError: 'ADAPTERBIT'`. The programs of that package,
+and its function `modeling_pseldnet.load`, take the name of this adapter as that of any model; PEFT takes it so:
 
 ```python
 import modeling_pseldnet
 from peft import PeftModel
 from transformers import AutoModelForAudioFrameClassification
 
-model = AutoModelForAudioFrameClassification.from_pretrained("{{base}}")
+model = AutoModelForAudioFrameClassification.from_pretrained({{base}})
 model = PeftModel.from_pretrained(model, "this/repo")  # or model.load_adapter("this/repo")
 ```
 """

@@ -60,12 +60,15 @@ def test_a_file_appears_whole_whatever_the_length_of_its_name(tmp_path, name):
 def test_what_fails_half_way_leaves_what_was_there(tmp_path, failure):
     write_atomically(tmp_path / "file", "before")
     make(tmp_path, "folder/file")
-    with pytest.raises(failure), atomic_path(tmp_path / "file") as temporary:
-        temporary.write_text("ha")
-        raise failure
-    with pytest.raises(failure), atomic_folder(tmp_path / "folder") as temporary:
-        (temporary / "half").write_text("ha")
-        raise failure
+
+    def write(writer, *names: str) -> None:
+        with writer(tmp_path / names[0]) as temporary:
+            temporary.joinpath(*names[1:]).write_text("ha")
+            raise failure
+
+    for writer, names in ((atomic_path, ["file"]), (atomic_folder, ["folder", "half"])):
+        with pytest.raises(failure):
+            write(writer, *names)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "folder"]
     assert (tmp_path / "file").read_text() == "before"
 

@@ -1,9 +1,67 @@
-import pytest
-from transformers import AutoFeatureExtractor
+import json
+import sys
+from pathlib import Path
 
+import pytest
+from huggingface_hub import ModelCard
+from transformers import AutoFeatureExtractor, pipeline
+from transformers.dynamic_module_utils import get_imports
+
+import modeling_pseldnet
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, model_card, save_hub_folder
 from tests.helpers import tiny_config
+
+
+FLAT = sorted(path for path in Path(modeling_pseldnet.__file__).parent.glob("*.py") if path.name != "__init__.py")
+
+
+def test_what_is_saved_is_the_code_of_the_flat_folder_and_no_other(tmp_path):
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").glob("*.py")} == {path.name for path in FLAT}
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["custom_pipelines"] == CUSTOM_PIPELINES
+    assert sorted(config["auto_map"]) == [
+        "AutoConfig",
+        "AutoFeatureExtractor",
+        "AutoModel",
+        "AutoModelForAudioFrameClassification",
+    ]
+
+
+def test_the_packages_that_the_card_names_are_those_that_the_code_imports():
+    imported = {package for path in FLAT for package in get_imports(path)}
+    third_party = imported - {"huggingface_hub", "scipy"} - set(sys.stdlib_module_names)
+    assert third_party <= set(PACKAGES)
+
+
+def test_a_saved_model_has_a_card_its_extractor_and_its_pipeline(tmp_path):
+    model = PSELDNetForSELD(tiny_config())
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "pseldnet" in card.data.tags
+    assert "speech, footsteps, door" in card.text
+    detector = pipeline("sound-event-localization-and-detection", model=str(tmp_path))
+    assert detector.feature_extractor.feature_type == "logmel_iv"
+
+
+def test_a_card_and_an_extractor_that_are_there_stay(tmp_path):
+    PSELDNetFeatureExtractor(feature_type="salsa_lite").save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("my own")
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my own"
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).feature_type == "salsa_lite"
+    # Saved again elsewhere, the model brings the extractor that it was loaded with.
+    PSELDNetForSELD.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").feature_type == "salsa_lite"
+
+
+def test_an_extractor_that_does_not_fit_and_a_form_for_a_card_are_replaced(tmp_path):
+    PSELDNetFeatureExtractor(feature_type="logmel_gcc").save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("[More Information Needed]")
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).feature_type == "logmel_iv"
+    assert "PSELDNet" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""Models and adapters of others: by every way, and broken in any way."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel, get_peft_model
+from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
+
+import modeling_pseldnet
+from modeling_pseldnet import DEFAULT_MODEL, AdapterBitConfig, PSELDNetForSELD, load, load_for_transfer
+from modeling_pseldnet.tools.predict import main as predict
+from tests.helpers import scattered, tiny_config
+
+
+WHOLE = ["input_norm", "heads"]
+METHODS = {
+    "adapterbit": AdapterBitConfig(r=2),
+    "lora": LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=WHOLE),
+    "ia3": IA3Config(target_modules=["q_proj", "v_proj", "fc1"], feedforward_modules=["fc1"], modules_to_save=WHOLE),
+}
+
+
+def outputs(model) -> torch.Tensor:
+    features = torch.randn(1, 7, 101, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.eval()(features).accdoa
+
+
+def changed(model):
+    """The model with its trainable weights as if they had been trained."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(params=METHODS)
+def adapter(request, tmp_path):
+    """The folders of a base model and of an adapter, as PEFT saves it, and its outputs."""
+    base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
+    base.save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    before = outputs(base)
+    model = changed(get_peft_model(base, METHODS[request.param]))
+    model.save_pretrained(tmp_path / "adapter")
+    after = outputs(model)
+    assert not torch.allclose(before, after)
+    return tmp_path / "base", tmp_path / "adapter", after
+
+
+def test_an_adapter_loads_by_every_way(adapter, write_recording):
+    base, folder, expected = adapter
+    model, _ = load(folder, "cpu")
+    torch.testing.assert_close(outputs(model), expected, atol=1e-5, rtol=1e-4)
+    new = AutoModelForAudioFrameClassification.from_pretrained
+    torch.testing.assert_close(outputs(PeftModel.from_pretrained(new(base), folder)), expected)
+    auto = AutoPeftModel.from_pretrained(folder, import_allowlist=["modeling_pseldnet"])
+    torch.testing.assert_close(outputs(auto), expected)
+    native = new(base)
+    native.load_adapter(str(folder))
+    torch.testing.assert_close(outputs(native), expected)
+    assert predict([str(write_recording()), "--model", str(folder), "--output", str(base)]) == 0
+
+
+def test_adapters_that_are_switched_off_and_on_give_what_they_gave(adapter):
+    base, folder, expected = adapter
+    model = AutoModelForAudioFrameClassification.from_pretrained(base)
+    without = outputs(model)
+    model.load_adapter(str(folder))
+    model.disable_adapters()
+    torch.testing.assert_close(outputs(model), without)
+    model.enable_adapters()
+    torch.testing.assert_close(outputs(model), expected)
+
+
+def test_an_adapter_of_the_transformers_kind_is_saved_with_its_classes(adapter, tmp_path):
+    base, folder, expected = adapter
+    model = AutoModelForAudioFrameClassification.from_pretrained(base)
+    model.load_adapter(str(folder))
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "model.safetensors").exists()
+    torch.testing.assert_close(outputs(load(tmp_path / "saved", "cpu")[0]), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_for_other_classes_says_which_they_are(tmp_path):
+    scattered(PSELDNetForSELD(tiny_config())).save_pretrained(tmp_path / "base")
+    model, _ = load_for_transfer(tmp_path / "base", id2label={0: "door", 1: "bell"}, output_format="accdoa")
+    model = changed(get_peft_model(model, AdapterBitConfig(r=2)))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded, _ = load(tmp_path / "adapter", "cpu")
+    assert list(loaded.config.id2label.values()) == ["door", "bell"]
+    torch.testing.assert_close(outputs(loaded), outputs(model), atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_of_the_default_model_loads_wherever_that_lies(tmp_path, run_python):
+    model = AutoModelForAudioFrameClassification.from_pretrained(DEFAULT_MODEL)
+    model = changed(get_peft_model(model, AdapterBitConfig(r=2)))
+    model.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "modeling_pseldnet/default_model"
+    home = str(Path(modeling_pseldnet.__file__).parents[1])
+    texts = [path.read_text() for path in (tmp_path / "adapter").iterdir() if path.suffix in (".json", ".md")]
+    assert not any(home in text for text in texts)
+    # PEFT may come before or after, and nothing of `training`.
+    code = f"""
+import sys, modeling_pseldnet
+assert "peft" not in sys.modules
+from peft import AutoPeftModel
+model = AutoPeftModel.from_pretrained({str(tmp_path / "adapter")!r}, import_allowlist=["modeling_pseldnet"])
+model, _ = modeling_pseldnet.load({str(tmp_path / "adapter")!r}, "cpu")
+assert not [name for name in sys.modules if name.startswith("training")]
+print(len(model.config.id2label))
+"""
+    assert run_python(code).split()[-1] == "24"
+
+
+def test_a_model_is_loaded_again_by_the_name_that_adapters_record():
+    assert PSELDNetForSELD.from_pretrained("modeling_pseldnet/default_model").config.num_labels == 24
+    assert load("modeling_pseldnet/default_model", "cpu")[0].config.num_labels == 24
+
+
+# Values that no field is meant to have.
+WRONG = [None, -1, 0, 10**9, 0.5, float("inf"), "text", "", [], [[]], {}, {"a": []}, True]
+
+
+def mutated(path: Path, generator: random.Random) -> None:
+    """Makes something of a file that programs, disks or people might."""
+    content = path.read_bytes()
+    way = generator.randrange(5 if path.suffix == ".json" else 4)
+    if way == 0:
+        content = content[: generator.randrange(len(content))]
+    elif way == 1:
+        start = generator.randrange(min(len(content), 2000))
+        content = content[:start] + generator.randbytes(generator.randrange(1, 9)) + content[start + 8 :]
+    elif way == 2:
+        content = generator.choice(
+            [b"", b"\0", b"{}", b"[]", b"null", b"[" * 5000, b"version https://git-lfs", b"\xff"]
+        )
+    elif way == 3:
+        path.unlink()
+        return
+    else:
+        fields = json.loads(content)
+        fields[generator.choice(sorted(fields))] = generator.choice(WRONG)
+        content = json.dumps(fields).encode()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_broken_model_or_adapter_is_one_line_or_none(hub_folder, tmp_path, seed):
+    generator = random.Random(seed)
+    adapter = tmp_path / "adapter"
+    get_peft_model(PSELDNetForSELD.from_pretrained(hub_folder), AdapterBitConfig(r=2)).save_pretrained(adapter)
+    for number in range(10):
+        broken = shutil.copytree(generator.choice([hub_folder, hub_folder, adapter]), tmp_path / str(number))
+        files = [path for path in sorted(broken.iterdir()) if path.suffix in (".json", ".safetensors")]
+        mutated(generator.choice(files), generator)
+        try:
+            model, _ = load(broken, "cpu")
+        except ValueError as error:
+            message = str(error)
+            assert message.startswith(f"{broken}: cannot be loaded: "), message
+            assert "\n" not in message
+            assert len(message) < 700
+        else:
+            outputs(model)
+
+
+def test_a_model_whose_weights_are_cut_off_says_so(hub_folder, tmp_path, capsys, write_recording):
+    broken = shutil.copytree(hub_folder, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert predict([str(write_recording()), "--model", str(broken)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith(f"pseldnet-predict: error: {broken}: cannot be loaded: its weights are broken or cut off")
+
+
+def test_an_extractor_of_another_model_is_refused(hub_folder, tmp_path):
+    broken = shutil.copytree(hub_folder, tmp_path / "broken")
+    path = broken / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling_rate": 32000}))
+    with pytest.raises(ValueError, match="features with a sampling_rate of 32000 do not fit the model"):
+        load(broken)
+
+
+def test_a_pipeline_takes_an_adapter_that_is_saved_with_its_config_and_extractor(adapter):
+    base, folder, expected = adapter
+    if not (folder / "config.json").exists():
+        AutoModelForAudioFrameClassification.from_pretrained(base).config.save_pretrained(folder)
+        AutoFeatureExtractor.from_pretrained(base).save_pretrained(folder)
+    detector = pipeline("sound-event-localization-and-detection", model=str(folder), device="cpu")
+    torch.testing.assert_close(outputs(detector.model), expected, atol=1e-5, rtol=1e-4)
