@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
-from modeling_pseldnet.tools.loading import adapter_config, load, load_adapter, read_config, read_extractor
 
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, write_recipe
 
@@ -72,6 +71,8 @@ def read_start(pretrained: str | None) -> Start | None:
         )
     # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
     name = str(Path(pretrained).absolute()) if Path(pretrained).is_dir() else pretrained
+    from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
+
     adapter = adapter_config(name)
     return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
 
@@ -125,6 +126,7 @@ def build_model(
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
     from modeling_pseldnet.hub_folder import FITTING, check_extractor
+    from modeling_pseldnet.tools.loading import load
     from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
 
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
@@ -182,6 +184,8 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
         raise ValueError(
             f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"
         )
+    from modeling_pseldnet.tools.loading import load_adapter
+
     return load_adapter(start.name, config, trainable=True)
 
 

@@ -16,7 +16,6 @@ from ..events import write_csv
 from ..files import write_atomically
 from ..timeline import to_records
 from .cli import CommandParser, describe, number, program, whole_number
-from .loading import load
 from .plots import plot_events
 from .ray_pool import map_on_ray
 
@@ -89,6 +88,8 @@ class Predictor:
     """
 
     def __init__(self, options: argparse.Namespace):
+        from .loading import load
+
         self.options = options
         self.threshold = None if options.threshold is None else read_threshold(options.threshold)
         self.model, self.extractor = load(options.model, options.device)
@@ -147,6 +148,7 @@ def listen(options: argparse.Namespace) -> None:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
     from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format
+    from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 
     threshold = None if options.threshold is None else read_threshold(options.threshold)
