@@ -113,8 +113,7 @@ class EventRecipe:
         if sum(self.polyphony.values()) <= 0:
             raise ValueError("the shares of events.polyphony add up to 0")
         for name in ("same_class", "moving"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"events.{name} must be between 0 and 1")
+            _check_share(f"events.{name}", getattr(self, name))
 
 
 @strict
@@ -125,15 +124,46 @@ class NoiseRecipe:
     Attributes:
         level: range of the RMS level of the omnidirectional channel, dB full scale; null for silence, with events
             then placed as if noise were at -60 dB.
-        slope: spectral slope, dB an octave; -3 is pink.
+        slope: spectral slope, dB an octave, or its range over scenes; 0 is white, -3 pink, -6 brown.
+        hum: share of scenes with mains hum, of 50 or 60 Hz and its harmonics.
+        hum_level: range of the hum's level above the noise, dB.
     """
 
     level: Range | None = (-60.0, -45.0)
-    slope: Number = -3.0
+    slope: Number | Range = -3.0
+    hum: Number = 0.0
+    hum_level: Range = (-10.0, 10.0)
 
     def __post_init__(self):
         if self.level is not None:
             _check_ranges("noise", self, "level", least=-150.0, most=0.0)
+        if isinstance(self.slope, tuple):
+            _check_ranges("noise", self, "slope", least=-24.0, most=24.0)
+        _check_ranges("noise", self, "hum_level", least=-60.0, most=60.0)
+        _check_share("noise.hum", self.hum)
+
+
+@strict
+@dataclass
+class InterferenceRecipe:
+    """Sounds that are in scenes but not in their labels.
+
+    Attributes:
+        folder: where they are, in sub-folders as isolated sounds are, split by recording as those; none by default.
+        probability: share of scenes that have them.
+        gap: range of the pause between one and the next, seconds.
+        snr: range of their level above the background noise, dB.
+    """
+
+    folder: str | None = None
+    probability: Number = 0.5
+    gap: Range = (0.0, 5.0)
+    snr: Range = (0.0, 20.0)
+
+    def __post_init__(self):
+        _check_share("interference.probability", self.probability)
+        _check_ranges("interference", self, "gap", least=0.0)
+        _check_ranges("interference", self, "snr", least=-60.0)
 
 
 @strict
@@ -157,6 +187,7 @@ class SceneRecipe:
     rooms: RoomRecipe = field(default_factory=RoomRecipe)
     events: EventRecipe = field(default_factory=EventRecipe)
     noise: NoiseRecipe = field(default_factory=NoiseRecipe)
+    interference: InterferenceRecipe = field(default_factory=InterferenceRecipe)
 
     def __post_init__(self):
         if self.sampling_rate < 8000 or self.scene_seconds < 1:
@@ -205,6 +236,11 @@ def scene_recipe_text(recipe: SceneRecipe) -> str:
 def _check_ranges(section: str, owner: object, *names: str, **limits: float) -> None:
     for name in names:
         _check_range(f"{section}.{name}", getattr(owner, name), **limits)
+
+
+def _check_share(name: str, value: Number) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, not {value:g}")
 
 
 def _check_range(name: str, value: Range, least: float = -float("inf"), most: float = float("inf")) -> None:
