@@ -1,6 +1,5 @@
 """Finds the recordings of a SELD data set on disk and pairs each audio file with its labels."""
 
-import csv
 import hashlib
 import logging
 import os
@@ -8,6 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from modeling_pseldnet.files import walk
+from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
 
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -87,13 +89,11 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
         OSError: a folder cannot be read.
         ValueError: two files claim to be the same recording.
     """
-    # Links are followed: audio often lies on another disk.
-    walk = os.walk(data_dir, onerror=_fail, followlinks=True)
-    folders = [(Path(folder).relative_to(data_dir), sorted(files)) for folder, _, files in walk]
+    files = [path.relative_to(data_dir) for path in walk(data_dir, {*AUDIO_SUFFIXES, *LABEL_SUFFIXES})]
     splits = {}
     for part in parts:
-        audio = _collect(data_dir, folders, part.audio, AUDIO_SUFFIXES, part.in_subsets)
-        labels = _collect(data_dir, folders, part.labels, LABEL_SUFFIXES, part.in_subsets)
+        audio = _collect(data_dir, files, part.audio, AUDIO_SUFFIXES, part.in_subsets)
+        labels = _collect(data_dir, files, part.labels, LABEL_SUFFIXES, part.in_subsets)
         candidates = (_recording(id, path, labels, part.splits) for id, path in sorted(audio.items()))
         recordings = [recording for recording in candidates if recording]
         _check(recordings, audio, labels, part, data_dir)
@@ -108,33 +108,26 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
     return {split: recordings for split, recordings in splits.items() if recordings}
 
 
-def _fail(error: OSError) -> None:
-    raise error
-
-
 def _collect(
     data_dir: Path,
-    folders: list[tuple[Path, list[str]]],
+    files: list[Path],
     names: tuple[str, ...],
     suffixes: tuple[str, ...],
     in_subsets: bool,
 ) -> dict[str, Path]:
     """Files with one of `suffixes` below folders called one of `names`, by the id of their recording."""
     found = {}
-    for folder, files in folders:
-        depth = next((depth for depth, name in enumerate(folder.parts) if name in names), None)
-        if depth is None or "__MACOSX" in folder.parts:
+    for file in files:
+        folders = file.parts[:-1]
+        depth = next((depth for depth, name in enumerate(folders) if name in names), None)
+        if depth is None or file.suffix.lower() not in suffixes:
             continue
-        subset = folder.parts[:depth] if in_subsets else ()
-        for file in files:
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() not in suffixes or stem.startswith("."):
-                continue
-            id = "/".join((*subset, stem.removeprefix("label_")))
-            path = data_dir / folder / file
-            if id in found:
-                raise ValueError(f"{found[id]} and {path} are the same recording twice: remove one")
-            found[id] = path
+        subset = folders[:depth] if in_subsets else ()
+        id = "/".join((*subset, file.stem.removeprefix("label_")))
+        path = data_dir / file
+        if id in found:
+            raise ValueError(f"{found[id]} and {path} are the same recording twice: remove one")
+        found[id] = path
     return found
 
 
@@ -185,21 +178,7 @@ def read_class_indices(data_dir: Path) -> list[str]:
     paths = sorted([*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")])
     if not paths:
         raise FileNotFoundError(f"no cls_indices*.tsv, the list of classes, in {data_dir} or its sub-folders")
-    names: dict[int, str] = {}
-    for path in paths:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
-                if not row:
-                    continue
-                if len(row) < 3 or not row[0].isdecimal():
-                    raise ValueError(f"{path}, line {number}: expected index, MID and label, separated by tabs")
-                index, label = int(row[0]), row[2]
-                if names.setdefault(index, label) != label:
-                    other = names[index]
-                    raise ValueError(f"{path}, line {number}: class {index} is {label!r} here, {other!r} elsewhere")
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"{paths[0]}: the class indices must be 0 to {len(names) - 1} without gaps")
-    return [names[index] for index in range(len(names))]
+    return list_labels({path: read_numbered_labels(path) for path in paths})
 
 
 def fingerprint(data_dir: Path, recordings: Iterable[RecordingFiles], class_names: list[str]) -> str:

@@ -17,7 +17,8 @@ from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .inference import detect
 from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
-from .tools.loading import DEFAULT_MODEL
+from .tools.loading import DEFAULT_MODEL, load
+from .tools.peft_registration import register_adapterbit
 from .tools.transfer import load_for_transfer
 
 
@@ -32,6 +33,8 @@ PIPELINE_REGISTRY.register_pipeline(
     type="audio",
 )
 
+register_adapterbit()
+
 # A saved model, config or extractor carries its code, so that it loads with `trust_remote_code=True` elsewhere.
 PSELDNetConfig.register_for_auto_class()
 PSELDNetFeatureExtractor.register_for_auto_class()
@@ -39,8 +42,18 @@ PSELDNetModel.register_for_auto_class("AutoModel")
 PSELDNetForSELD.register_for_auto_class("AutoModelForAudioFrameClassification")
 
 
+def __getattr__(name: str):
+    # It takes PEFT, which not everybody has or needs.
+    if name == "AdapterBitConfig":
+        from .adapterbit import AdapterBitConfig
+
+        return AdapterBitConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "DEFAULT_MODEL",
+    "AdapterBitConfig",
     "Events",
     "PSELDNetConfig",
     "PSELDNetFeatureExtractor",
@@ -49,6 +62,7 @@ __all__ = [
     "PSELDNetPreTrainedModel",
     "SoundEventLocalizationAndDetectionPipeline",
     "detect",
+    "load",
     "load_for_transfer",
     "read_csv",
     "write_csv",

@@ -13,6 +13,7 @@ import torch
 from torchaudio.transforms import Resample
 
 from .ambisonics import a_to_b_matrix
+from .files import walk
 
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
@@ -167,7 +168,7 @@ def find_audio(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    files = walk(path, AUDIO_SUFFIXES)
     if not files:
         raise ValueError(f"{path}: no audio in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
     return files

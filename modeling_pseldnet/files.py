@@ -17,7 +17,7 @@ def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
     """The files at any depth below a folder whose names end in one of some suffixes, in order.
 
     Links are followed, but no folder is entered twice, so that loops end; a file has the name that it has without
-    links where there is one. What is hidden (`.name`, such as a Mac's `._name`) and `__MACOSX` are passed over.
+    links where there is one. What is hidden ([`is_hidden`]) is passed over.
 
     Args:
         folder: where to look; its own name may be anything.
@@ -37,13 +37,18 @@ def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
         with os.scandir(current) as listing:
             entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
         for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 (linked if entry.is_symlink() else folders).append(current / entry.name)
             elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 found.append(current / entry.name)
     return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not meant: `.name`, such as a Mac's `._name`, and `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -20,9 +21,10 @@ from modeling_pseldnet import (
     adapterbit,  # noqa: F401 registers the method
 )
 from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
-from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.hub_folder import FITTING, check_extractor
-from modeling_pseldnet.tools.loading import adapter_config, load_adapter, read_config, read_extractor
+from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.loading import adapter_config, load, load_adapter, read_config, read_extractor
+from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
 
 from .augmentation import AugMix
 from .data import OTHER_SOURCES, keep_features, load_windows
@@ -113,8 +115,8 @@ def build_model(
 ) -> PSELDNetForSELD | PeftModel:
     """The model that a recipe trains, for these classes and features.
 
-    Weights that do not fit, those of a head for other classes, are initialised anew. An adapter is
-    trained further.
+    Of the head of the model that it starts from the classes of the same name are kept; others are new. What was kept
+    and what is new is printed. An adapter is trained further.
 
     Raises:
         ValueError: the recipe asks for what is not known, or the model it starts from does not fit.
@@ -128,12 +130,17 @@ def build_model(
         config = copy.deepcopy(start.config)
         config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
         check_extractor(extractor, config)
-        config.update(options)
-        if isinstance(config.threshold, list) and len(config.threshold) != config.num_labels:
-            config.threshold = PSELDNetConfig.threshold
         if start.peft_method is not None:
+            config.update(options)
             return _build_adapter(recipe, start, config)
-        model = PSELDNetForSELD.from_pretrained(start.name, config=config, ignore_mismatched_sizes=True)
+        config.update({"threshold": threshold_by_name(start.config, class_names), **options})
+        model = PSELDNetForSELD(config)
+        try:
+            report = transfer_from(model, load(start.name, "cpu")[0])
+        except ValueError as error:
+            raise ValueError(f"model.pretrained, {start.name}: {error}") from None
+        if PartialState().is_main_process:
+            print(f"{start.name}: {report}")
     if recipe.peft is None:
         return model
     peft_options = dict(recipe.peft)
@@ -149,10 +156,16 @@ def build_model(
 
 def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> PeftModel:
     """The adapter that a recipe starts from, with what it was trained on, for data of the same classes."""
-    if config.num_labels != start.config.num_labels:
+    here, there = (list(of.id2label.values()) for of in (config, start.config))
+    if here != there:
+        what = f"the data has {len(here)}"
+        if len(here) == len(there):
+            what += " others, or in another order: " + next(
+                f"{a}, not {b}" for a, b in zip(here, there, strict=True) if a != b
+            )
         raise ValueError(
-            f"{start.name} is an adapter for {start.config.num_labels} classes, and the data has {config.num_labels}:"
-            " start from the model that it was trained on"
+            f"{start.name} is an adapter for {len(there)} classes, and {what}: start from the model that it was"
+            " trained on"
         )
     if recipe.peft is not None and recipe.peft["method"].lower() != start.peft_method:
         raise ValueError(

@@ -22,9 +22,9 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.hub_folder import model_card
 from modeling_pseldnet.inference import decode_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
-from modeling_pseldnet.hub_folder import model_card
 from modeling_pseldnet.tools.scores import seld_scores
 
 from .augmentation import AugMix, place_mono, take_examples

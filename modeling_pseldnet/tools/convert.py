@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from ..hub_folder import check_output, model_card, save_hub_folder
 from ..modeling_pseldnet import PSELDNetForSELD
 from ..output_formats import FORMATS
 from .checkpoints import read_network
 from .cli import CommandParser, program
 from .convert_audioset import convert_audioset
 from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
-from ..hub_folder import check_output, model_card, save_hub_folder
+from .labels import read_labels
 
 
 @dataclass
@@ -110,29 +111,6 @@ def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], check
         hint = ": convert it with modeling_pseldnet.tools.convert_adapterbit" if has_adapter else ""
         raise ValueError(f"{checkpoint}: {len(extra)} entries that the network has not, such as {extra[0]}{hint}")
     model.load_state_dict(state)
-
-
-def read_labels(path: str | os.PathLike) -> list[str]:
-    """Class names from a file: tab-separated `index, MID, name, …`, or one name a line.
-
-    Raises:
-        ValueError: the file is missing, empty, or its indices are not 0, 1, 2, …
-    """
-    try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable list of labels ({first_line(error)})") from None
-    if not lines:
-        raise ValueError(f"{path}: no labels in it")
-    if "\t" not in lines[0]:
-        return [line.strip() for line in lines]
-    names = []
-    for number, line in enumerate(lines, 1):
-        cells = line.split("\t")
-        if len(cells) < 3 or cells[0].strip() != str(number - 1):
-            raise ValueError(f"{path}, line {number}: expected `{number - 1}`, MID and name, separated by tabs")
-        names.append(cells[2].strip())
-    return names
 
 
 @program("pseldnet-convert")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from ..hub_folder import check_output, model_card, save_hub_folder
 from ..modeling_pseldnet import PSELDNetForSELD
 from .checkpoints import load_checkpoint
 from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
-from ..hub_folder import check_output, model_card, save_hub_folder
 from .transfer import TransferReport, transfer
 
 

@@ -1,7 +1,6 @@
 """Scores folders of predicted events against folders of reference events."""
 
 import argparse
-import glob
 import json
 import math
 import re
@@ -9,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from ..events import Events, read_csv
-from ..files import write_atomically
-from .cli import CommandParser, program
+from ..files import walk, write_atomically
+from .cli import CommandParser, program, whole_number
+from .labels import class_mapping, read_labels
 from .scores import VARIANTS, seld_scores
 
 
@@ -27,7 +28,7 @@ example:
       --jackknife --by room --json scores.json
 
 DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
-described in training/seld_metrics.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
+described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the last
 reference frame, as the official scorers do; pseldnets counts frame n too.
 """
 
@@ -37,6 +38,8 @@ def evaluate_files(
     prediction: Sequence[Path],
     *,
     num_classes: int | None = None,
+    labels: Sequence[str] | None = None,
+    prediction_labels: Sequence[str] | None = None,
     variant: str = "dcase2023",
     jackknife: bool = False,
     by: str | None = None,
@@ -45,7 +48,10 @@ def evaluate_files(
     """Scores the CSV files below `prediction` folders against those of the same name below `reference` folders.
 
     Args:
-        num_classes: by default one more than the highest class in the files.
+        num_classes: by default that of `labels`, or one more than the highest class in the references.
+        labels: names of the classes of the task, in the order of their index in the references.
+        prediction_labels: those of the predictions, where they are others or in another order; classes are matched by
+            name, and one that is predicted must be among `labels`.
         by: `"room"` or `"fold"`, to score each by itself too; the number follows that word in the file names.
         coordinates: `"polar"` or `"cartesian"`, of the predictions; references are polar.
 
@@ -54,7 +60,8 @@ def evaluate_files(
         `recordings` (their number), `without_prediction` and `without_reference` (file names).
 
     Raises:
-        OSError, ValueError: a folder or a file is not as it should be; the message names it.
+        OSError, ValueError: a folder or a file is not as it should be, or a class is beyond those of the task; the
+            message names it.
     """
     reference_paths, prediction_paths = _find(reference), _find(prediction)
     if not reference_paths.keys() & prediction_paths.keys():
@@ -62,8 +69,16 @@ def evaluate_files(
     names = sorted(reference_paths)
     references = _read(reference_paths, names, "polar")
     predictions = _read(prediction_paths, names, coordinates)
+    if prediction_labels is not None:
+        predictions = [_by_name(*pair, prediction_labels, labels) for pair in zip(names, predictions, strict=True)]
     if num_classes is None:
-        num_classes = 1 + max(int(events.class_id.max(initial=0)) for events in (*references, *predictions))
+        num_classes = len(labels) if labels else 1 + max(int(events.class_id.max(initial=0)) for events in references)
+        for name, events in zip(names, predictions, strict=True):
+            if (highest := int(events.class_id.max(initial=0))) >= num_classes:
+                raise ValueError(
+                    f"{prediction_paths[name]}: class {highest}, and the references have {num_classes} classes, 0 to"
+                    f" {num_classes - 1}: give the number of the task's with --num-classes, or leave the class out"
+                )
     scores = seld_scores(
         references,
         predictions,
@@ -78,6 +93,7 @@ def evaluate_files(
     return {
         "variant": variant,
         "num_classes": num_classes,
+        **({"labels": list(labels)} if labels else {}),
         "recordings": len(names),
         "without_prediction": sorted(reference_paths.keys() - prediction_paths.keys()),
         "without_reference": sorted(prediction_paths.keys() - reference_paths.keys()),
@@ -85,17 +101,32 @@ def evaluate_files(
     }
 
 
+def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence[str] | None) -> Events:
+    """Events with the classes of the task, in place of those that the predictions number otherwise."""
+    if not of_task:
+        raise ValueError("the labels of the predictions are given, and not those of the references")
+    used = np.unique(events.class_id)
+    if len(used) and used[-1] >= len(labels):
+        raise ValueError(f"prediction of {name}: class {used[-1]}, and {len(labels)} labels of predictions")
+    index = np.zeros(len(labels), dtype=np.int64)
+    try:
+        index[used] = class_mapping([labels[class_id] for class_id in used], of_task)
+    except ValueError as error:
+        raise ValueError(f"prediction of {name}: {error}") from None
+    return events.replace(class_id=index[events.class_id])
+
+
 def _find(folders: Sequence[Path]) -> dict[str, Path]:
-    """CSV files at any depth, by file name; links are followed, hidden files are not files."""
+    """CSV files at any depth, by file name."""
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise NotADirectoryError(f"{folder} is not a folder")
-        for name in sorted(glob.glob("**/*.csv", root_dir=folder, recursive=True)):
-            path = folder / name
-            if path.name in found:
-                raise ValueError(f"{found[path.name]} and {path} have the same name: remove one")
-            found[path.name] = path
+        for path in walk(folder, {".csv"}):
+            name = path.stem + path.suffix.lower()
+            if name in found:
+                raise ValueError(f"{found[name]} and {path} have the same name: remove one")
+            found[name] = path
     return found
 
 
@@ -126,7 +157,7 @@ def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | No
         for average in averages
     }
     for class_id in range(scores["num_classes"]):
-        table[f"class {class_id}"] = {
+        table[scores["labels"][class_id] if "labels" in scores else f"class {class_id}"] = {
             score: _format(score, values[class_id]) for score, values in scores["classwise"].items()
         }
     return pd.DataFrame.from_dict(table, orient="index").to_string()
@@ -165,7 +196,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jackknife", action="store_true", help="add 95%% confidence intervals")
     parser.add_argument("--by", choices=("room", "fold"), help="score each room or fold by itself too")
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="classes of the task (default: up to the highest in the files)"
+        "--num-classes",
+        type=whole_number(1),
+        metavar="N",
+        help="classes of the task (default: those of --labels, or up to the highest in the references)",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="class names: TSV of index, MID, name, or one name a line, or a model's folder",
+    )
+    parser.add_argument(
+        "--prediction-labels",
+        metavar="FILE",
+        help="class names of the predictions, where their order is another than that of --labels",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to this file")
     parser.add_argument(
@@ -182,6 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.reference,
         args.prediction,
         num_classes=args.num_classes,
+        labels=read_labels(args.labels) if args.labels else None,
+        prediction_labels=read_labels(args.prediction_labels) if args.prediction_labels else None,
         variant=args.variant,
         jackknife=args.jackknife,
         by=args.by,

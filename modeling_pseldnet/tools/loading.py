@@ -1,29 +1,32 @@
 """Loads trained models, adapters over them, and knows the model that comes with the package."""
 
 import json
-from collections.abc import Iterable
-from importlib import import_module
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..modeling_pseldnet import PSELDNetForSELD
-from .cli import first_line
+from ..hub_folder import check_extractor
+from ..modeling_pseldnet import PSELDNetForSELD, place_of
+from .cli import describe
+from .transfer import transfer_from
 
 
 # A small network of 24 everyday sounds, trained on synthetic scenes; its README.md is its model card.
 DEFAULT_MODEL = str(Path(__file__).parents[1] / "default_model")
 
 
-# What to import for methods of PEFT that it does not have itself.
-PEFT_METHODS = {"ADAPTERBIT": "modeling_pseldnet.adapterbit"}
-
-
-def load(model: str = DEFAULT_MODEL, device: str | None = None) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
+def load(
+    model: str | os.PathLike = DEFAULT_MODEL, device: str | torch.device | None = None
+) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
     """A model and its feature extractor, from a folder or by the name of a Hub repository.
 
     An adapter of PEFT is loaded over the model it was trained on, and merged with it where the method allows that.
@@ -33,22 +36,38 @@ def load(model: str = DEFAULT_MODEL, device: str | None = None) -> tuple[PSELDNe
         device: where it is to run; a GPU if there is one and nothing is said.
 
     Raises:
-        ValueError: there is no such model, it is of another kind, its weights are missing or do not fit.
+        ValueError: there is no such model, it is of another kind, its weights are missing or do not fit, or a file of
+            it is broken in whatever way; the message is one line.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    model = place_of(os.fspath(model))
+    with _in_a_line(model):
         config, extractor = read_config(model), read_extractor(model)
+        check_extractor(extractor, config)
         if adapter_config(model) is None:
             network, loading = PSELDNetForSELD.from_pretrained(model, config=config, output_loading_info=True)
             _check_complete(loading)
         else:
             network = _merged(load_adapter(model, config))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{model}: cannot be loaded: {first_line(error)}") from None
     try:
         return network.to(device).eval(), extractor
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {first_line(error)}") from None
+    except Exception as error:
+        raise ValueError(f"device {device!r} cannot be used: {describe(error)}") from None
+
+
+@contextmanager
+def _in_a_line(model: str) -> Iterator[None]:
+    """What is raised for a model becomes a ValueError that names it: files of others may be broken in any way."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except SafetensorError as error:
+        raise ValueError(
+            f"{model}: cannot be loaded: its weights are broken or cut off, copy them again ({describe(error)})"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"{model}: cannot be loaded: {describe(error)}") from None
 
 
 def read_config(model: str) -> PSELDNetConfig:
@@ -59,7 +78,7 @@ def read_config(model: str) -> PSELDNetConfig:
         ValueError: it is of another kind.
     """
     config = _own_or_base(AutoConfig, model)
-    if config.model_type != PSELDNetConfig.model_type:
+    if not isinstance(config, PSELDNetConfig) or config.model_type != PSELDNetConfig.model_type:
         raise ValueError(f"{model} is a {config.model_type} model, not a PSELDNet")
     return config
 
@@ -82,9 +101,19 @@ def adapter_config(model: str) -> dict | None:
     path = find_adapter_config_file(model)
     if path is None:
         return None
-    config = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not config.get("base_model_name_or_path"):
-        raise ValueError(f"{model} is an adapter, and its {Path(path).name} names no base_model_name_or_path")
+    name = Path(path).name
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{model} is an adapter, and its {name} is no JSON") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{model} is an adapter, and its {name} is no JSON object")
+    for key in ("base_model_name_or_path", "peft_type"):
+        if not isinstance(config.get(key), str) or not config[key]:
+            raise ValueError(f"{model} is an adapter, and its {name} names no {key}")
+    modules = config.get("modules_to_save")
+    if modules is not None and not (isinstance(modules, list) and all(isinstance(name, str) for name in modules)):
+        raise ValueError(f"{model} is an adapter, and the modules_to_save of its {name} are no list of names")
     return config
 
 
@@ -105,23 +134,35 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel
 
     adapter = adapter_config(model)
-    base, method = adapter["base_model_name_or_path"], adapter["peft_type"]
-    if method in PEFT_METHODS:
-        import_module(PEFT_METHODS[method])
+    base, method = place_of(adapter["base_model_name_or_path"]), adapter["peft_type"]
     if method not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
+        own_config = read_config(base)
+        same_classes = own_config.id2label == config.id2label
         network, loading = PSELDNetForSELD.from_pretrained(
-            base, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            base, config=config if same_classes else own_config, output_loading_info=True
         )
     except OSError as error:
         raise ValueError(
             f"it is an adapter for {base}, which cannot be loaded: put that model there, or write its place to"
-            f" base_model_name_or_path in adapter_config.json ({first_line(error)})"
+            f" base_model_name_or_path in adapter_config.json ({describe(error)})"
         ) from None
-    # The base may lack, or have in another shape, what the adapter has itself, such as heads for other classes.
-    _check_complete(loading, besides=adapter.get("modules_to_save") or ())
-    return PeftModel.from_pretrained(network, model, is_trainable=trainable)
+    # The base may lack what the adapter has itself, such as heads for other classes.
+    own_modules = adapter.get("modules_to_save") or ()
+    _check_complete(loading, besides=own_modules)
+    if not same_classes:
+        base_network, network = network, PSELDNetForSELD(config)
+        report = transfer_from(network, base_network)
+        new = report.new or [f"heads.{network.output_format.class_head}"] * bool(report.new_classes)
+        _check_complete({"missing_keys": new, "mismatched_keys": ()}, besides=own_modules)
+    with warnings.catch_warnings():
+        # PEFT only warns of weights that its file lacks.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(network, model, is_trainable=trainable)
+        except UserWarning as warning:
+            raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
 
 
 def _own_or_base(auto_class: type, model: str):
@@ -132,7 +173,7 @@ def _own_or_base(auto_class: type, model: str):
     except OSError:
         if adapter is None:
             raise
-        return auto_class.from_pretrained(adapter["base_model_name_or_path"])
+        return auto_class.from_pretrained(place_of(adapter["base_model_name_or_path"]))
 
 
 def _merged(model) -> PSELDNetForSELD:

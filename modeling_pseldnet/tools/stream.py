@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from math import ceil
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ from .cli import first_line
 
 # Samples as they come through a pipe, and the number that is full scale.
 SAMPLE_FORMATS = {"s16le": (np.dtype("<i2"), 2.0**15), "f32le": (np.dtype("<f4"), 1.0)}
+LOWEST_RATE = 1000  # Hz; no audio has less
 SOUND_FILES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd")
 
 
@@ -168,8 +170,11 @@ def samples_of(seconds: float, sampling_rate: int) -> int:
     Raises:
         ValueError: frames are no whole number of samples.
     """
-    if sampling_rate <= 0 or sampling_rate % FRAMES_PER_SECOND:
-        raise ValueError(f"a rate of {sampling_rate} Hz: give a multiple of {FRAMES_PER_SECOND} Hz, such as 48000")
+    if sampling_rate < LOWEST_RATE or sampling_rate % FRAMES_PER_SECOND:
+        raise ValueError(
+            f"a rate of {sampling_rate} Hz: give a multiple of {FRAMES_PER_SECOND} Hz from {LOWEST_RATE} on, such as"
+            " 48000"
+        )
     return round(seconds * FRAMES_PER_SECOND) * (sampling_rate // FRAMES_PER_SECOND)
 
 
@@ -251,7 +256,7 @@ def in_real_time(
 ) -> Iterator[np.ndarray]:
     """Blocks as they come, several in one when the consumer falls behind real time.
 
-    They are read ahead in a thread, so that their source need not wait. A source that is faster than real time, such
+    They are read ahead in a thread, which ends with the generator, so that their source need not wait. A source that is faster than real time, such
     as a file, is not hurried through: blocks are joined only where the next one would already be due.
 
     Args:
@@ -263,15 +268,42 @@ def in_real_time(
     most = max(round(most_seconds / block_seconds), 1)
     waiting: queue.Queue = queue.Queue(most)
 
+    stopped = threading.Event()
+
+    def put(item: np.ndarray | Exception | None) -> None:
+        left = True
+        while left and not stopped.is_set():
+            with suppress(queue.Full):
+                waiting.put(item, timeout=0.05)
+                left = False
+
     def fill() -> None:
         try:
             for block in blocks:
-                waiting.put(block)
-            waiting.put(None)
+                put(block)
+                if stopped.is_set():
+                    break
+            put(None)
         except Exception as error:
-            waiting.put(error)
+            put(error)
+        finally:
+            if hasattr(blocks, "close"):
+                blocks.close()
 
-    threading.Thread(target=fill, daemon=True).start()
+    reader = threading.Thread(target=fill, daemon=True)
+    reader.start()
+    try:
+        yield from _joined(waiting, most, block_seconds, warn)
+    finally:
+        stopped.set()
+        # A source that gives nothing cannot be told to stop: it is not waited for.
+        reader.join(timeout=max(2 * block_seconds, 0.2))
+
+
+def _joined(
+    waiting: queue.Queue, most: int, block_seconds: float, warn: Callable[[str], None]
+) -> Iterator[np.ndarray]:
+    """The blocks of a queue, up to `most` in one where they are due, until it says that they end."""
     taken, beginning, warned = 0, 0.0, False
 
     def due() -> bool:

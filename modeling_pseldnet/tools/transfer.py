@@ -1,7 +1,8 @@
 """Starting a network from the weights of another one."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -12,15 +13,23 @@ from ..modeling_pseldnet import PSELDNetForSELD
 
 @dataclass
 class TransferReport:
-    """Which entries of a network were taken over, which stayed new, and which of the source it has no use for."""
+    """Which entries of a network were taken over, which stayed new, and which of the source it has no use for.
+
+    Of a head some classes may have been taken over and others be new; both are named where the classes were matched.
+    """
 
     kept: list[str]
     new: list[str]
     unused: list[str]
+    kept_classes: list[str] = field(default_factory=list)
+    new_classes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = (("kept", self.kept), ("new", self.new), ("unused", self.unused))
-        return "; ".join(f"{len(names)} {what}{_summary(names)}" for what, names in parts)
+        text = "; ".join(f"{len(names)} {what}{_summary(names)}" for what, names in parts)
+        classes = (("kept", self.kept_classes), ("new", self.new_classes))
+        named = [f"{len(names)} {what} ({_shortened(names)})" for what, names in classes if names]
+        return text + (f"; classes: {', '.join(named)}" if named else "")
 
 
 def load_for_transfer(
@@ -29,40 +38,102 @@ def load_for_transfer(
     num_labels: int | None = None,
     output_format: str | None = None,
 ) -> tuple[PSELDNetForSELD, TransferReport]:
-    """A network for other classes, or another output format, that keeps all of a trained one but its class head.
+    """A network for other classes, or another output format, that keeps all that it can of a trained one.
+
+    Of the head, and of the thresholds where there is one a class, it keeps those of the classes that have the same
+    name in both; others are new. With another output format the head is new.
 
     Between one branch and the two of EINV2, both branches start from the one, and the one from that for the direction.
 
     Args:
         source: a model, or what `from_pretrained` reads; it is not changed.
         id2label: names of the classes; those of the source if this and `num_labels` are left out.
-        num_labels: the number of classes, where they have no names.
+        num_labels: the number of classes, where they have no names; all are new.
         output_format: as in [`PSELDNetConfig`]; that of the source if left out.
 
     Returns:
         The network, in training mode, and what was kept of the source and what is new.
 
     Raises:
-        ValueError: `id2label` and `num_labels` disagree.
+        ValueError: `id2label` and `num_labels` disagree, or the source cannot be loaded.
     """
-    if id2label is None and num_labels is not None:
+    nameless = id2label is None and num_labels is not None
+    if nameless:
         id2label = {index: f"class {index}" for index in range(num_labels)}
     if num_labels is not None and len(id2label) != num_labels:
         raise ValueError(f"id2label names {len(id2label)} classes and num_labels is {num_labels}: give one of them")
     if not isinstance(source, PSELDNetForSELD):
-        source = PSELDNetForSELD.from_pretrained(source)
+        from .loading import load
+
+        source, _ = load(source, "cpu")
     fields = source.config.to_dict()
     if id2label is not None:
         fields |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
-        # A threshold for each class is for those classes.
-        if isinstance(fields["threshold"], list):
-            fields.pop("threshold")
+    labels = [] if nameless else list((id2label or source.config.id2label).values())
     if output_format is not None and output_format != source.config.output_format:
+        labels = []
         fields |= {"output_format": output_format, "unify_degrees": None}
+    fields["threshold"] = threshold_by_name(source.config, labels)
     model = PSELDNetForSELD(PSELDNetConfig.from_dict(fields)).train()
-    class_head = f"heads.{model.output_format.class_head}."
+    return model, transfer_from(model, source, match_classes=not nameless)
+
+
+def threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float | list[float]:
+    """The threshold of a network for other classes: those of a class that it knows, the default for others."""
+    if not isinstance(config.threshold, list):
+        return config.threshold
+    known = dict(zip(config.id2label.values(), config.threshold, strict=False))
+    if not known.keys() & set(labels):
+        return PSELDNetConfig.threshold
+    return [known.get(name, PSELDNetConfig.threshold) for name in labels]
+
+
+def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes: bool = True) -> TransferReport:
+    """Copies what fits of another network into `model`; of the head that tells classes, those of the same name.
+
+    Args:
+        model: is changed.
+        source: is not.
+        match_classes: whether names tell which classes are the same; else all are new.
+
+    Raises:
+        ValueError: the encoders differ, or entries of theirs do not fit; the message names them.
+    """
+    if model.config.backbone != source.config.backbone:
+        raise ValueError(
+            f"the weights are those of a {source.config.backbone} encoder, and the network has {model.config.backbone}"
+        )
+    class_head = f"heads.{source.output_format.class_head}."
     entries = {name: value for name, value in source.state_dict().items() if not name.startswith(class_head)}
-    return model, transfer(model, entries)
+    report = transfer(model, entries)
+    if match_classes and model.config.output_format == source.config.output_format:
+        _transfer_classes(model, source, class_head, report)
+    return report
+
+
+@torch.no_grad()
+def _transfer_classes(
+    model: PSELDNetForSELD, source: PSELDNetForSELD, class_head: str, report: TransferReport
+) -> None:
+    """Copies the rows of a head that stand for classes of the same name, and adds to the report."""
+    here, there = (list(network.config.id2label.values()) for network in (model, source))
+    shared = [name for name in here if here.count(name) == there.count(name) == 1]
+    targets, found = [here.index(name) for name in shared], [there.index(name) for name in shared]
+    entries, taken = source.state_dict(), []
+    for name, target in model.state_dict().items():
+        value = entries.get(name) if shared and name.startswith(class_head) else None
+        if value is None:
+            continue
+        # Track, then x, y, z, then class.
+        target, value = target.unflatten(0, (-1, len(here))), value.unflatten(0, (-1, len(there)))
+        if target[:, 0].shape == value[:, 0].shape:
+            target[:, targets] = value[:, found].to(target)
+            taken.append(name)
+    if taken:
+        report.kept += taken
+        report.new = [name for name in report.new if name not in taken]
+        report.kept_classes = shared
+        report.new_classes = [name for name in here if name not in shared]
 
 
 @torch.no_grad()
@@ -73,9 +144,10 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
     embeddings are cropped at the middle or interpolated.
 
     Raises:
-        ValueError: an entry that both have does not fit; the message names it.
+        ValueError: entries that both have do not fit, or none is of the encoder; the message names them, and nothing
+            was copied.
     """
-    kept, new, used = [], [], set()
+    kept, new, used, unfit = {}, [], set(), []
     for name, target in model.state_dict().items():
         found = next((candidate for candidate in _source_names(name) if candidate in source), None)
         if found is None:
@@ -83,16 +155,20 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
             continue
         value = _fit(name, source[found], target.shape)
         if value is None and not name.startswith("heads."):
-            raise ValueError(
-                f"{found} has shape {tuple(source[found].shape)} where the network has {tuple(target.shape)}"
-            )
-        if value is None:
+            unfit.append(f"{found} has shape {tuple(source[found].shape)} where the network has {tuple(target.shape)}")
+        elif value is None:
             new.append(name)
-            continue
-        target.copy_(value)
-        kept.append(name)
-        used.add(found)
-    return TransferReport(kept, new, unused=[name for name in source if name not in used])
+        else:
+            kept[name] = value
+            used.add(found)
+    if unfit:
+        raise ValueError(unfit[0] + (f", and {len(unfit) - 1} more entries do not fit" if len(unfit) > 1 else ""))
+    if not any(name.startswith("pseldnet.") for name in kept):
+        raise ValueError("nothing of the encoder fits: it is of another architecture")
+    entries = model.state_dict()
+    for name, value in kept.items():
+        entries[name].copy_(value)
+    return TransferReport(list(kept), new, unused=[name for name in source if name not in used])
 
 
 def _source_names(name: str) -> list[str]:
@@ -120,4 +196,8 @@ def _fit(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor | No
 def _summary(names: list[str]) -> str:
     """The parts that entries belong to, in brackets."""
     parts = list(dict.fromkeys(".".join(name.removeprefix("pseldnet.").split(".")[:2]) for name in names))
-    return f" ({', '.join(parts[:4])}{', …' if len(parts) > 4 else ''})" if parts else ""
+    return f" ({_shortened(parts)})" if parts else ""
+
+
+def _shortened(names: list[str]) -> str:
+    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from modeling_pseldnet import PSELDNetForSELD, read_csv
-from modeling_pseldnet.tools.convert import main as convert
 from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.tools.convert import main as convert
 from tests.helpers import scattered, tiny_config
 
 

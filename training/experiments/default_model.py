@@ -23,10 +23,10 @@ from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.files import atomic_path
+from modeling_pseldnet.hub_folder import save_hub_folder
 from modeling_pseldnet.inference import decode_windows, evaluating, rotation_averaging
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.evaluate_files import format_scores
-from modeling_pseldnet.hub_folder import save_hub_folder
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
 

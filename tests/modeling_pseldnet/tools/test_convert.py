@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
-from modeling_pseldnet.tools.convert import main, read_labels
+from modeling_pseldnet.tools.convert import main
+from modeling_pseldnet.tools.labels import read_labels
 
 
 def convert(arguments: list[str]) -> int:

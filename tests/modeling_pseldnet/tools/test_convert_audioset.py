@@ -8,7 +8,7 @@ from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNet
 from modeling_pseldnet.tools.convert import main
 from modeling_pseldnet.tools.convert_audioset import load_audioset
 from modeling_pseldnet.tools.convert_names import convert_state_dict, read_architecture
-from modeling_pseldnet.tools.transfer import load_for_transfer, transfer
+from modeling_pseldnet.tools.transfer import load_for_transfer, transfer, transfer_from
 from tests.helpers import scattered, tiny_config
 
 
@@ -142,6 +142,7 @@ def test_transfer_to_other_classes_keeps_all_but_the_class_head():
     model, report = load_for_transfer(source, id2label={0: "bell", 1: "knock"})
     assert model.config.id2label == {0: "bell", 1: "knock"}
     assert model.config.threshold == 0.5
+    assert report.kept_classes == []
     assert report.new == ["heads.accdoa.conv.weight", "heads.accdoa.conv.bias"]
     assert len(report.kept) == len(before) - 2
     assert report.unused == []
@@ -150,13 +151,39 @@ def test_transfer_to_other_classes_keeps_all_but_the_class_head():
     assert "2 new (heads.accdoa)" in str(report)
 
 
-def test_the_class_head_is_new_even_where_the_classes_stay(tmp_path):
-    source = scattered(PSELDNetForSELD(tiny_config()))
+@pytest.mark.parametrize("output_format", ["accdoa", "multi_accdoa", "einv2", "seddoa"])
+def test_transfer_keeps_what_the_head_knows_of_classes_by_their_names(tmp_path, output_format):
+    source = scattered(PSELDNetForSELD(tiny_config(threshold=[0.3, 0.4, 0.6], output_format=output_format)))
     source.save_pretrained(tmp_path)
-    model, report = load_for_transfer(tmp_path)
-    assert model.config.id2label == source.config.id2label
-    assert not torch.equal(model.heads["accdoa"].conv.weight, source.heads["accdoa"].conv.weight)
-    assert [name for name in report.new if not name.startswith("heads.accdoa")] == []
+    model, report = load_for_transfer(tmp_path, id2label=dict(enumerate(["door", "bell", "speech", "knock"])))
+    assert model.config.threshold == [0.6, 0.5, 0.3, 0.5]
+    assert (report.kept_classes, report.new_classes, report.new) == (["door", "speech"], ["bell", "knock"], [])
+    assert "classes: 2 kept (door, speech), 2 new (bell, knock)" in str(report)
+    features = torch.randn(1, 7, 101, 64)
+    with torch.no_grad():
+        before, after = (network.eval().predict(features) for network in (source, model))
+    name = "sed_logits" if "sed_logits" in after else "accdoa"
+    torch.testing.assert_close(after[name][..., [2, 0]], before[name][..., [0, 2]])
+
+
+def test_transfer_to_nameless_classes_has_a_new_head():
+    source = scattered(PSELDNetForSELD(tiny_config(id2label={0: "class 0", 1: "class 1"}, threshold=[0.3, 0.4])))
+    model, report = load_for_transfer(source, num_labels=2)
+    assert report.new == ["heads.accdoa.conv.weight", "heads.accdoa.conv.bias"]
+    assert (report.kept_classes, model.config.threshold) == ([], 0.5)
+
+
+def test_a_model_whose_encoder_is_another_is_not_started_from():
+    source = PSELDNetForSELD(tiny_config())
+    wider = PSELDNetForSELD(tiny_config(embed_dim=16))
+    before = {name: value.clone() for name, value in wider.state_dict().items()}
+    with pytest.raises(ValueError, match=r"has shape .* where the network has .*, and \d+ more entries do not fit"):
+        transfer_from(wider, source)
+    assert all(torch.equal(value, before[name]) for name, value in wider.state_dict().items())
+    with pytest.raises(ValueError, match="the weights are those of a htsat encoder, and the network has passt"):
+        transfer_from(PSELDNetForSELD(tiny_config(**PASST)), source)
+    with pytest.raises(ValueError, match="nothing of the encoder fits"):
+        transfer(wider, {"other.weight": torch.ones(2)})
 
 
 @pytest.mark.parametrize("source_format", ["accdoa", "multi_accdoa", "einv2", "seddoa"])

@@ -7,8 +7,8 @@ import soundfile
 import torch
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
-from modeling_pseldnet.tools import export
 from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.tools import export
 from tests.helpers import scattered, tiny_config
 
 

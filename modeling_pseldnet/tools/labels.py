@@ -1,0 +1,105 @@
+"""Names of classes: read from files, and matched between models and data sets."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .cli import describe
+
+
+def read_labels(path: str | os.PathLike) -> list[str]:
+    """Class names from a file: tab-separated `index, MID, name, …`, one name a line, or the config of a model.
+
+    Args:
+        path: the file, or the folder of a model.
+
+    Raises:
+        ValueError: the file is missing, empty, or its indices are not 0, 1, 2, …
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.json"
+    text = _read_text(path)
+    if path.suffix.lower() == ".json":
+        return _labels_of_config(path, text)
+    if "\t" in text.strip().partition("\n")[0]:
+        return list_labels({path: read_numbered_labels(path)})
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path}: no labels in it")
+    return names
+
+
+def read_numbered_labels(path: str | os.PathLike) -> dict[int, str]:
+    """Class names by index from tab-separated `index, MID, name, …`, without a header.
+
+    Raises:
+        ValueError: the file is missing, or a row is malformed.
+    """
+    names: dict[int, str] = {}
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        cells = [cell.strip() for cell in line.split("\t")]
+        if len(cells) < 3 or not (cells[0].isascii() and cells[0].isdecimal()) or not cells[2]:
+            raise ValueError(f"{path}, line {number}: expected index, MID and name, separated by tabs")
+        if names.setdefault(int(cells[0]), cells[2]) != cells[2]:
+            raise ValueError(f"{path}, line {number}: class {cells[0]} is {cells[2]!r} here, and another above")
+    return names
+
+
+def list_labels(files: Mapping[str | os.PathLike, Mapping[int, str]]) -> list[str]:
+    """The class names that several files number together, in order.
+
+    Raises:
+        ValueError: the files disagree, or the indices are not 0, 1, 2, …
+    """
+    names: dict[int, str] = {}
+    for path, numbered in files.items():
+        for index, name in numbered.items():
+            if names.setdefault(index, name) != name:
+                raise ValueError(f"{path}: class {index} is {name!r} here, {names[index]!r} elsewhere")
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError(f"{next(iter(files))}: the class indices must be 0, 1, 2, … without gaps")
+    return [names[index] for index in range(len(names))]
+
+
+def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.ndarray:
+    """For each of some classes its index among others, by name: (from,) int64.
+
+    It turns the classes of a data set into those of a model: `mapping[events.class_id]`.
+
+    Raises:
+        ValueError: a name stands twice, or is not among the others; the message names it.
+    """
+    for labels in (from_labels, to_labels):
+        if twice := sorted({name for name in labels if list(labels).count(name) > 1}):
+            raise ValueError(f"two classes are called {twice[0]!r}: give each a name of its own")
+    index = {name: number for number, name in enumerate(to_labels)}
+    if unknown := [name for name in from_labels if name not in index]:
+        more = ", …" if len(unknown) > 3 else ""
+        raise ValueError(
+            f"{len(unknown)} of {len(from_labels)} classes ({', '.join(unknown[:3])}{more}) are not among the others"
+            f" ({', '.join(list(to_labels)[:3])}{', …' if len(to_labels) > 3 else ''})"
+        )
+    return np.array([index[name] for name in from_labels], dtype=np.int64)
+
+
+def _labels_of_config(path: Path, text: str) -> list[str]:
+    try:
+        labels = {int(index): name for index, name in json.loads(text)["id2label"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{path}: not the config of a model, it has no id2label") from None
+    if not all(isinstance(name, str) for name in labels.values()):
+        raise ValueError(f"{path}: a name in id2label is no text")
+    return list_labels({path: labels})
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable list of labels ({describe(error)})") from None
