@@ -31,6 +31,7 @@ class Part:
         splits: for each split a regular expression which the ids of its recordings match. Its groups `fold` and `room`
             are those of the recording, its group `labels` the name of the label file where that is not the id.
         ignored: a regular expression; audio that matches it is left aside without a warning.
+        optional: splits that need not be there.
         has_labels: whether labels are published. Where they are not, those that are found are used all the same.
         in_subsets: whether the folder around the audio and label folders is a subset, with whose name ids begin.
     """
@@ -39,6 +40,7 @@ class Part:
     labels: tuple[str, ...]
     splits: dict[str, str]
     ignored: str = ""
+    optional: tuple[str, ...] = ()
     has_labels: bool = True
     in_subsets: bool = False
 
@@ -104,6 +106,8 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
         audio = _either(*(part.audio for part in parts))
         raise FileNotFoundError(f"no recording in a folder {audio} below {data_dir}")
     for split, part in empty.items():
+        if split in part.optional:
+            continue
         logger.warning("split %r is left out: no recording of it in %s below %s", split, _either(part.audio), data_dir)
     return {split: recordings for split, recordings in splits.items() if recordings}
 

@@ -414,7 +414,7 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
     for number, (sound, (_, recording, start, stop, *digest)) in enumerate(
         zip(sounds.sounds, told["files"], strict=True)
     ):
-        if digest and digest[0] != sounds.digest(number):
+        if any(digest) and digest[0] != sounds.digest(number):
             raise ValueError(f"{sound.name} in {sounds.source} was edited since these scenes were made")
         measured.append(replace(sound, recording=recording, start=start, stop=stop, digest="".join(digest)))
     recipe = scene_recipe_from_dict(values["recipe"])

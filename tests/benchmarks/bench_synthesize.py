@@ -106,8 +106,7 @@ def _on_the_fly(sounds, moving: float, count: int, device: str) -> None:
     fourier = transforms["rfft"] + inverse["irfft"]
     print(
         f"on the fly, {'moving' if moving else 'static'}, {device}: {count / best:.0f} scenes of 10 s a second; "
-        f"Fourier transforms alone {count / fourier:.0f}; drawing a scene and its labels {1e3 * drawing:.1f} ms; "
-        f"responses in memory {bank.response_bytes / 1e6:.0f} MB"
+        f"Fourier transforms alone {count / fourier:.0f}; drawing a scene and its labels {1e3 * drawing:.1f} ms"
     )
 
 

@@ -236,7 +236,7 @@ def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
     limited = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from datasets_scripts.synthesize import main\n"
+        "from datasets_scripts.scenes.synthesize import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", limited, *arguments(inputs, folder, scenes=3)]
