@@ -193,7 +193,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """
     if recipe.train.keep_features and (recipe.augmentation or {}).get("wav_mix") is not None:
         raise ValueError(
-            "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set the latter null"
+            "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
         )
     # transformers takes bf16 on a CPU only where that is asked for.
     defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}

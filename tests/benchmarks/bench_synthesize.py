@@ -27,9 +27,10 @@ from datasets_scripts.scenes.rooms import SimulatedRoom
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, SceneMaker
+from tests.helpers import SHARED
 
 
-EVENTS = Path(__file__).parents[3] / "shared" / "events"
+EVENTS = SHARED / "events"
 
 
 def main() -> None:

@@ -20,11 +20,12 @@ from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.seld_builder import columns_to_events
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
+from tests.helpers import SHARED
 
 
 BUILDERS = (STARSS23, DCASE2021, DCASE2022Synthetic, L3DAS22, SyntheticSELD)
 CARDS = sorted((Path(datasets_scripts.__file__).parent / "cards").glob("*.md"))
-REAL = Path(__file__).parents[2].parent / "shared" / "real" / "starss22" / "metadata_dev"
+REAL = SHARED / "real" / "starss22" / "metadata_dev"
 ROWS = "0,1,0,-30,10\n3,0,2,179,-5\n"
 L3DAS_HEADER = "File,Start,End,Class,X,Y,Z\n"
 L3DAS_ROWS = L3DAS_HEADER + "a.wav,0.04,0.16,Knock,1.0,1.0,0.0\n"

@@ -120,8 +120,9 @@ def pretrain(sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _overrides(values: dict) -> list[str]:
-    """In JSON, which is YAML, so that any path is read as it is."""
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
+    """Paths as they are, and other values in JSON, which is YAML."""
+    texts = (str(value) if isinstance(value, Path) else json.dumps(value) for value in values.values())
+    return [f"{key}={text}" for key, text in zip(values, texts, strict=True)]
 
 
 def recipe_of_run(

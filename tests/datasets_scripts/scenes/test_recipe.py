@@ -3,14 +3,14 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-from datasets_scripts.scenes.recipe import RECIPE_FOLDER, SceneRecipe, read_scene_recipe
+from datasets_scripts.scenes.recipe import RECIPE_FOLDER, SceneRecipe, read_scene_recipe, scene_recipe_text
 
 
 def test_the_default_recipe_file_spells_out_all_defaults():
     written = yaml.safe_load((RECIPE_FOLDER / "default.yaml").read_text())
     defaults = asdict(SceneRecipe())
     assert written.keys() == defaults.keys()
-    assert all(written[part].keys() == defaults[part].keys() for part in ("rooms", "events", "noise"))
+    assert all(written[part].keys() == defaults[part].keys() for part in ("rooms", "events", "noise", "interference"))
     assert read_scene_recipe("default") == SceneRecipe()
 
 
@@ -43,6 +43,25 @@ def test_recipes_that_inherit_each_other_are_refused(write_text, tmp_path):
         read_scene_recipe(path)
 
 
+def test_a_recipe_may_inherit_several_and_the_later_counts_more(write_text, tmp_path):
+    write_text(tmp_path / "a.yaml", "rooms: {number: 3, paths: 1}\nevents: {polyphony: {1: 1.0}}")
+    write_text(tmp_path / "b.yaml", "rooms: {number: 4}\nevents: {polyphony: {2: 1.0}}")
+    recipe = read_scene_recipe(write_text(tmp_path / "c.yaml", "inherits: [a.yaml, b.yaml]"))
+    assert (recipe.rooms.number, recipe.rooms.paths, recipe.events.polyphony) == (4, 1, {2: 1.0})
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2(write_text, tmp_path):
+    text = "scene_seconds: 2e1\nnoise: {level: [-5e1, -4.5e+1]}\nrooms: {number: 010, measured: no}"
+    recipe = read_scene_recipe(write_text(tmp_path / "numbers.yaml", text))
+    assert (recipe.scene_seconds, recipe.noise.level) == (20, (-50, -45))
+    assert (recipe.rooms.number, recipe.rooms.measured) == (10, "no")
+
+
+def test_a_recipe_is_read_from_what_is_written_of_it(write_text, tmp_path):
+    recipe = replace(read_scene_recipe("default_model"), scene_seconds=12)
+    assert read_scene_recipe(write_text(tmp_path / "again.yaml", scene_recipe_text(recipe))) == recipe
+
+
 def test_an_empty_recipe_is_the_default(write_text, tmp_path):
     assert read_scene_recipe(write_text(tmp_path / "empty.yaml", "")) == SceneRecipe()
 
@@ -64,6 +83,12 @@ def test_an_empty_recipe_is_the_default(write_text, tmp_path):
         ("sampling_rate: 24k", "sampling_rate must be a whole number, not '24k'"),
         ("scene_seconds: [", "while parsing"),
         ("rotation: pitch", "rotation must be one of none, yaw, not 'pitch'"),
+        ("noise: {slope: [3, -3]}", "noise.slope is"),
+        ("noise: {slope: pink}", "noise.slope must be a number or a range"),
+        ("noise: null", "noise must hold keys and values"),
+        ("interference: {probability: 2}", "interference.probability must be between 0 and 1"),
+        ("events: {polyphony: {1: .nan}}", "events.polyphony must be finite"),
+        ("rooms: {number: true}", "rooms.number must be a whole number, not True"),
         ("events: {playback: [0.0, 1.0]}", r"playback is \(0.0, 1.0\)"),
         ("events: {sound_balance: classes}", "events.sound_balance must be one of sounds, recordings, not 'classes'"),
     ],
