@@ -138,18 +138,14 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(arguments, message, capsys, tmp_path):
-    with pytest.raises(SystemExit) as exit:
-        main([argument.format(empty=tmp_path) for argument in arguments])
-    assert exit.value.code == 2
+    assert main([argument.format(empty=tmp_path) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("pseldnet-train: error: ")
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "path", ["/data/take #2", "2024", "[old]/set", "null", "no", "on", "1e5", "/data/a: b", "a=b"]
-)
+@pytest.mark.parametrize("path", ["/a/take #2", "2024", "[old]/set", "null", "no", "on", "1e5", "/a/b: c", "a=b"])
 def test_a_text_is_taken_as_it_is(path):
     recipe = read_recipe("starss23/scratch_plain", [f"data.data_dir={path}", f"training.output_dir={path}"])
     assert recipe.train.data_dir == recipe.eval.data_dir == recipe.training["output_dir"] == path
@@ -173,7 +169,7 @@ def test_a_written_recipe_is_read_as_the_same(tmp_path):
         ("data: {train: {fraction: .inf}}", "data.train.fraction must be finite"),
         ("schedule: [1]", "schedule must hold keys and values"),
         ("peft: adapterbit", "peft must be keys and values or null"),
-        ("peft: {method: 3}", "peft.method is missing"),
+        ("data: {source: starss23}\npeft: {method: 3}", "peft.method is missing"),
         ("training: {seed: 1}", "data.source is missing"),
         ("training: {seed: 1, seed: 2}", "the key seed stands twice"),
         ("3: 4", "unknown key 3"),
@@ -205,8 +201,7 @@ def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_over
         (tmp_path / "none", f"{tmp_path / 'none'}"),
     ):
         overrides = tiny_overrides(tiny_data, tmp_path / "run", f"model.pretrained={pretrained}")
-        with pytest.raises(SystemExit):
-            main(["synth_accdoa", "--override", *overrides])
+        assert main(["synth_accdoa", "--override", *overrides]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pseldnet-train: ")]
         assert len(lines) == 1
         assert message in lines[0]
