@@ -31,6 +31,7 @@ class Part:
         splits: for each split a regular expression which the ids of its recordings match. Its groups `fold` and `room`
             are those of the recording, its group `labels` the name of the label file where that is not the id.
         ignored: a regular expression; audio that matches it is left aside without a warning.
+        optional: splits that need not be there.
         has_labels: whether labels are published. Where they are not, those that are found are used all the same.
         in_subsets: whether the folder around the audio and label folders is a subset, with whose name ids begin.
     """
@@ -39,6 +40,7 @@ class Part:
     labels: tuple[str, ...]
     splits: dict[str, str]
     ignored: str = ""
+    optional: tuple[str, ...] = ()
     has_labels: bool = True
     in_subsets: bool = False
 
@@ -62,7 +64,7 @@ def dcase_parts(array: str, folds: dict[str, str], eval_has_labels: bool) -> tup
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordingFiles:
     """An audio file with its labels, which are `None` where they are not published, and what its name tells."""
 
     id: str
@@ -81,7 +83,7 @@ def absolute_path(data_dir: str | os.PathLike) -> Path:
     return Path(os.path.abspath(os.path.expanduser(data_dir)))
 
 
-def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Recording]]:
+def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[RecordingFiles]]:
     """Finds the recordings of every split, sorted by id; a split without any is left out with a warning.
 
     Raises:
@@ -104,6 +106,8 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
         audio = _either(*(part.audio for part in parts))
         raise FileNotFoundError(f"no recording in a folder {audio} below {data_dir}")
     for split, part in empty.items():
+        if split in part.optional:
+            continue
         logger.warning("split %r is left out: no recording of it in %s below %s", split, _either(part.audio), data_dir)
     return {split: recordings for split, recordings in splits.items() if recordings}
 
@@ -131,17 +135,17 @@ def _collect(
     return found
 
 
-def _recording(id: str, audio: Path, labels: dict[str, Path], splits: dict[str, str]) -> Recording | None:
+def _recording(id: str, audio: Path, labels: dict[str, Path], splits: dict[str, str]) -> RecordingFiles | None:
     for split, pattern in splits.items():
         if match := re.fullmatch(pattern, id):
             groups = match.groupdict()
             fold, room = (int(groups[name]) if groups.get(name) else None for name in ("fold", "room"))
-            return Recording(id, split, fold, room, audio, labels.get(groups.get("labels", id)))
+            return RecordingFiles(id, split, fold, room, audio, labels.get(groups.get("labels", id)))
     return None
 
 
 def _check(
-    recordings: list[Recording], audio: dict[str, Path], labels: dict[str, Path], part: Part, data_dir: Path
+    recordings: list[RecordingFiles], audio: dict[str, Path], labels: dict[str, Path], part: Part, data_dir: Path
 ) -> None:
     without_labels = [recording.audio for recording in recordings if recording.labels is None]
     if part.has_labels and without_labels:
@@ -181,7 +185,7 @@ def read_class_indices(data_dir: Path) -> list[str]:
     return list_labels({path: read_numbered_labels(path) for path in paths})
 
 
-def fingerprint(data_dir: Path, recordings: Iterable[Recording], class_names: list[str]) -> str:
+def fingerprint(data_dir: Path, recordings: Iterable[RecordingFiles], class_names: list[str]) -> str:
     """A hash of the classes and of the files' names, sizes and times: it changes when a file is edited."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for recording in recordings:

@@ -13,7 +13,7 @@ import soundfile
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import DatasetCard
 
-from datasets_scripts.recordings import Part, Recording, absolute_path, find_recordings, fingerprint
+from datasets_scripts.recordings import Part, RecordingFiles, absolute_path, find_recordings, fingerprint
 from modeling_pseldnet.events import FRAME_SECONDS, Events, read_csv
 
 
@@ -151,7 +151,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
             for split, recordings in self.recordings.items()
         ]
 
-    def _generate_tables(self, recordings: list[Recording]) -> Iterator[tuple[str, pa.Table]]:
+    def _generate_tables(self, recordings: list[RecordingFiles]) -> Iterator[tuple[str, pa.Table]]:
         schema = self.info.features.arrow_schema
         for recording in recordings:
             try:
@@ -161,7 +161,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
                 raise DatasetGenerationError(f"{recording.id}: {error}") from error
             yield recording.id, pa.Table.from_pylist([example], schema=schema)
 
-    def _example(self, recording: Recording) -> dict:
+    def _example(self, recording: RecordingFiles) -> dict:
         audio = soundfile.info(str(recording.audio))
         sampling_rate, num_channels = self.config.sampling_rate, self.config.num_channels
         if (audio.samplerate, audio.channels) != (sampling_rate, num_channels):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import shared_folder
+from tests.helpers import SHARED, shared_folder
 
 
 # The tests are many small computations: threads that wait for each other only slow them.
@@ -18,6 +18,11 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not SHARED.is_dir():
+        terminalreporter.write_line(f"the golden tests were skipped: {SHARED} is absent", yellow=True)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets_scripts.yaml_recipes import fit
 from modeling_pseldnet.ambisonics import ROTATION_PATTERNS, channel_rotation, feature_rotation
 from modeling_pseldnet.events import Events, direction_to_vector, vector_to_direction
 
@@ -204,6 +205,9 @@ class AugMix:
     """
 
     def __init__(self, copies: int = 2, original: bool = True, **methods: dict | None):
+        fit({"copies": copies, "original": original}, {"copies": int, "original": bool})
+        if copies < 0:
+            raise ValueError(f"copies must be 0 or more, not {copies}")
         if not original and copies < 1:
             raise ValueError("without the original there must be at least one copy")
         for name, options in methods.items():
@@ -211,9 +215,11 @@ class AugMix:
             if name not in known:
                 raise ValueError(f"no augmentation {name!r}: choose from {', '.join(known)}")
             parameters = list(inspect.signature(known[name]).parameters)[3:]
-            for option in options or {}:
+            for option in options if isinstance(options, dict) else ():
                 if option not in parameters:
                     raise ValueError(f"{name} has no option {option!r}: choose from {', '.join(parameters)}")
+            if options is not None:
+                fit(options, {option: known[name].__annotations__[option] for option in parameters}, f"{name}.")
         if methods.get("rotation") and methods["rotation"].get("patterns", 48) not in ROTATION_PATTERNS:
             raise ValueError(f"rotation has {' or '.join(map(str, sorted(ROTATION_PATTERNS)))} patterns")
         self.copies, self.original = copies, original
@@ -230,6 +236,8 @@ class AugMix:
         Args:
             extract: makes features of waveforms; none where the batch has features already, which WavMix cannot take.
         """
+        if extract is None and any(method is wav_mix for method, _ in self.on_waveforms):
+            raise ValueError("WavMix mixes waveforms, and there are features only")
         features, parts = [], []
         for number in range(self.original + self.copies):
             sounds, found = batch, events

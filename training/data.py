@@ -1,21 +1,20 @@
-"""The windows that a recipe trains and evaluates on, and how they are put together to batches."""
+"""The windows that a recipe trains and evaluates on."""
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from huggingface_hub.dataclasses import strict
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets_scripts.dcase2021 import DCASE2021
 from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
 from datasets_scripts.l3das22 import L3DAS22
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from datasets_scripts.segments import SegmentedDataset
@@ -23,6 +22,10 @@ from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.tools.labels import class_mapping
+
+from .collate import collate_features, take_examples_apart
+from .recipes import DataRecipe
 
 
 BUILDERS = {
@@ -40,43 +43,6 @@ MAX_SAMPLE = 1e6
 logger = logging.getLogger(__name__)
 
 
-@strict
-@dataclass
-class DataRecipe:
-    """Where windows are from.
-
-    Attributes:
-        source: a data set (see `BUILDERS`); `"scenes"`, rendered while the model trains; or `"mono_clips"`.
-        data_dir: the folder with the downloaded data, or with isolated sounds in one folder a class.
-        config_name: the form of the data set, such as `"foa"`; the builder's first by default.
-        cache_dir: where `datasets` keeps its tables.
-        split: of the data set, or of the isolated sounds (`"train"`, `"validation"`, `"test"`, `"all"`).
-        recordings: a regular expression that the ids of the recordings to use match from their start.
-        fraction: share of the recordings to use, chosen by `seed`.
-        seed: of that choice, or of the rendered scenes.
-        hop_seconds: from one window to the next; the window's length by default.
-        mono: place the first channel of each recording at random directions.
-        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too.
-        scenes: rendered scenes an epoch, or to evaluate on.
-        keep_features: make the features of all windows once, before training, and keep them in memory: about 0.9 MB
-            for ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
-    """
-
-    source: str
-    data_dir: str | None = None
-    config_name: str | None = None
-    cache_dir: str | None = None
-    split: str = "train"
-    recordings: str | None = None
-    fraction: float | int = 1.0
-    seed: int = 0
-    hop_seconds: float | int | None = None
-    mono: bool = False
-    scene_recipe: str = "on_the_fly"
-    scenes: int = 10000
-    keep_features: bool = False
-
-
 @dataclass(frozen=True)
 class Windows:
     """A map-style data set of windows, as [`SegmentedDataset`] gives them, and what a model must know of it."""
@@ -85,6 +51,26 @@ class Windows:
     class_names: list[str]
     sampling_rate: int
     mono: bool = False
+
+    def class_numbers(self, labels: Sequence[str]) -> np.ndarray | None:
+        """The number that each class has among a model's, by name; none where they are in the same order.
+
+        Raises:
+            ValueError: the model has other classes.
+        """
+        only_here, only_there = (
+            sorted(set(some) - set(others))
+            for some, others in ((self.class_names, labels), (labels, self.class_names))
+        )
+        if only_here or only_there:
+            differing = [("the data", only_here), ("the model", only_there)]
+            told = "; ".join(f"only {owner} has {_shortened(names)}" for owner, names in differing if names)
+            raise ValueError(f"the data has other classes than the model: {told}")
+        return None if self.class_names == list(labels) else class_mapping(self.class_names, labels)
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = False) -> Windows:
@@ -176,17 +162,20 @@ class RenderedScenes(Dataset):
     def __init__(self, scene_set: SceneSet, count: int):
         from datasets_scripts.scenes.render_torch import SceneBank
 
-        self.bank, self.count, self.epoch = SceneBank(scene_set, progress=True), count, 0
+        self.bank, self.count = SceneBank(scene_set, progress=True), count
         self.recording = np.arange(count)
+        # Workers that outlast an epoch have a copy of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        """Chooses the scenes that are given from now on, by workers that are at work too."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict:
-        number = self.epoch * self.count + index
+        number = int(self._epoch) * self.count + index
         scene = self.bank.scene_set.scene(number)
         num_frames = round(self.bank.scene_set.recipe.scene_seconds / FRAME_SECONDS)
         events = self.bank.scene_set.labels(scene)
@@ -275,55 +264,27 @@ def keep_features(
     return replace(windows, dataset=KeptFeatures(batches, window_frames))
 
 
-def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> list[Events]:
-    """The events of each window of a batch, with frames that count from its start."""
-    example = events.frame // window_frames
-    own = events.replace(frame=events.frame % window_frames)
-    return [own[example == number] for number in range(batch_size)]
+@lru_cache(maxsize=2)
+def _measured_sounds(folder: str, sampling_rate: int) -> SoundBank:
+    """The sounds of a folder, measured once for training and evaluation."""
+    return sounds_from_folder(folder, sampling_rate).measure()
 
 
 def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
-    scene_recipe = read_recipe(recipe.scene_recipe)
+    scene_recipe = read_scene_recipe(recipe.scene_recipe)
     if scene_recipe.scene_seconds != window_seconds:
         raise ValueError(f"scenes of {scene_recipe.scene_seconds:g} s do not fit windows of {window_seconds:g} s")
-    sounds = sounds_from_folder(recipe.data_dir, scene_recipe.sampling_rate).measure()
+    sounds = _measured_sounds(recipe.data_dir, scene_recipe.sampling_rate)
     scene_set = SceneSet(scene_recipe, sounds, recipe.seed, recipe.split)
     return Windows(RenderedScenes(scene_set, recipe.scenes), list(sounds.class_names), sounds.sampling_rate)
 
 
 def _load_mono_clips(recipe: DataRecipe, window_seconds: float) -> Windows:
-    sounds = sounds_from_folder(recipe.data_dir).measure()
-    scenes = read_recipe(recipe.scene_recipe)
+    scenes = read_scene_recipe(recipe.scene_recipe)
+    sounds = _measured_sounds(recipe.data_dir, scenes.sampling_rate)
     by_class = sounds.numbers_by_class(recipe.split, scenes.test_fraction, scenes.validation_fraction)
     clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))
     return Windows(ReadableWindows(clips), list(sounds.class_names), sounds.sampling_rate, mono=True)
 
 
 OTHER_SOURCES = {"scenes": _load_scenes, "mono_clips": _load_mono_clips}
-
-
-def collate(items: Sequence[dict], window_frames: int) -> dict:
-    """Windows as a batch: `waveform` (batch, channels, samples) or `features` (batch, channels, frames, bins),
-    `events` with frames that count on from window to window, and what tells the windows apart.
-
-    Raises:
-        ValueError: a window has no labels.
-    """
-    for item in items:
-        if item["events"] is None:
-            raise ValueError(f"{item['recording']} has no labels: choose another split")
-    events = [item["events"].replace(frame=item["events"].frame + n * window_frames) for n, item in enumerate(items)]
-    sounds = "features" if "features" in items[0] else "waveform"
-    return {
-        sounds: torch.from_numpy(np.stack([item[sounds] for item in items])),
-        "events": Events.concatenate(events),
-        **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
-    }
-
-
-def collate_features(
-    items: Sequence[dict], window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]
-) -> dict:
-    """A batch as `collate` gives it, with `features` in half precision, which `extract` makes, for waveforms."""
-    batch = collate(items, window_frames)
-    return batch | {"features": extract(batch.pop("waveform")).half()}

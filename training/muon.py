@@ -56,3 +56,8 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.step()
         return loss
+
+
+def muon_factory() -> type[MuonAdamW]:
+    """What [`Trainer`] makes the optimizer with: called with the model, as its own factories are."""
+    return MuonAdamW

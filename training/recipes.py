@@ -1,28 +1,60 @@
 """What to train, on what and how: YAML files that build on each other."""
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
-from transformers import TrainingArguments
 
-from modeling_pseldnet.configuration_pseldnet import PSELDNetConfig
+from datasets_scripts import yaml_recipes
+from datasets_scripts.yaml_recipes import build, naming, read_values, recipe_text, schema_of
+from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.tools.scores import VARIANTS
-
-from .data import DataRecipe
 
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
-BASE_FOLDER = "base"
 # What a recipe has where its user must say something.
 REQUIRED = "???"
+
+
+@strict
+@dataclass
+class DataRecipe:
+    """Where windows are from.
+
+    Attributes:
+        source: a data set (see `data.BUILDERS`); `"scenes"`, rendered while the model trains; or `"mono_clips"`.
+        data_dir: the folder with the downloaded data, or with isolated sounds in one folder a class.
+        config_name: the form of the data set, such as `"foa"`; the builder's first by default.
+        cache_dir: where `datasets` keeps its tables.
+        split: of the data set, or of the isolated sounds (`"train"`, `"validation"`, `"test"`, `"all"`).
+        recordings: a regular expression that the ids of the recordings to use match from their start.
+        fraction: share of the recordings to use, chosen by `seed`.
+        seed: of that choice, or of the rendered scenes.
+        hop_seconds: from one window to the next; the window's length by default.
+        mono: place the first channel of each recording at random directions.
+        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too.
+        scenes: rendered scenes an epoch, or to evaluate on.
+        keep_features: make the features of all windows once, before training, and keep them in memory: about 0.9 MB
+            for ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
+    """
+
+    source: str
+    data_dir: str | None = None
+    config_name: str | None = None
+    cache_dir: str | None = None
+    split: str = "train"
+    recordings: str | None = None
+    fraction: float | int = 1.0
+    seed: int = 0
+    hop_seconds: float | int | None = None
+    mono: bool = False
+    scene_recipe: str = "on_the_fly"
+    scenes: int = 10000
+    keep_features: bool = False
 
 
 @strict
@@ -91,146 +123,79 @@ FOLLOWS_FROM = {
     "hop_length": "features.hop_length",
     "sampling_rate": "the data",
 }
-SECTIONS = ("model", "features", "peft", "data", "augmentation", "schedule", "evaluation", "training")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that takes 1e-4 for a number and `no` for a word, as YAML 1.2 does."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$", re.IGNORECASE), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def packaged_recipes() -> list[str]:
     """Names of the recipes that come with the package, without those that others only build on."""
-    names = (path.relative_to(RECIPE_FOLDER).with_suffix("").as_posix() for path in RECIPE_FOLDER.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith(f"{BASE_FOLDER}/"))
+    return yaml_recipes.packaged_recipes(RECIPE_FOLDER)
 
 
 def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe.
-
-    A recipe has the sections of [`Recipe`], and under `inherits` the recipes it builds on, of which a later one counts
-    more than an earlier one. They are named by path, seen from the recipe's folder, or by name.
+    """Reads a recipe; how recipes build on each other is told in `yaml_recipes`.
 
     Args:
         source: a YAML file, or the name of a recipe that comes with the package, such as `"starss23/scratch_plain"`.
-        overrides: `section.key=value`, the value in YAML.
+        overrides: `section.key=value`, the value in YAML, or as it is where it is a text, such as a path.
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
         ValueError: a recipe or an override is not as it should be.
     """
-    path = _find(source, Path())
-    values = _read(path, ())
-    for override in overrides:
-        values = _merge(values, _parse_override(override))
-    name = path.relative_to(RECIPE_FOLDER) if path.is_relative_to(RECIPE_FOLDER) else Path(path.name)
-    name = name.with_suffix("").as_posix()
-    try:
-        return _build(name, values)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"recipe {name}: {' '.join(str(error).split())}") from None
+    label, values = read_values(source, RECIPE_FOLDER, _schema(), overrides)
+    with naming(label):
+        return _build(Path(label.removeprefix("recipe ")), values)
 
 
-def _find(source: str | os.PathLike, folder: Path) -> Path:
-    candidates = [folder / source, RECIPE_FOLDER / f"{source}.yaml"]
-    for path in candidates:
-        if path.is_file():
-            return path
-    similar = get_close_matches(str(source), packaged_recipes(), n=3, cutoff=0.5)
-    hint = f", such as {' or '.join(similar)}" if similar else ""
-    raise FileNotFoundError(f"no recipe {str(source)!r}: give a YAML file, or the name of a packaged recipe{hint}")
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes what [`read_recipe`] reads this recipe from, with all that it inherits."""
+    values = {name: value for name, value in asdict(recipe).items() if name not in ("name", "train", "eval")}
+    values["data"] = {"source": recipe.train.source, "train": asdict(recipe.train), "eval": asdict(recipe.eval)}
+    write_atomically(path, recipe_text(values))
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict:
-    """The values of a recipe over those of the ones it inherits."""
-    if path in above:
-        raise ValueError(f"{path} inherits itself")
-    try:
-        own = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(own, dict):
-        raise ValueError(f"{path}: expected sections, found {type(own).__name__}")
-    parents = own.pop("inherits", [])
-    values: dict = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        values = _merge(values, _read(_find(parent, path.parent), (*above, path)))
-    return _merge(values, own)
+@cache
+def _schema() -> dict[str, Any]:
+    # Not above: the names of the recipes are to be had without torch.
+    from transformers import TrainingArguments
+
+    from modeling_pseldnet.configuration_pseldnet import PSELDNetConfig
+    from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+
+    data = schema_of(DataRecipe)
+    of_features = PSELDNetFeatureExtractor.__init__.__annotations__
+    return {
+        "model": {"pretrained": str | None, **PSELDNetConfig.__annotations__},
+        "features": {name: of_features[name] for name in FEATURE_FIELDS},
+        "peft": dict[str, Any] | None,
+        "data": {**data, "train": data, "eval": data},
+        "augmentation": dict[str, Any] | None,
+        "schedule": schema_of(Schedule),
+        "evaluation": schema_of(Evaluation),
+        "training": schema_of(TrainingArguments),
+    }
 
 
-def _merge(values: dict, changes: dict) -> dict:
-    """`values` with `changes`, mapping by mapping; None takes a mapping out."""
-    merged = dict(values)
-    for key, change in changes.items():
-        known = merged.get(key)
-        merged[key] = _merge(known, change) if isinstance(known, dict) and isinstance(change, dict) else change
-    return merged
-
-
-def _parse_override(text: str) -> dict:
-    keys, equals, value = text.partition("=")
-    if not equals or not all(keys.split(".")):
-        raise ValueError(f"override {text!r}: expected section.key=value, such as training.learning_rate=3e-4")
-    try:
-        nested = yaml.load(value, _Loader)
-    except yaml.YAMLError:
-        raise ValueError(f"override {text!r}: the value is not YAML") from None
-    for key in reversed(keys.split(".")):
-        nested = {key: nested}
-    return nested
-
-
-def _build(name: str, values: dict) -> Recipe:
-    _check_keys("", values, SECTIONS)
-    for section, content in values.items():
-        if content is not None and not isinstance(content, dict):
-            raise ValueError(f"{section} must hold keys and values, not {content!r}")
-    sections = {section: dict(values.get(section) or {}) for section in SECTIONS}
+def _build(path: Path, values: dict[str, Any]) -> Recipe:
+    sections: dict[str, Any] = {section: dict(values.get(section) or {}) for section in _schema()}
     for key in sections["model"]:
         if key in FOLLOWS_FROM:
             raise ValueError(f"model.{key} follows from {FOLLOWS_FROM[key]}: leave it out")
-    _check_keys("model.", sections["model"], ["pretrained", *PSELDNetConfig.__annotations__])
-    _check_keys("features.", sections["features"], FEATURE_FIELDS)
-    defaults = {field.name: field.default for field in fields(TrainingArguments)}
-    _check_keys("training.", sections["training"], list(defaults))
-    for key, value in sections["training"].items():
-        if type(defaults[key]) in (int, float) and not isinstance(value, int | float):
-            raise ValueError(f"training.{key} must be a number, not {value!r}")
     data = sections["data"]
-    sides = {side: data.pop(side, None) or {} for side in ("train", "eval")}
-    if sections["peft"] and "method" not in sections["peft"]:
+    own = {side: data.pop(side, {}) for side in ("train", "eval")}
+    sides = {side: {**data, **values} for side, values in own.items()}
+    if not all("source" in side for side in sides.values()):
+        raise ValueError("data.source is missing: say where the data is from")
+    if sections["peft"] and not isinstance(sections["peft"].get("method"), str):
         raise ValueError("peft.method is missing")
     return Recipe(
-        name=name,
+        name=path.with_suffix("").as_posix() if not path.suffix else path.stem,
         model=sections["model"],
         features=sections["features"],
         peft=sections["peft"] or None,
-        train=_section(DataRecipe, "data.", {**data, **sides["train"]}),
-        eval=_section(DataRecipe, "data.", {**data, **sides["eval"]}),
+        train=build(DataRecipe, sides["train"]),
+        eval=build(DataRecipe, sides["eval"]),
         augmentation=sections["augmentation"] or None,
-        schedule=_section(Schedule, "schedule.", sections["schedule"]),
-        evaluation=_section(Evaluation, "evaluation.", sections["evaluation"]),
+        schedule=build(Schedule, sections["schedule"]),
+        evaluation=build(Evaluation, sections["evaluation"]),
         training=sections["training"],
     )
-
-
-def _section(kind: type, where: str, values: dict) -> Any:
-    _check_keys(where, values, [field.name for field in fields(kind)])
-    return kind(**values)
-
-
-def _check_keys(where: str, values: dict, known: Sequence[str]) -> None:
-    for key in values:
-        if key not in known:
-            similar = get_close_matches(str(key), known, n=1)
-            raise ValueError(f"unknown key {where}{key}" + (f": do you mean {where}{similar[0]}?" if similar else ""))

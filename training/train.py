@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.loading import adapter_config, load, load_adapter, read_config, read_extractor
 
-from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe
+from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, write_recipe
 
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ def build_model(
         config = copy.deepcopy(start.config)
         config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
         check_extractor(extractor, config)
+        if options.get("backbone", config.backbone) != config.backbone:
+            raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
+        if options.get("output_format", config.output_format) != config.output_format:
+            config.unify_degrees = None
         if start.peft_method is not None:
             config.update(options)
             return _build_adapter(recipe, start, config)
@@ -179,8 +184,14 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
     return load_adapter(start.name, config, trainable=True)
 
 
-def build_trainer(recipe: Recipe) -> SELDTrainer:
+def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """Loads the data and makes the model of a recipe.
+
+    Classes are matched by name: where the model that the recipe starts from has the classes of the data in another
+    order, the data follows it.
+
+    Args:
+        only_evaluate: whether the data to train on is left aside, and the classes are those of the model.
 
     Raises:
         OSError, ValueError: the data or the model is not there, or the recipe does not fit them.
@@ -194,6 +205,10 @@ def build_trainer(recipe: Recipe) -> SELDTrainer:
     from .data import keep_features, load_windows
     from .trainer import SELDTrainer
 
+    if recipe.train.keep_features and (recipe.augmentation or {}).get("wav_mix") is not None:
+        raise ValueError(
+            "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
+        )
     # transformers takes bf16 on a CPU only where that is asked for.
     defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}
     args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
@@ -201,15 +216,17 @@ def build_trainer(recipe: Recipe) -> SELDTrainer:
     start = read_start(recipe.model.get("pretrained"))
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
-        train_windows = load_windows(recipe.train, seconds)
+        train_windows = None if only_evaluate else load_windows(recipe.train, seconds)
         eval_windows = load_windows(recipe.eval, seconds, evaluation=True)
-    for what in ("class_names", "sampling_rate"):
-        if getattr(train_windows, what) != getattr(eval_windows, what):
-            raise ValueError(f"data.train and data.eval differ in {what}")
-    extractor = build_extractor(recipe, start, train_windows.sampling_rate)
-    if recipe.train.keep_features:
+    windows = train_windows or eval_windows
+    if windows.sampling_rate != eval_windows.sampling_rate:
+        raise ValueError("data.train and data.eval differ in sampling_rate")
+    extractor = build_extractor(recipe, start, windows.sampling_rate)
+    if train_windows and recipe.train.keep_features:
         train_windows = keep_features(train_windows, seconds, extractor, args.dataloader_num_workers)
-    model = build_model(recipe, start, train_windows.class_names, extractor)
+    known = list(start.config.id2label.values()) if start else windows.class_names
+    same = only_evaluate or sorted(known) == sorted(windows.class_names)
+    model = build_model(recipe, start, known if same else windows.class_names, extractor)
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
     try:
@@ -217,6 +234,27 @@ def build_trainer(recipe: Recipe) -> SELDTrainer:
     except (ImportError, RuntimeError) as error:
         # What the arguments ask for, such as a logger, is not installed or not possible on this machine.
         raise ValueError(str(error)) from error
+
+
+def check_epochs(trainer: SELDTrainer, checkpoint: Path) -> None:
+    """Refuses to go on from a checkpoint whose updates are other parts of an epoch than those to come.
+
+    Raises:
+        ValueError: data, batch size, gradient accumulation or number of processes are others; or it is broken.
+    """
+    path = checkpoint / "trainer_state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        updates, epochs = int(state["global_step"]), float(state["epoch"])
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove {checkpoint}") from None
+    batches, accumulated = len(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
+    whole, begun = divmod(updates, -(-batches // accumulated))
+    if abs(whole + min(begun * accumulated, batches) / batches - epochs) > 1e-3:
+        raise ValueError(
+            f"{checkpoint} is {updates} updates and {epochs:.2f} epochs old, which does not fit epochs of {batches}"
+            " batches: go on with the same data, batch size, gradient accumulation and number of processes"
+        )
 
 
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
@@ -232,12 +270,19 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     """
     from transformers.trainer_utils import get_last_checkpoint
 
-    trainer = build_trainer(recipe)
+    trainer = build_trainer(recipe, only_evaluate)
     args = trainer.args
+    checkpoint = None
     if not only_evaluate:
         checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
         if checkpoint is not None and not resume:
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
+        if checkpoint is not None:
+            check_epochs(trainer, Path(checkpoint))
+    if trainer.is_world_process_zero():
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, Path(args.output_dir) / "recipe.yaml")
+    if not only_evaluate:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)
     trainer.save_metrics("eval", trainer.evaluate())

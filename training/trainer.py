@@ -1,10 +1,7 @@
 """A `Trainer` for sound event localization and detection: augments on the device, and scores whole recordings."""
 
 import logging
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -13,13 +10,11 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Subset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
-from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.hub_folder import model_card
@@ -28,19 +23,18 @@ from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 
 from .augmentation import AugMix, place_mono, take_examples
-from .data import Windows, collate
-from .muon import MuonAdamW
+from .collate import collate
+from .data import Windows
+from .muon import muon_factory
+from .saving import SavingTrainer
 
 
 # Updates in a row that may be left out before training is taken to diverge.
 MAX_SKIPPED_UPDATES = 10
-# Left out of what is pushed to the Hub, as it begins with an underscore.
-STAGING = "_saving"
-
 logger = logging.getLogger(__name__)
 
 
-class SELDTrainer(Trainer):
+class SELDTrainer(SavingTrainer):
     """Trains a [`PSELDNetForSELD`], or a PEFT model of one, on windows and evaluates it on recordings.
 
     Args:
@@ -53,6 +47,12 @@ class SELDTrainer(Trainer):
         variant: how scores are counted, see `seld_metrics`.
         patience: evaluations without a better score after which to stop; by default training goes on to the end.
         muon_learning_rate: of the weight matrices, which [`MuonAdamW`] steps then; by default AdamW steps all.
+        compute_metrics: further scores, from the outputs and the labels of all windows, as [`Trainer`] takes it.
+
+    Classes are matched by name: those of the windows may be in another order than those of the model.
+
+    Raises:
+        ValueError: the windows have other classes than the model.
     """
 
     def __init__(
@@ -68,26 +68,34 @@ class SELDTrainer(Trainer):
         variant: str = "pseldnets",
         patience: int | None = None,
         muon_learning_rate: float | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
     ):
         self.window_frames = round(model.config.window_seconds / FRAME_SECONDS)
-        # Recordings of the present update, updates left out in a row, and where a checkpoint is being written.
+        optimizer = None
+        if muon_learning_rate is not None:
+            rates = {"muon_learning_rate": muon_learning_rate, "learning_rate": args.learning_rate}
+            optimizer = (muon_factory, {**rates, "weight_decay": args.weight_decay})
+        labels = list(model.config.id2label.values())
+        train_numbers = train_windows and train_windows.class_numbers(labels)
+        # Recordings of the present update, and updates left out in a row.
         self._seen: list[str] = []
         self._skipped_updates = 0
-        self._staging: str | None = None
         super().__init__(
             model,
             args,
-            data_collator=partial(collate, window_frames=self.window_frames),
+            data_collator=partial(collate, window_frames=self.window_frames, class_numbers=train_numbers),
             train_dataset=train_windows.dataset if train_windows else None,
             eval_dataset=eval_windows.dataset if eval_windows else None,
             processing_class=feature_extractor,
+            compute_metrics=compute_metrics,
             callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+            optimizer_cls_and_kwargs=optimizer,
         )
         self.feature_extractor = feature_extractor
         self.augmentation = augmentation
         self.mono = {True: bool(train_windows and train_windows.mono), False: bool(eval_windows and eval_windows.mono)}
         self.step_epochs, self.gamma, self.variant = step_epochs, gamma, variant
-        self.muon_learning_rate = muon_learning_rate
+        self._eval_numbers = eval_windows and eval_windows.class_numbers(labels)
         self.scores: dict = {}
         self.predictions: dict[str, Events] = {}
 
@@ -121,15 +129,6 @@ class SELDTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the published recipes spare none from weight decay."""
         return [name for name, _ in model.named_parameters()]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Muon with AdamW, where `muon_learning_rate` is given; else that of the arguments."""
-        if self.muon_learning_rate is not None and self.optimizer is None:
-            args = self.args
-            self.optimizer = MuonAdamW(
-                model or self.model, self.muon_learning_rate, args.learning_rate, args.weight_decay
-            )
-        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The step schedule, where `step_epochs` is given; else that of the arguments."""
@@ -171,19 +170,25 @@ class SELDTrainer(Trainer):
 
     # How it is scored
 
-    def get_eval_dataloader(self, eval_dataset: SegmentedDataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Windows | Dataset | None = None) -> DataLoader:
         """The windows of this process's share of the recordings, each recording whole and in order."""
-        windows = self.eval_dataset if eval_dataset is None else eval_dataset
+        windows, numbers = self.eval_dataset if eval_dataset is None else eval_dataset, self._eval_numbers
         if windows is None:
             raise ValueError("there is nothing to evaluate on: give eval_windows")
+        if isinstance(windows, Windows):
+            windows, numbers = windows.dataset, windows.class_numbers(list(self.model.config.id2label.values()))
         mine = np.flatnonzero(windows.recording % self.accelerator.num_processes == self.accelerator.process_index)
         return DataLoader(
             Subset(windows, mine.tolist()),
             batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator,
+            collate_fn=partial(collate, window_frames=self.window_frames, class_numbers=numbers),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
+
+    def get_test_dataloader(self, test_dataset: Windows | Dataset) -> DataLoader:
+        """As for evaluation."""
+        return self.get_eval_dataloader(test_dataset)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -193,37 +198,57 @@ class SELDTrainer(Trainer):
         The metrics are the mean loss, its parts where the output format has several, and the scores of
         `seld_metrics`: the macro mean under their own names, the micro mean as `micro_…`, and the macro mean of the
         recordings with at most one, two, … simultaneous events as `ov1_…`, `ov2_…`.
+
+        Where not only the loss is asked for, as by `predict` or for `compute_metrics`, the outputs and the labels of
+        all windows are returned in the order of the data: an array (windows, frames, …), or a tuple of them where the
+        output format has several.
         """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
         losses: dict[str, float] = {}
-        recordings = []
-        windows = self._predict_windows(model, dataloader, losses)
+        recordings, kept = [], [] if not prediction_loss_only else None
+        windows = self._predict_windows(model, dataloader, losses, kept)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
             recordings.append((name, *self._join(model, of_recording)))
         num_windows = len(dataloader.dataset)
+        indices = dataloader.dataset.indices
         if self.accelerator.num_processes > 1:
             recordings = gather_object(recordings)
-            shares = gather_object([(num_windows, losses)])
-            num_windows = sum(count for count, _ in shares)
-            losses = {name: sum(share.get(name, 0.0) for _, share in shares) for name in {*shares[0][1], *losses}}
+            shares = gather_object([(num_windows, losses, kept, indices)])
+            num_windows = sum(count for count, *_ in shares)
+            losses = {name: sum(share.get(name, 0.0) for _, share, *_ in shares) for name in {*shares[0][1], *losses}}
+            kept = kept and [window for *_, share, _ in shares for window in share]
+            indices = [index for *_, share in shares for index in share]
+        metrics = {name: total / num_windows for name, total in losses.items()} | self._score(model, recordings)
+        predictions = labels = None
+        if kept:
+            kept = [kept[place] for place in np.argsort(indices)]
+            *predictions, labels = (np.stack(arrays) for arrays in zip(*kept, strict=True))
+            predictions = predictions[0] if len(predictions) == 1 else tuple(predictions)
+            if self.compute_metrics is not None:
+                metrics |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=predictions, label_ids=labels, metrics=metrics, num_samples=num_windows)
+
+    def _score(self, model: nn.Module, recordings: list[tuple[str, Events, Events]]) -> dict[str, float]:
+        """The scores of recordings by name, what is in them and what was found."""
         names, references, predictions = zip(*sorted(recordings, key=lambda row: row[0]), strict=True)
         self.predictions = dict(zip(names, predictions, strict=True))
         overlap = [f"ov{np.bincount(events.frame).max(initial=0)}" for events in references]
         self.scores = seld_scores(
             references, predictions, model.config.num_labels, variant=self.variant, groups=overlap, names=names
         )
-        metrics = {name: total / num_windows for name, total in losses.items()}
-        metrics |= self.scores["macro"]
-        metrics |= {f"micro_{score}": value for score, value in self.scores["micro"].items()}
+        metrics = self.scores["macro"] | {f"micro_{score}": value for score, value in self.scores["micro"].items()}
         for label, part in self.scores["groups"].items():
             metrics |= {f"{label}_{score}": value for score, value in part["macro"].items()}
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=num_windows)
+        return metrics
 
-    def _predict_windows(self, model: nn.Module, dataloader: DataLoader, losses: dict[str, float]) -> Iterator[dict]:
-        """Each window with its outputs (frames, …) and its events; adds its losses to `losses`."""
+    def _predict_windows(
+        self, model: nn.Module, dataloader: DataLoader, losses: dict[str, float], kept: list | None
+    ) -> Iterator[dict]:
+        """Each window with its outputs (frames, …) and its events; adds its losses to `losses`, and its outputs and
+        labels to `kept`."""
         for batch in dataloader:
             events, size = batch["events"], len(batch["waveform"])
             peak = batch["waveform"].abs().amax(1).unflatten(1, (self.window_frames, -1)).amax(2).numpy()
@@ -235,6 +260,9 @@ class SELDTrainer(Trainer):
             for name, value in parts.items():
                 losses[name] = losses.get(name, 0.0) + float(value) * size
             arrays = {name: value.cpu().numpy() for name, value in outputs.items()}
+            if kept is not None:
+                labels = inputs["labels"].cpu().numpy()
+                kept += [tuple(np.copy(array[row]) for array in (*arrays.values(), labels)) for row in range(size)]
             for row in range(size):
                 yield {
                     **{name: batch[name][row] for name in ("recording", "start_frame", "num_frames")},
@@ -273,44 +301,6 @@ class SELDTrainer(Trainer):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_csv(path, events)
 
-    # How it is saved
-
-    def _get_output_dir(self, trial) -> str:
-        return self._staging or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """A checkpoint appears whole or not at all."""
-        run_dir, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        with self._staged(run_dir, name) as staging:
-            self._staging = str(staging)
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._staging = None
-            if self.state.best_global_step == self.state.global_step:
-                self.state.best_model_checkpoint = str(run_dir / name)
-                if self.args.should_save:
-                    self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:
-            # Of several processes only one writes to the folder, which it takes away when it has done so.
-            super()._save(output_dir, state_dict)
-            return
-        with self._staged(Path(output_dir or self.args.output_dir), "the model") as staging:
-            if isinstance(self.model, PeftModel):
-                # An adapter is for other classes than the model it is trained on.
-                self.model.config.save_pretrained(staging)
-            super()._save(str(staging), state_dict)
-
     def create_model_card(self, **kwargs) -> None:
         """Writes how to use the model, and what it scored last; PEFT writes the card of an adapter."""
         if isinstance(self.model, PeftModel):
@@ -321,34 +311,3 @@ class SELDTrainer(Trainer):
             if self.scores:
                 card += f"\n## Scores\n\n```\n{self.score_table()}\n```\n"
             (folder / "README.md").write_text(card, encoding="utf-8")
-
-    @contextmanager
-    def _staged(self, folder: Path, what: str) -> Iterator[Path]:
-        """A folder within `folder` to write to, whose entries move up to `folder` when all are written.
-
-        Raises:
-            OSError: not all could be written, of which nothing is left.
-        """
-        staging = folder / STAGING
-        try:
-            staging.mkdir(parents=True, exist_ok=True)
-            yield staging
-            if self.args.should_save:
-                for entry in staging.iterdir():
-                    _replace(entry, folder / entry.name)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise OSError(
-                f"{what} could not be written to {folder} ({reason}): free some space; earlier checkpoints are whole,"
-                " so training can be resumed"
-            ) from error
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(staging, ignore_errors=True)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Gives a file or folder the name of another, which goes."""
-    if target.is_dir():
-        shutil.rmtree(target)
-    os.replace(source, target)

@@ -117,12 +117,21 @@ def diffuse_field(array: str, generator: np.random.Generator, length: int, sampl
         return noise
     size = scipy.fft.next_fast_len(length, real=True)
     spectra = scipy.fft.rfft(noise, size)
-    frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / sampling_rate), 50.0)
-    shape = (frequencies ** (slope / (20 * np.log10(2)))).astype(np.float32)
-    spectra *= shape / np.sqrt(np.mean(np.square(shape)))
+    spectra *= noise_colour(size, sampling_rate, slope)
     if array == "mic":
         spectra = _sphere_coherent(spectra, size, sampling_rate)
     return scipy.fft.irfft(spectra, size)[:, :length]
+
+
+def noise_colour(size: int, sampling_rate: int, slope: float) -> np.ndarray:
+    """What makes of the spectrum of white noise (size // 2 + 1,) one with this slope and the same power.
+
+    Args:
+        slope: dB an octave above 50 Hz.
+    """
+    frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / sampling_rate), 50.0)
+    shape = (frequencies ** (slope / (20 * np.log10(2)))).astype(np.float32)
+    return shape / np.sqrt(np.mean(np.square(shape)))
 
 
 def _sphere_coherent(spectra: np.ndarray, size: int, sampling_rate: int) -> np.ndarray:

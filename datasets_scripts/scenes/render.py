@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 import scipy
 
-from datasets_scripts.scenes.arrays import diffuse_field
+from datasets_scripts.scenes.arrays import CHANNELS, diffuse_field, noise_colour
 from datasets_scripts.scenes.rooms import Room, pressure_energy
-from datasets_scripts.scenes.scene_set import NOISE, PLAYBACK_STEPS, Scene, SceneEvent, SceneSet
+from datasets_scripts.scenes.scene_set import NOISE, PLAYBACK_STEPS, UNLABELLED, Scene, SceneEvent, SceneSet
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 
 
@@ -16,6 +16,7 @@ PEAK = 0.99
 FADE_SECONDS = 0.01
 # Length of the noise bank, in scenes.
 NOISE_SCENES = 2
+HUM_HARMONICS = 12
 
 
 class Renderer:
@@ -25,7 +26,7 @@ class Renderer:
         self.scene_set = scene_set
         self._room_number = -1
         self._responses: dict[tuple, np.ndarray] = {}
-        self._sound = lru_cache(maxsize=256)(scene_set.sounds.read)
+        self._sound = lru_cache(maxsize=256)(scene_set.read)
         self._noise = lru_cache(maxsize=2)(lambda array: noise_bank(scene_set, array))
 
     def scene(self, scene: Scene, array: str = "foa") -> np.ndarray:
@@ -37,16 +38,16 @@ class Renderer:
         if scene.yaw and array != "foa":
             raise ValueError("scenes are rotated in FOA only: set rotation to 'none' for the array format 'mic'")
         mixture = self._noise_of(scene, array)
-        for event in scene.events:
+        for event in scene.sources:
             start, part = self.event(scene, event, array)
             part = part[:, : mixture.shape[1] - start]
             mixture[:, start : start + part.shape[1]] += part
         return turned_down(rotated(mixture, scene.yaw))
 
     def dry(self, scene: Scene) -> np.ndarray:
-        """The sum of a scene's events as they are before the room, each at the level it has in it: (1, samples)."""
+        """The sum of what sounds in a scene as it is before the room, each at the level it has in it: (1, samples)."""
         mixture = np.zeros((1, self.scene_set.recipe.scene_samples), dtype=np.float32)
-        for event in scene.events:
+        for event in scene.sources:
             mixture[0, event.start : event.stop] += scene.event_level(event) * self._signal(event)
         return turned_down(mixture)
 
@@ -79,23 +80,51 @@ class Renderer:
         return self._responses[key]
 
     def _signal(self, event: SceneEvent) -> np.ndarray:
-        return event_signal(event, self._sound(event.sound), self.scene_set.recipe.sampling_rate)
+        return event_signal(
+            event, self._sound(event.sound, event.class_id != UNLABELLED), self.scene_set.recipe.sampling_rate
+        )
 
     def _noise_of(self, scene: Scene, array: str) -> np.ndarray:
-        samples = self.scene_set.recipe.scene_samples
-        if scene.noise_level is None:
-            return np.zeros((4, samples), dtype=np.float32)
-        bank = self._noise(array)
-        numbers = np.arange(samples) + noise_start(scene, bank.shape[1])
-        return bank.take(numbers, axis=1, mode="wrap") * np.float32(10 ** (scene.noise_level / 20))
+        samples, rate = self.scene_set.recipe.scene_samples, self.scene_set.recipe.sampling_rate
+        noise = np.zeros((CHANNELS, samples), dtype=np.float32)
+        if scene.noise_level is not None:
+            bank = self._noise(array)
+            noise = bank.take(np.arange(samples) + noise_start(scene, bank.shape[1]), axis=1, mode="wrap")
+            if scene.noise_slope is not None:
+                spectra = scipy.fft.rfft(noise) * noise_colour(samples, rate, scene.noise_slope)
+                noise = scipy.fft.irfft(spectra, samples)
+            noise = noise * np.float32(10 ** (scene.noise_level / 20))
+        if scene.hum is not None:
+            noise = noise + np.take(hum(scene, array, rate), np.arange(samples), axis=1, mode="wrap")
+        return noise
 
 
 def noise_bank(scene_set: SceneSet, array: str) -> np.ndarray:
-    """The background noise that the scenes of a set take from: (4, samples) of unit power in the sound pressure."""
+    """The background noise that the scenes of a set take from: (4, samples) of unit power in the sound pressure.
+
+    It is white where each scene colours it by itself.
+    """
     recipe = scene_set.recipe
     generator = np.random.default_rng(scene_set.seed_of(NOISE, 0))
     length = NOISE_SCENES * recipe.scene_samples
-    return diffuse_field(array, generator, length, recipe.sampling_rate, recipe.noise.slope)
+    slope = 0.0 if isinstance(recipe.noise.slope, tuple) else recipe.noise.slope
+    return diffuse_field(array, generator, length, recipe.sampling_rate, slope)
+
+
+def hum(scene: Scene, array: str, sampling_rate: int) -> np.ndarray:
+    """The mains hum of a scene: a tenth of a second of it, which repeats, (4, samples) float32.
+
+    Harmonics fall off with their number; their phases in the channels are independent, as the noise is.
+    """
+    frequency, level, seed = scene.hum
+    orders = np.arange(1, HUM_HARMONICS + 1)[:, None]
+    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (CHANNELS, HUM_HARMONICS, 1))
+    seconds = np.arange(sampling_rate // 10) / sampling_rate
+    waves = (np.sin(2 * np.pi * frequency * orders * seconds + phases) / orders).sum(1)
+    waves /= np.sqrt(np.square(1 / orders).sum() / 2)
+    if array == "foa":
+        waves[1:] *= 3**-0.5
+    return (scene.level(level) * waves).astype(np.float32)
 
 
 def noise_start(scene: Scene, bank_samples: int) -> int:

@@ -5,21 +5,19 @@ frequency domain: the events are cut into blocks, each block is multiplied with 
 falls on the same block of a scene is added up there, and each block of each scene is transformed back once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from datasets_scripts.scenes.arrays import CHANNELS
-from datasets_scripts.scenes.render import PEAK, event_signal, noise_bank, noise_start
+from datasets_scripts.scenes.arrays import CHANNELS, noise_colour
+from datasets_scripts.scenes.render import PEAK, event_signal, hum, noise_bank, noise_start
 from datasets_scripts.scenes.rooms import pressure_energy
-from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
+from datasets_scripts.scenes.scene_set import UNLABELLED, Scene, SceneEvent, SceneSet
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
-from modeling_pseldnet.events import FRAME_SECONDS, Events
 
 
 # Samples of a block and of a partition of a response.
@@ -53,9 +51,9 @@ class SceneBank:
     ):
         if scene_set.recipe.rotation != "none" and array != "foa":
             raise ValueError("scenes are rotated in FOA only: set rotation to 'none' for the array format 'mic'")
-        self.scene_set, self.device = scene_set, torch.device(device)
+        self.scene_set, self.array, self.device = scene_set, array, torch.device(device)
         self.samples = scene_set.recipe.scene_samples
-        self.sounds = {int(number): scene_set.sounds.read(number) for number in scene_set.sound_numbers()}
+        self.sounds = {which: scene_set.read(*which) for which in scene_set.source_sounds()}
         self._paths: dict[tuple[int, int], _Path] = {}
         for room_number in tqdm(range(scene_set.number_of_rooms), desc="responses", unit="room", disable=not progress):
             room = scene_set.room(room_number)
@@ -87,22 +85,13 @@ class SceneBank:
         peak = mixture.abs().amax(dim=(1, 2), keepdim=True)
         return mixture * (PEAK / peak.clamp(min=PEAK))
 
-    @property
-    def response_bytes(self) -> int:
-        """Memory that the responses take."""
-        return sum(path.spectra.nbytes for path in self._paths.values())
-
-    def labels(self, scenes: Sequence[Scene]) -> list[Events]:
-        """The labels of each scene."""
-        return [self.scene_set.labels(scene) for scene in scenes]
-
     def _add_events(self, spectra: Tensor, scenes: Sequence[Scene], blocks: int) -> None:
         """Adds the events to the spectra of the scenes' blocks (scenes * blocks, 4, BLOCK + 1)."""
         # All events one after the other, with silence between them, so that blocks can begin and end outside them.
         silence = torch.zeros(BLOCK)
         signals, inputs, runs, begin, rows_before = [silence], [], [], BLOCK, 0
         for number, scene in enumerate(scenes):
-            for event in scene.events:
+            for event in scene.sources:
                 path = self._paths[scene.room, event.path]
                 signals += [torch.from_numpy(self._signal(scene, event, path)), silence]
                 for point in event.points():
@@ -140,16 +129,28 @@ class SceneBank:
 
     def _signal(self, scene: Scene, event: SceneEvent, path: _Path) -> np.ndarray:
         level = np.sqrt(path.energy[event.points()].mean())
-        signal = event_signal(event, self.sounds[event.sound], self.scene_set.recipe.sampling_rate)
+        sound = self.sounds[event.sound, event.class_id != UNLABELLED]
+        signal = event_signal(event, sound, self.scene_set.recipe.sampling_rate)
         return signal * np.float32(scene.event_level(event) / level)
 
-    def _noise(self, scenes: Sequence[Scene]) -> Tensor | float:
-        if self.scene_set.recipe.noise.level is None:
-            return 0.0
-        starts = [noise_start(scene, self.noise_samples) for scene in scenes]
-        noise = torch.stack([self.noise[:, start : start + self.samples] for start in starts])
-        levels = torch.tensor([10 ** (scene.noise_level / 20) for scene in scenes], device=self.device)
-        return noise * levels[:, None, None]
+    def _noise(self, scenes: Sequence[Scene]) -> Tensor:
+        """Noise and hum of the scenes (scenes, 4, samples)."""
+        noise = torch.zeros(len(scenes), CHANNELS, self.samples, device=self.device)
+        rate = self.scene_set.recipe.sampling_rate
+        if self.scene_set.recipe.noise.level is not None:
+            starts = [noise_start(scene, self.noise_samples) for scene in scenes]
+            noise = torch.stack([self.noise[:, start : start + self.samples] for start in starts])
+            if scenes[0].noise_slope is not None:
+                colours = np.stack([noise_colour(self.samples, rate, scene.noise_slope) for scene in scenes])
+                spectra = torch.fft.rfft(noise) * torch.from_numpy(colours).to(self.device)[:, None]
+                noise = torch.fft.irfft(spectra, self.samples)
+            levels = torch.tensor([10 ** (scene.noise_level / 20) for scene in scenes], device=self.device)
+            noise = noise * levels[:, None, None]
+        for number, scene in enumerate(scenes):
+            if scene.hum is not None:
+                tenth = torch.from_numpy(hum(scene, self.array, rate)).to(self.device)
+                noise[number] += tenth.repeat(1, -(-self.samples // tenth.shape[1]))[:, : self.samples]
+        return noise
 
     def _rotate(self, mixture: Tensor, scenes: Sequence[Scene]) -> Tensor:
         if self.scene_set.recipe.rotation == "none":
@@ -165,44 +166,3 @@ def _blocks_of(event: SceneEvent, point: int) -> tuple[int, int]:
     if slope:
         low, high = np.clip(sorted((point + side - event.progress[0]) / slope for side in (-1, 1)), low, high)
     return (event.start + int(low)) // BLOCK, (event.start + int(high)) // BLOCK + 1
-
-
-class OnTheFlyScenes(IterableDataset):
-    """Scenes as a stream for `torch.utils.data.DataLoader`, in the form of `SegmentedDataset`, rendered on the CPU.
-
-    Workers, and processes of a distributed run, share the scenes out among them: none is given twice. Each epoch has
-    scenes of its own once `set_epoch` was called, as the Trainer does.
-
-    Args:
-        bank: on the CPU.
-        count: scenes of an epoch; by default there is no end.
-        first: number of the first scene.
-        rank, world_size: of this process, in a distributed run.
-    """
-
-    def __init__(self, bank: SceneBank, count: int | None = None, first: int = 0, rank: int = 0, world_size: int = 1):
-        if bank.device.type != "cpu":
-            raise ValueError("workers render on the CPU: make the bank with device='cpu'")
-        self.bank, self.count, self.first, self.rank, self.world_size = bank, count, first, rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the scenes of the next iteration."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[dict]:
-        worker = get_worker_info()
-        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        recipe = self.bank.scene_set.recipe
-        first = self.first + self.epoch * (self.count or 0)
-        index = first + self.rank * workers + worker_id
-        while self.count is None or index < first + self.count:
-            scene = self.bank.scene_set.scene(index)
-            yield {
-                "waveform": self.bank.render([scene])[0].numpy(),
-                "events": self.bank.scene_set.labels(scene),
-                "recording": f"scene{index}",
-                "start_frame": 0,
-                "num_frames": round(recipe.scene_seconds / FRAME_SECONDS),
-            }
-            index += workers * self.world_size

@@ -1,21 +1,25 @@
 """What happens in each scene, drawn from a recipe, a seed and the scene's number alone."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from datasets_scripts.scenes.recipe import Recipe, recipe_from_dict
-from datasets_scripts.scenes.rooms import Room, draw_room, read_measured_rooms
-from datasets_scripts.scenes.sounds import SPLITS, SoundBank
+from datasets_scripts.scenes.measured_rooms import read_measured_rooms
+from datasets_scripts.scenes.recipe import SceneRecipe, scene_recipe_from_dict
+from datasets_scripts.scenes.rooms import Room, draw_room
+from datasets_scripts.scenes.sounds import SPLITS, Sound, SoundBank, sounds_from_folder
 from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction, wrap_azimuth
 
 
 # Draws of one event before its slot is left empty, when simultaneous events must differ in class.
 _MOST_DRAWS = 20
 _SILENT_NOISE_DB = -60.0
-_ROOMS, _SCENES, NOISE = range(3)
+_ROOMS, _SCENES, NOISE, _SURROUNDINGS = range(4)
+# The class of sounds that are not in the labels.
+UNLABELLED = -1
 # Playback rates are multiples of 1 / this, for which resampling is quick.
 PLAYBACK_STEPS = 40
 
@@ -25,8 +29,8 @@ class SceneEvent:
     """One event of a scene.
 
     Attributes:
-        sound: number in the sound bank.
-        class_id: index of its class.
+        sound: number in the bank of the isolated sounds, or of the interfering ones where it is `UNLABELLED`.
+        class_id: index of its class, or `UNLABELLED`.
         track: the layer it is in; events of one layer never overlap.
         start, length: when it sounds, samples of the scene.
         offset: where in the sound it begins, samples.
@@ -78,6 +82,9 @@ class Scene:
         noise_start: where in the noise bank it begins, as a share of the bank.
         yaw: rotation of the whole scene about the vertical axis, degrees.
         events: in the order they were drawn.
+        interference: sounds that are heard but not labelled.
+        noise_slope: of the noise's spectrum, dB an octave, where it changes from scene to scene.
+        hum: frequency in Hz, level in dB above the noise, and a seed of the phases; `None` for none.
     """
 
     index: int
@@ -86,11 +93,22 @@ class Scene:
     noise_start: float
     yaw: float
     events: tuple[SceneEvent, ...]
+    interference: tuple[SceneEvent, ...] = ()
+    noise_slope: float | None = None
+    hum: tuple[float, float, int] | None = None
+
+    @property
+    def sources(self) -> tuple[SceneEvent, ...]:
+        """All that sounds, labelled or not."""
+        return self.events + self.interference
 
     def event_level(self, event: SceneEvent) -> float:
         """The RMS that the event's sound pressure shall have at the array."""
-        reference = _SILENT_NOISE_DB if self.noise_level is None else self.noise_level
-        return 10 ** ((reference + event.snr) / 20)
+        return self.level(event.snr)
+
+    def level(self, snr: float) -> float:
+        """The RMS of what is so many dB above the noise."""
+        return 10 ** (((_SILENT_NOISE_DB if self.noise_level is None else self.noise_level) + snr) / 20)
 
 
 class SceneSet:
@@ -102,19 +120,27 @@ class SceneSet:
         seed: from 0.
         split: `"train"`, `"validation"`, `"test"` or `"all"`; the first three share neither recordings nor simulated
             rooms.
+        interference: the measured sounds of the folder that the recipe names; read from there if left out.
 
     Raises:
         ValueError: the sounds are of another rate, or too few.
     """
 
-    def __init__(self, recipe: Recipe, sounds: SoundBank, seed: int = 0, split: str = "all"):
+    def __init__(
+        self,
+        recipe: SceneRecipe,
+        sounds: SoundBank,
+        seed: int = 0,
+        split: str = "all",
+        interference: SoundBank | None = None,
+    ):
         if seed < 0:
             raise ValueError("seed must be 0 or above")
         if sounds.sampling_rate != recipe.sampling_rate:
             raise ValueError(f"the sounds are at {sounds.sampling_rate} Hz, the recipe at {recipe.sampling_rate} Hz")
         self.recipe, self.sounds, self.seed, self.split = recipe, sounds, seed, split
         found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
-        self._by_class = [self._long_enough(numbers) for numbers in found]
+        self._by_class = [self._long_enough(numbers, sounds) for numbers in found]
         if not any(map(len, found)):
             raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")
         self._sound_shares = [self._shares(numbers) for numbers in self._by_class]
@@ -122,9 +148,17 @@ class SceneSet:
         self._class_shares = weights / weights.sum()
         self._rooms = lru_cache(maxsize=1024)(self._draw_room)
         self._measured = None
+        self.interference, self._interfering = interference, np.zeros(0, int)
+        if recipe.interference.folder is not None:
+            self.interference = interference or read_interference(recipe)
+            (numbers,) = self.interference.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
+            self._interfering = self._long_enough(numbers, self.interference)
+            if not len(self._interfering):
+                raise ValueError(f"no interfering sounds for split {split!r}: set validation_fraction above 0")
 
     def __getstate__(self) -> dict:
-        return {"recipe": self.recipe, "sounds": self.sounds, "seed": self.seed, "split": self.split}
+        names = ("recipe", "sounds", "seed", "split", "interference")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -142,13 +176,17 @@ class SceneSet:
         if not len(numbers):
             return 0.0
         by_seconds = self.recipe.events.class_balance == "seconds"
-        return 1 / np.average([self._longest(number) for number in numbers], weights=shares) if by_seconds else 1.0
+        return (
+            1 / np.average([self._longest(self.sounds.sounds[n]) for n in numbers], weights=shares)
+            if by_seconds
+            else 1.0
+        )
 
-    def _long_enough(self, numbers: np.ndarray) -> np.ndarray:
+    def _long_enough(self, numbers: np.ndarray, bank: SoundBank) -> np.ndarray:
         shortest = self.recipe.events.seconds[0] * self.recipe.sampling_rate
-        kept = np.array([number for number in numbers if self.sounds.sounds[number].length >= shortest], dtype=int)
+        kept = np.array([number for number in numbers if bank.sounds[number].length >= shortest], dtype=int)
         if len(numbers) and not len(kept):
-            name = self.sounds.class_names[self.sounds.sounds[numbers[0]].class_id]
+            name = bank.class_names[bank.sounds[numbers[0]].class_id]
             raise ValueError(f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s")
         return kept
 
@@ -156,13 +194,21 @@ class SceneSet:
     def _shortest(self) -> int:
         return max(1, round(self.recipe.events.seconds[0] * self.recipe.sampling_rate))
 
-    def _longest(self, number: int, playback: int = PLAYBACK_STEPS) -> int:
-        length = self.sounds.sounds[number].length * PLAYBACK_STEPS // playback
+    def _longest(self, sound: Sound, playback: int = PLAYBACK_STEPS) -> int:
+        length = sound.length * PLAYBACK_STEPS // playback
         return min(length, round(self.recipe.events.seconds[1] * self.recipe.sampling_rate))
 
     def sound_numbers(self) -> np.ndarray:
         """The sounds that scenes are drawn from."""
         return np.concatenate(self._by_class)
+
+    def source_sounds(self) -> list[tuple[int, bool]]:
+        """All that [`read`] may be asked for: number and whether it is labelled."""
+        return [(int(n), True) for n in self.sound_numbers()] + [(int(n), False) for n in self._interfering]
+
+    def read(self, number: int, labelled: bool = True) -> np.ndarray:
+        """An isolated sound, or an interfering one: (samples,) float32."""
+        return (self.sounds if labelled else self.interference).read(number)
 
     def seed_of(self, stream: int, index: int) -> tuple[int, ...]:
         """The seed of one of the rooms, the scenes or the noise."""
@@ -207,7 +253,34 @@ class SceneSet:
         events: list[SceneEvent] = []
         for track in range(layers):
             events += self._draw_layer(generator, self.room(room_number), track, tuple(events))
-        return Scene(index, room_number, noise_level, noise_start, yaw, tuple(events))
+        scene = Scene(index, room_number, noise_level, noise_start, yaw, tuple(events))
+        return replace(scene, **self._draw_surroundings(scene))
+
+    def _draw_surroundings(self, scene: Scene) -> dict:
+        """What sounds beside the events, drawn apart from them: the events are the same with it and without."""
+        generator = np.random.default_rng(self.seed_of(_SURROUNDINGS, scene.index))
+        noise, surroundings = self.recipe.noise, {}
+        if isinstance(noise.slope, tuple):
+            surroundings["noise_slope"] = float(generator.uniform(*noise.slope))
+        if generator.random() < noise.hum:
+            level = float(generator.uniform(*noise.hum_level))
+            surroundings["hum"] = (float(generator.choice([50, 60])), level, int(generator.integers(2**31)))
+        if self.interference is not None and generator.random() < self.recipe.interference.probability:
+            surroundings["interference"] = tuple(self._draw_interference(generator, scene))
+        return surroundings
+
+    def _draw_interference(self, generator, scene: Scene) -> Iterator[SceneEvent]:
+        rate, total, recipe = self.recipe.sampling_rate, self.recipe.scene_samples, self.recipe.interference
+        start = round(generator.uniform(0, recipe.gap[1]) * rate)
+        while total - start >= self._shortest:
+            number = int(generator.choice(self._interfering))
+            sound = self.interference.sounds[number]
+            length = min(self._longest(sound), total - start)
+            offset, snr = int(generator.integers(sound.length - length + 1)), float(generator.uniform(*recipe.snr))
+            draft = SceneEvent(number, UNLABELLED, 0, start, length, offset, snr, -1, (0.0, 0.0))
+            overlapping = [event for event in scene.events if event.start < draft.stop and start < event.stop]
+            yield self._place(generator, self.room(scene.room), draft, overlapping)
+            start = draft.stop + round(generator.uniform(*recipe.gap) * rate)
 
     def _draw_layer(self, generator, room: Room, track: int, others: tuple[SceneEvent, ...]) -> list[SceneEvent]:
         rate, total, shortest = self.recipe.sampling_rate, self.recipe.scene_samples, self._shortest
@@ -230,7 +303,7 @@ class SceneSet:
             class_id = generator.choice(begun) if same else generator.choice(len(self._by_class), p=self._class_shares)
             sound = int(generator.choice(self._by_class[class_id], p=self._sound_shares[class_id]))
             playback = self._draw_playback(generator, sound)
-            length = min(self._longest(sound, playback), self.recipe.scene_samples - start)
+            length = min(self._longest(self.sounds.sounds[sound], playback), self.recipe.scene_samples - start)
             overlapping = [other for other in others if other.start < start + length and start < other.stop]
             if sound in {other.sound for other in overlapping}:
                 continue
@@ -306,35 +379,46 @@ class SceneSet:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "split": self.split,
-            "sounds": {
-                "source": self.sounds.source,
-                "class_names": self.sounds.class_names,
-                "files": [[sound.name, sound.recording, sound.start, sound.stop] for sound in self.sounds.sounds],
-            },
+            "sounds": _describe_bank(self.sounds),
+            "interference": self.interference and _describe_bank(self.interference),
         }
+
+
+def _describe_bank(bank: SoundBank) -> dict:
+    files = [[sound.name, sound.recording, sound.start, sound.stop, sound.digest] for sound in bank.sounds]
+    return {"source": bank.source, "class_names": bank.class_names, "files": files}
+
+
+def read_interference(recipe: SceneRecipe) -> SoundBank:
+    """The sounds of the folder of interference, measured, all of one class.
+
+    Raises:
+        ValueError: there is no such folder, or a sound in it cannot be read.
+    """
+    bank = sounds_from_folder(recipe.interference.folder, recipe.sampling_rate)
+    sounds = tuple(replace(sound, class_id=0) for sound in bank.sounds)
+    return replace(bank, class_names=("interference",), sounds=sounds).measure()
 
 
 def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
     """The set that `describe` told of; `sounds` is the same bank, measured or not.
 
     Raises:
-        ValueError: the sounds are not those that the set was made from.
+        ValueError: the sounds are not those that the set was made from, or one was edited since.
     """
     told = values["sounds"]
     names = [name for name, *_ in told["files"]]
     if names != [sound.name for sound in sounds.sounds] or list(told["class_names"]) != list(sounds.class_names):
         raise ValueError(f"the sounds in {sounds.source} are not those that these scenes were made from")
-    files = zip(sounds.sounds, told["files"], strict=True)
-    measured = tuple(replace(s, recording=recording, start=a, stop=b) for s, (_, recording, a, b) in files)
-    recipe = recipe_from_dict(_as_lists(values["recipe"]))
-    return SceneSet(recipe, replace(sounds, sounds=measured), values["seed"], values["split"])
-
-
-def _as_lists(value):
-    """As JSON would give it back: tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _as_lists(item) for key, item in value.items()}
-    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+    measured = []
+    for number, (sound, (_, recording, start, stop, *digest)) in enumerate(
+        zip(sounds.sounds, told["files"], strict=True)
+    ):
+        if any(digest) and digest[0] != sounds.digest(number):
+            raise ValueError(f"{sound.name} in {sounds.source} was edited since these scenes were made")
+        measured.append(replace(sound, recording=recording, start=start, stop=stop, digest="".join(digest)))
+    recipe = scene_recipe_from_dict(values["recipe"])
+    return SceneSet(recipe, replace(sounds, sounds=tuple(measured)), values["seed"], values["split"])
 
 
 def position_at(room: Room, event: SceneEvent, samples) -> np.ndarray:

@@ -23,6 +23,8 @@ from modeling_pseldnet.tools.extras import require
 SPLITS = ("train", "test", "all", "validation")
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
 SILENCE_DB = -50.0
+# A table beside the class folders that tells the recording of each clip.
+SOURCE_TABLE = "SOURCE_IDS.tsv"
 
 # Takes and pieces of one recording carry its name and a short counter: bark-s0, bark-s1; 187207-a, 187207-b; step2.
 _TAKE = re.compile(r"(?:[-_. ]?s?(?<!\d)\d{1,3}[a-z]?|[-_. ][a-z])$", re.IGNORECASE)
@@ -45,6 +47,7 @@ class Sound:
         class_id: index of its class.
         recording: clips with the same recording never stand in different splits.
         start, stop: where it is not silent, samples at the bank's sampling rate.
+        digest: of its file, once it was measured.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Sound:
     recording: str
     start: int = 0
     stop: int = 0
+    digest: str = ""
 
     @property
     def length(self) -> int:
@@ -67,23 +71,33 @@ class SoundBank:
         class_names: the classes, in the order of their index.
         sounds: every sound.
         sampling_rate: what `read` resamples to.
-        open: from a sound's number to what `soundfile.read` opens.
+        read_file: from a sound's number to the bytes of its file.
     """
 
     source: str
     class_names: tuple[str, ...]
     sounds: tuple[Sound, ...]
     sampling_rate: int
-    open: Callable[[int], str | io.BytesIO]
+    read_file: Callable[[int], bytes]
 
     def read(self, number: int) -> np.ndarray:
         """Sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
         sound = self.sounds[number]
-        return self._read_whole(number)[sound.start : sound.stop]
+        return self._decode(number, self._read_file(number))[sound.start : sound.stop]
 
-    def _read_whole(self, number: int) -> np.ndarray:
+    def digest(self, number: int) -> str:
+        """A hash of the file of sound `number`, which tells whether it was edited."""
+        return hashlib.sha256(self._read_file(number)).hexdigest()[:16]
+
+    def _read_file(self, number: int) -> bytes:
         try:
-            samples, rate = soundfile.read(self.open(number), dtype="float32", always_2d=True)
+            return self.read_file(number)
+        except OSError as error:
+            raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
+
+    def _decode(self, number: int, content: bytes) -> np.ndarray:
+        try:
+            samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
         except (OSError, soundfile.SoundFileError) as error:
             raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
         samples = samples.mean(axis=1)
@@ -98,7 +112,8 @@ class SoundBank:
         Raises:
             ValueError: it cannot be read, or is silent.
         """
-        samples = self._read_whole(number)
+        content = self._read_file(number)
+        samples = self._decode(number, content)
         window = max(1, round(0.01 * self.sampling_rate))
         power = np.square(np.pad(samples, (0, -len(samples) % window))).reshape(-1, window).mean(axis=1)
         loudest = np.convolve(power, np.full(4, 0.25)).max(initial=0.0)
@@ -106,7 +121,8 @@ class SoundBank:
             raise ValueError(f"the sound {self.sounds[number].name} of {self.source} is silent, empty or not finite")
         loud = np.flatnonzero(power >= loudest * 10 ** (SILENCE_DB / 10))
         stop = min(len(samples), (loud[-1] + 1) * window)
-        return replace(self.sounds[number], start=int(loud[0] * window), stop=int(stop))
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return replace(self.sounds[number], start=int(loud[0] * window), stop=int(stop), digest=digest)
 
     def measure(self, executor: Executor | None = None) -> "SoundBank":
         """The bank with silence left out of every sound; reads each once.
@@ -177,29 +193,32 @@ def _held_out(counts: Counter, fraction: float) -> set[str]:
 
 
 @dataclass(frozen=True)
-class _OpenFile:
+class _ReadFile:
     folder: str
     names: tuple[str, ...]
 
-    def __call__(self, number: int) -> str:
-        return os.path.join(self.folder, self.names[number])
+    def __call__(self, number: int) -> bytes:
+        return Path(self.folder, self.names[number]).read_bytes()
 
 
 @dataclass(frozen=True)
-class _OpenRow:
+class _ReadRow:
     dataset: object
     audio_column: str
 
-    def __call__(self, number: int) -> str | io.BytesIO:
+    def __call__(self, number: int) -> bytes:
         audio = self.dataset[number][self.audio_column]
-        return io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else audio["path"]
+        return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"]).read_bytes()
 
 
 def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) -> SoundBank:
     """The sounds of a folder tree with one folder a class, as deep as it likes; classes in alphabetical order.
 
+    The recording that a clip is a piece of is told by a table `SOURCE_IDS.tsv` beside the class folders, with columns
+    `path` and `source_id`, and by the clip's name ([`recording_of`]) where there is none, or no row for it.
+
     Raises:
-        ValueError: no such folder, or no class folders in it.
+        ValueError: no such folder, no class folders in it, or the table is malformed.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -209,13 +228,39 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     )
     if not class_names:
         raise ValueError(f"no class folders in {folder}: expected one folder a class, with audio files in it")
-    sounds = [
-        Sound(file.relative_to(folder).as_posix(), class_id, recording_of(file.name))
+    recordings = _read_source_table(folder / SOURCE_TABLE)
+    files = [
+        (file.relative_to(folder).as_posix(), class_id)
         for class_id, name in enumerate(class_names)
         for file in walk(folder / name, AUDIO_SUFFIXES)
     ]
-    opener = _OpenFile(str(folder), tuple(sound.name for sound in sounds))
-    return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, opener)
+    sounds = [Sound(name, class_id, recordings.get(name) or recording_of(name)) for name, class_id in files]
+    reader = _ReadFile(str(folder), tuple(sound.name for sound in sounds))
+    return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, reader)
+
+
+def _read_source_table(path: Path) -> dict[str, str]:
+    """From a clip's path, seen from the table, to its recording; empty where there is no table."""
+    if not path.is_file():
+        return {}
+    recordings: dict[str, str] = {}
+    try:
+        header, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    columns = header.split("\t")
+    if not {"path", "source_id"} <= set(columns):
+        raise ValueError(f"{path}, line 1: expected the columns path and source_id, separated by tabs")
+    for number, line in enumerate(lines, 2):
+        row = dict(zip(columns, line.split("\t"), strict=False))
+        if not line.strip():
+            continue
+        if not row["path"] or not row.get("source_id", "").strip():
+            raise ValueError(f"{path}, line {number}: expected a path and a source_id, separated by a tab")
+        name, recording = row["path"], row["source_id"].strip()
+        if recordings.setdefault(name, recording) != recording:
+            raise ValueError(f"{path}, line {number}: {name} is of {recording!r} here, of {recordings[name]!r} above")
+    return recordings
 
 
 def sounds_from_dataset(
@@ -254,4 +299,4 @@ def sounds_from_dataset(
     else:
         recordings = (recording_of(name.partition("(")[2].rstrip(")")) if "(" in name else name for name in names)
     sounds = tuple(map(Sound, names, class_ids, recordings))
-    return SoundBank(source, class_names, sounds, sampling_rate, _OpenRow(dataset, audio_column))
+    return SoundBank(source, class_names, sounds, sampling_rate, _ReadRow(dataset, audio_column))

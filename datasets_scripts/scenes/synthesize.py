@@ -5,25 +5,25 @@ import errno
 import io
 import json
 import os
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe, scene_recipe_from_dict, scene_recipe_text
 from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.scene_set import SceneSet, scene_set_from_dict
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
 from datasets_scripts.scenes.verify import verify
+from datasets_scripts.scenes.worker_pool import worker_pool
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program
@@ -32,6 +32,8 @@ from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
 FORMATS = ("foa", "mic", "sum")
+# What the names of files begin with, as in the published scenes, by split.
+FOLDS = {"train": 0, "all": 0, "test": 1, "validation": 2}
 # Scenes of one room that a worker makes in one go, with the same responses.
 CHUNK = 32
 VERIFIED_SCENES = 20
@@ -69,10 +71,13 @@ class SceneFolder:
     def scene_list(self) -> Path:
         return self.path / "scenes.jsonl"
 
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
     def files(self, scene_set: SceneSet, index: int) -> dict[str, Path]:
         """The files of a scene by format, and its `"metadata"`, which is written last."""
-        fold = 1 if scene_set.split == "test" else 0
-        name = f"fold{fold}_room{index % scene_set.number_of_rooms}_mix{index:06d}"
+        name = f"fold{FOLDS[scene_set.split]}_room{index % scene_set.number_of_rooms}_mix{index:06d}"
         files = {form: self.path / form / f"{name}.flac" for form in self.formats}
         return {**files, "metadata": self.path / "metadata" / f"{name}.csv"}
 
@@ -138,12 +143,18 @@ def synthesize(
     folder.remove_unfinished()
     with _naming_full_disk(folder.manifest):
         _write_manifest(scene_set, folder)
+        write_atomically(folder.recipe, scene_recipe_text(scene_set.recipe))
         _write_classes(scene_set, folder)
     todo = folder.missing(scene_set, range(count))
     chunks = list(_chunks(scene_set, todo))
-    with tqdm(total=count, initial=count - len(todo), unit="scene", desc=folder.path.name) as progress:
-        for made in _run(scene_set, folder, chunks, workers, ray_address):
-            progress.update(made)
+    progress = tqdm(total=count, initial=count - len(todo), unit="scene", desc=folder.path.name)
+    try:
+        with progress, closing(_run(scene_set, folder, chunks, workers, ray_address)) as makers:
+            for made in makers:
+                progress.update(made)
+    finally:
+        # Of workers that were ended.
+        folder.remove_unfinished()
     with _naming_full_disk(folder.scene_list):
         _write_scene_list(scene_set, folder, count)
     return len(todo)
@@ -168,12 +179,9 @@ def _run(scene_set, folder, chunks: list[list[int]], workers: int, ray_address: 
             for index in chunk:
                 yield maker([index])
     else:
-        pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(scene_set, folder))
-        try:
+        with worker_pool(workers, _start_worker, (scene_set, folder)) as pool:
             for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
                 yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 _maker: SceneMaker | None = None
@@ -181,8 +189,6 @@ _maker: SceneMaker | None = None
 
 def _start_worker(scene_set: SceneSet, folder: SceneFolder) -> None:
     global _maker
-    # Ends at once and in silence when the program is interrupted: half a scene is no loss.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _maker = SceneMaker(scene_set, folder)
 
 
@@ -191,18 +197,52 @@ def _work(chunk: list[int]) -> int:
 
 
 def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
-    told = json.loads(json.dumps(scene_set.describe()))
+    told = _as_json(scene_set.describe())
+    made = [path.name for path in (folder.path / "metadata").glob("[!.]*")]
     if folder.manifest.exists():
-        known = json.loads(folder.manifest.read_text(encoding="utf-8"))
-        differing = [name for name in told if known.get(name) != told[name]]
-        if differing and any((folder.path / "metadata").glob("[!.]*")):
+        known = _read_manifest(folder.path)
+        differing = [name for name in told if not _is_same(name, known.get(name), told[name])]
+        if differing and made:
             raise ValueError(
                 f"{folder.path} holds scenes of another {' and '.join(differing)} ({folder.manifest.name}): "
                 "give another folder, or remove it"
             )
-        if not differing:
-            return
+    if others := [name for name in made if not name.startswith(f"fold{FOLDS[scene_set.split]}_")]:
+        raise ValueError(f"{folder.path} holds scenes of another split, such as {others[0]}: give another folder")
     write_atomically(folder.manifest, json.dumps(told, ensure_ascii=False))
+
+
+def _is_same(name: str, known, told) -> bool:
+    """Whether a part of a manifest says the same as another, which may be of an earlier version and lack details."""
+    if name == "recipe":
+        return _as_json(asdict(scene_recipe_from_dict(known))) == told
+    if name == "sounds" and known["files"] and len(known["files"][0]) == 4:
+        told = {**told, "files": [file[:4] for file in told["files"]]}
+    return known == told
+
+
+def _as_json(values: dict) -> dict:
+    return json.loads(json.dumps(values))
+
+
+def _read_manifest(path: Path) -> dict:
+    """The values of the manifest of a folder made by `synthesize`."""
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise ValueError(f"no {manifest}: nothing was synthesised there; to make scenes give --scenes and --sounds")
+    try:
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        scene_recipe_from_dict(values["recipe"])
+        files = [
+            (str(name), str(recording), int(a), int(b)) for name, recording, a, b, *_ in values["sounds"]["files"]
+        ]
+        whole = files and values["split"] in SPLITS and values["seed"] >= 0 and values["sounds"]["class_names"]
+        if not (whole and isinstance(values["sounds"]["source"], str)):
+            raise ValueError("something in it is missing")
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{manifest} is not as the synthesiser wrote it ({reason}): remove its folder") from None
+    return values
 
 
 def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
@@ -211,12 +251,10 @@ def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
     Raises:
         ValueError: no manifest, or the sounds are not found or are others.
     """
-    manifest = path / "manifest.json"
-    if not manifest.is_file():
-        raise ValueError(f"no {manifest}: nothing was synthesised there; to make scenes give --scenes and --sounds")
-    values = json.loads(manifest.read_text(encoding="utf-8"))
+    values = _read_manifest(path)
     if sounds is None:
-        sounds = sounds_from_folder(values["sounds"]["source"], values["recipe"]["sampling_rate"])
+        recipe = scene_recipe_from_dict(values["recipe"])
+        sounds = sounds_from_folder(values["sounds"]["source"], recipe.sampling_rate)
     return scene_set_from_dict(values, sounds)
 
 
@@ -235,10 +273,17 @@ def _write_scene_list(scene_set: SceneSet, folder: SceneFolder, count: int) -> N
     """One JSON object a scene: its room, and its events with the sounds they play."""
     lines = []
     for index in range(count):
-        values = asdict(scene_set.scene(index))
+        scene = scene_set.scene(index)
+        # What most scenes do not have is left out where they have it not.
+        left_out = [entry.name for entry in fields(scene) if getattr(scene, entry.name) == entry.default]
+        values = {name: value for name, value in asdict(scene).items() if name not in left_out}
         values["room"] = {"number": values["room"], **scene_set.room(values["room"]).describe()}
-        for event in values["events"]:
-            event["sound"] = scene_set.sounds.sounds[event["sound"]].name
+        for bank, events in (
+            (scene_set.sounds, values["events"]),
+            (scene_set.interference, values.get("interference")),
+        ):
+            for event in events or ():
+                event["sound"] = bank.sounds[event["sound"]].name
         name = folder.files(scene_set, index)["metadata"].stem
         lines.append(json.dumps({"name": name, **values}, ensure_ascii=False) + "\n")
     write_atomically(folder.scene_list, "".join(lines))
@@ -316,17 +361,18 @@ def _positive(text: str) -> int:
 def _run_program(options: argparse.Namespace) -> int:
     folder = SceneFolder(options.folder.absolute(), tuple(dict.fromkeys(options.formats)))
     if options.scenes is not None:
-        recipe = read_recipe(options.recipe)
-        if recipe.rooms.measured:
-            recipe = replace(recipe, rooms=replace(recipe.rooms, measured=os.path.abspath(recipe.rooms.measured)))
+        recipe = read_scene_recipe(options.recipe)
+        for section, name in (("rooms", "measured"), ("interference", "folder")):
+            part = getattr(recipe, section)
+            if (path := getattr(part, name)) is not None:
+                part = replace(part, **{name: os.path.abspath(os.path.expanduser(path))})
+                recipe = replace(recipe, **{section: part})
         sounds = _measure(_open_sounds(options, recipe.sampling_rate), folder, options.workers)
         split = options.split or next((name for name in SPLITS if folder.path.name.startswith(name)), "all")
         scene_set = SceneSet(recipe, sounds, options.seed, split)
         synthesize(scene_set, folder, options.scenes, options.workers, options.ray)
     else:
-        rate = (
-            json.loads(folder.manifest.read_text())["recipe"]["sampling_rate"] if folder.manifest.exists() else 24000
-        )
+        rate = scene_recipe_from_dict(_read_manifest(folder.path)["recipe"]).sampling_rate
         given = _open_sounds(options, rate) if options.sounds or options.dataset else None
         scene_set = read_manifest(folder.path, given)
     return _report(options, scene_set, folder)
@@ -353,14 +399,14 @@ def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
             return read_manifest(folder.path, sounds).sounds
     if workers <= 1:
         return sounds.measure()
-    with ProcessPoolExecutor(workers) as executor:
-        return sounds.measure(executor)
+    with worker_pool(workers) as pool:
+        return sounds.measure(pool)
 
 
 def _report(options: argparse.Namespace, scene_set: SceneSet, folder: SceneFolder) -> int:
     status = 0
-    found = {path.stem for path in (folder.path / "metadata").glob("[!.]*.csv")}
-    indices = sorted(int(name.rpartition("mix")[2]) for name in found)
+    found = (path.stem.rpartition("mix")[2] for path in (folder.path / "metadata").glob("[!.]*.csv"))
+    indices = sorted({int(number) for number in found if number.isdecimal()})
     if options.verify:
         spread = indices[:: max(1, len(indices) // VERIFIED_SCENES)][:VERIFIED_SCENES]
         labelled = (

@@ -2,13 +2,13 @@
 
 import time
 from functools import partial
-from pathlib import Path
 
 from modeling_pseldnet.events import read_csv
 from modeling_pseldnet.tools.scores import seld_scores
+from tests.helpers import SHARED
 
 
-STARSS22 = Path(__file__).parents[3] / "shared" / "real" / "starss22"
+STARSS22 = SHARED / "real" / "starss22"
 
 
 def seconds(function) -> float:

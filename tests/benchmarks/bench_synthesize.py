@@ -21,15 +21,16 @@ import soundfile
 import torch
 
 from datasets_scripts.scenes import render as scene_render
-from datasets_scripts.scenes.recipe import EventRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render_torch import SceneBank
 from datasets_scripts.scenes.rooms import SimulatedRoom
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, SceneMaker
+from tests.helpers import SHARED
 
 
-EVENTS = Path(__file__).parents[3] / "shared" / "events"
+EVENTS = SHARED / "events"
 
 
 def main() -> None:
@@ -48,10 +49,10 @@ def main() -> None:
             _on_the_fly(sounds, moving, options.scenes, options.device)
 
 
-def _recipe(moving: float, seconds: float, rooms: int) -> Recipe:
+def _recipe(moving: float, seconds: float, rooms: int) -> SceneRecipe:
     rooms = RoomRecipe(number=rooms, rt60=(0.6, 0.6), positions=24, paths=4)
     events = EventRecipe(polyphony={2: 1.0}, gap=(0.0, 0.2), moving=moving)
-    return Recipe(scene_seconds=seconds, rooms=rooms, events=events)
+    return SceneRecipe(scene_seconds=seconds, rooms=rooms, events=events)
 
 
 def _offline(sounds, moving: float, count: int, path: Path) -> None:
@@ -106,8 +107,7 @@ def _on_the_fly(sounds, moving: float, count: int, device: str) -> None:
     fourier = transforms["rfft"] + inverse["irfft"]
     print(
         f"on the fly, {'moving' if moving else 'static'}, {device}: {count / best:.0f} scenes of 10 s a second; "
-        f"Fourier transforms alone {count / fourier:.0f}; drawing a scene and its labels {1e3 * drawing:.1f} ms; "
-        f"responses in memory {bank.response_bytes / 1e6:.0f} MB"
+        f"Fourier transforms alone {count / fourier:.0f}; drawing a scene and its labels {1e3 * drawing:.1f} ms"
     )
 
 

@@ -20,11 +20,12 @@ from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.seld_builder import columns_to_events
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
+from tests.helpers import SHARED
 
 
 BUILDERS = (STARSS23, DCASE2021, DCASE2022Synthetic, L3DAS22, SyntheticSELD)
 CARDS = sorted((Path(datasets_scripts.__file__).parent / "cards").glob("*.md"))
-REAL = Path(__file__).parents[2].parent / "shared" / "real" / "starss22" / "metadata_dev"
+REAL = SHARED / "real" / "starss22" / "metadata_dev"
 ROWS = "0,1,0,-30,10\n3,0,2,179,-5\n"
 L3DAS_HEADER = "File,Start,End,Class,X,Y,Z\n"
 L3DAS_ROWS = L3DAS_HEADER + "a.wav,0.04,0.16,Knock,1.0,1.0,0.0\n"
@@ -231,9 +232,9 @@ def test_synthetic_subset_alone_is_a_data_set(tmp_path, prepare, write_audio, wr
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0,/m/0,dog\n", "line 1: expected index, MID and label"),
+        ("0,/m/0,dog\n", "line 1: expected index, MID and name"),
         ("0\t/m/0\tdog\n2\t/m/2\tcat\n", "without gaps"),
-        ("0\t/m/0\tdog\n0\t/m/2\tcat\n", "line 2: class 0 is 'cat' here, 'dog' elsewhere"),
+        ("0\t/m/0\tdog\n0\t/m/2\tcat\n", "line 2: class 0 is 'cat' here"),
     ],
 )
 def test_bad_class_lists_are_named(text, message, make_tree, write_text):

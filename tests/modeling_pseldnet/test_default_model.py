@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL, detect
@@ -66,7 +66,7 @@ def test_a_cough_in_a_measured_room_is_found_when_and_where_it_was(default, real
 @pytest.fixture(scope="module")
 def held_out_scenes(events_folder):
     """Twenty scenes (4, samples) of sounds and rooms that were not in training."""
-    recipe = read_recipe("default_model")
+    recipe = read_scene_recipe("default_model")
     recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=4))
     sounds = sounds_from_folder(events_folder, recipe.sampling_rate).measure()
     scenes = RenderedScenes(SceneSet(recipe, sounds, seed=1, split="test"), 20)

@@ -1,5 +1,6 @@
 """Recipes: what the packaged ones hold, how they build on each other, and how mistakes are told."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.augmentation import AugMix
-from training.recipes import packaged_recipes, read_recipe
+from training.recipes import packaged_recipes, read_recipe, write_recipe
 from training.train import main
 
 
@@ -97,7 +98,7 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("model.backbon=htsat", "unknown key model.backbon: do you mean model.backbone?"),
         ("model.num_mel_bins=96", "model.num_mel_bins follows from features.feature_size: leave it out"),
         ("features.nfft=512", "unknown key features.nfft: do you mean features.n_fft?"),
-        ("data.train.hop=1", "unknown key data.hop"),
+        ("data.train.hop=1", "unknown key data.train.hop; known are source"),
         ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
         ("schedule.step_epochs=often", "step_epochs"),
         ("evaluation.variant=dcase2024", "evaluation.variant must be one of dcase2023, pseldnets"),
@@ -137,13 +138,61 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(arguments, message, capsys, tmp_path):
-    with pytest.raises(SystemExit) as exit:
-        main([argument.format(empty=tmp_path) for argument in arguments])
-    assert exit.value.code == 2
+    assert main([argument.format(empty=tmp_path) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("pseldnet-train: error: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["/a/take #2", "2024", "[old]/set", "null", "no", "on", "1e5", "/a/b: c", "a=b"])
+def test_a_text_is_taken_as_it_is(path):
+    recipe = read_recipe("starss23/scratch_plain", [f"data.data_dir={path}", f"training.output_dir={path}"])
+    assert recipe.train.data_dir == recipe.eval.data_dir == recipe.training["output_dir"] == path
+    assert read_recipe("starss23/scratch_plain", ["data.data_dir=x", "data.data_dir="]).train.data_dir is None
+
+
+def test_a_written_recipe_is_read_as_the_same(tmp_path):
+    overrides = ["data.data_dir=1e5", "training.run_name=no", "training.learning_rate=1e-5", "data.eval.hop_seconds=1"]
+    recipe = read_recipe("l3das22/ov1mono_adapterbit", [*overrides, "model.pretrained=017"])
+    write_recipe(recipe, tmp_path / "again.yaml")
+    assert dataclasses.replace(read_recipe(tmp_path / "again.yaml"), name=recipe.name) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {bf16: yes}", "training.bf16 must be true or false, not 'yes'"),
+        ("training: {lr_scheduler_kwargs: 3}", "training.lr_scheduler_kwargs must be"),
+        ("model: {depths: [1, two]}", "model.depths must be a list or null"),
+        ("data: {data_dir: 2024}", "data.data_dir must be text or null, not 2024"),
+        ("data: {train: {fraction: .inf}}", "data.train.fraction must be finite"),
+        ("schedule: [1]", "schedule must hold keys and values"),
+        ("peft: adapterbit", "peft must be keys and values or null"),
+        ("data: {source: starss23}\npeft: {method: 3}", "peft.method is missing"),
+        ("training: {seed: 1}", "data.source is missing"),
+        ("training: {seed: 1, seed: 2}", "the key seed stands twice"),
+        ("3: 4", "unknown key 3"),
+        ("- 1", "a recipe must hold keys and values"),
+        ("inherits: {a: b}", "inherits must name a recipe, or a list of them"),
+        ("inherits: [base/default, 3]", "inherits must name a recipe, or a list of them"),
+        ("training: {seed: !!timestamp 2024-01-01}", "not YAML"),
+        ("[" * 2000, "nested too deep"),
+    ],
+)
+def test_values_of_a_wrong_type_name_their_key(tmp_path, text, message):
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_recipe(tmp_path / "wrong.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'wrong.yaml'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_inherits_itself_in_a_roundabout_way_is_named(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "self.yaml").write_text("inherits: ../x/self.yaml")
+    with pytest.raises(ValueError, match=r"self\.yaml inherits itself"):
+        read_recipe(tmp_path / "x" / "self.yaml")
 
 
 def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_overrides, tmp_path, capsys):
@@ -152,8 +201,7 @@ def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_over
         (tmp_path / "none", f"{tmp_path / 'none'}"),
     ):
         overrides = tiny_overrides(tiny_data, tmp_path / "run", f"model.pretrained={pretrained}")
-        with pytest.raises(SystemExit):
-            main(["synth_accdoa", "--override", *overrides])
+        assert main(["synth_accdoa", "--override", *overrides]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pseldnet-train: ")]
         assert len(lines) == 1
         assert message in lines[0]

@@ -19,16 +19,18 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, TrainerCallback, TrainingArguments
 
 from modeling_pseldnet import PSELDNetForSELD, detect
-from modeling_pseldnet.events import read_csv
+from modeling_pseldnet.events import Events, read_csv, write_csv
 from modeling_pseldnet.tools.evaluate_files import evaluate_files
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.predict import main as predict
+from training.augmentation import AugMix
 from training.data import load_windows
-from training.recipes import read_recipe
+from training.recipes import DataRecipe, read_recipe
 from training.train import build_trainer, main, run
 
 
 ROOT = Path(__file__).parents[2]
+CLASSES = ["low", "middle", "high"]
 ALL_METHODS = (
     "augmentation={rotation: {}, wav_mix: {}, spec_augment: {}, crop: {}, frequency_shift: {}, track_mix: {}}"
 )
@@ -281,6 +283,113 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, tiny_data, tmp_pa
     assert f"it is an adapter for {tmp_path / 'base'}, which cannot be loaded: put that model there" in error
 
 
+@pytest.fixture(scope="module")
+def renamed_data(tiny_data, tmp_path_factory):
+    """Makes copies of the tiny data whose classes are numbered in another order, or called otherwise."""
+
+    def renamed(class_names):
+        data = shutil.copytree(tiny_data, tmp_path_factory.mktemp("data") / "renamed")
+        rows = [f"{number}\t-\t{name}\t1\t1\n" for number, name in enumerate(class_names)]
+        (data / "cls_indices_train.tsv").write_text("".join(rows))
+        for path in data.glob("*/metadata/*.csv"):
+            events = read_csv(path)
+            numbers = np.array([class_names.index(name) if name in class_names else 0 for name in CLASSES])
+            write_csv(path, events.replace(class_id=numbers[events.class_id]))
+        return data
+
+    return renamed
+
+
+def test_classes_are_matched_by_name(train, tiny_data, renamed_data, tmp_path):
+    train("training.num_train_epochs=6", "training.learning_rate=3e-3", output_dir=tmp_path / "start")
+    start, reversed_data = f"model.pretrained={tmp_path / 'start'}", renamed_data(CLASSES[::-1])
+    score = {}
+    for name, data in (("same", tiny_data), ("reversed", reversed_data)):
+        train(start, data_dir=data, output_dir=tmp_path / name, only_evaluate=True)
+        score[name] = json.loads((tmp_path / name / "eval_results.json").read_text())
+    assert score["reversed"]["eval_loss"] == pytest.approx(score["same"]["eval_loss"], rel=1e-5)
+    assert score["reversed"]["eval_micro_F"] == pytest.approx(score["same"]["eval_micro_F"])
+    # Training goes on in the order of the model, and learns the same as from the data that it knows.
+    further = [train(start, data_dir=d, output_dir=tmp_path / "further") for d in (tiny_data, reversed_data)]
+    assert list(further[1].model.config.id2label.values()) == CLASSES
+    for first, second in zip(*(trainer.model.parameters() for trainer in further), strict=True):
+        torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_other_classes_cannot_be_scored(train, renamed_data, tmp_path):
+    train("training.num_train_epochs=0", output_dir=tmp_path / "start")
+    with pytest.raises(ValueError, match="only the data has shrill; only the model has high"):
+        train(
+            f"model.pretrained={tmp_path / 'start'}",
+            data_dir=renamed_data(["low", "middle", "shrill"]),
+            only_evaluate=True,
+        )
+
+
+def test_what_is_kept_of_the_model_to_start_from_is_told(train, tmp_path, capsys):
+    train("training.num_train_epochs=0", output_dir=tmp_path / "start")
+    start = f"model.pretrained={tmp_path / 'start'}"
+    capsys.readouterr()
+    train(start, "training.num_train_epochs=0", "model.output_format=multi_accdoa")
+    assert "kept" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"start: .* has shape"):
+        train(start, "model.embed_dim=16", output_dir=tmp_path / "other")
+
+
+def test_predict_gives_outputs_and_labels_and_further_metrics_are_taken(tiny_data, tiny_overrides, tmp_path):
+    recipe = read_recipe("synth_einv2", tiny_overrides(tiny_data, tmp_path / "run"))
+    trainer = build_trainer(recipe)
+    seen = []
+
+    def count(outputs):
+        seen.append(outputs)
+        return {"windows": len(outputs.label_ids)}
+
+    trainer.compute_metrics = count
+    metrics = trainer.evaluate()
+    assert metrics["eval_windows"] == 12
+    assert metrics["eval_loss"] > 0
+    sed, doa = seen[0].predictions
+    assert sed.shape[:2] == doa.shape[:2] == (12, 10)
+    windows = load_windows(recipe.eval, 1, evaluation=True)
+    predicted = trainer.predict(windows)
+    np.testing.assert_allclose(predicted.predictions[0], sed)
+    expected = trainer.model.output_format.encode(windows.dataset[3]["events"], 10)
+    np.testing.assert_allclose(predicted.label_ids[3], expected)
+    assert predicted.metrics["test_loss"] == pytest.approx(metrics["eval_loss"])
+
+
+def test_a_stale_folder_of_a_killed_run_does_not_enter_a_checkpoint(train, tmp_path):
+    stale = tmp_path / "run/_saving"
+    (stale / "checkpoint-99").mkdir(parents=True)
+    (stale / "model.safetensors").write_bytes(b"half")
+    train("training.save_strategy=epoch", "training.num_train_epochs=1")
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-3"]
+    assert not stale.exists()
+    assert len(load_file(tmp_path / "run/model.safetensors")) > 10
+
+
+def test_training_goes_on_for_more_epochs_but_not_with_other_batches(train, tmp_path):
+    options = ["training.save_strategy=epoch", "schedule.step_epochs=null", "training.lr_scheduler_type=constant"]
+    train(*options, "training.num_train_epochs=1")
+    with pytest.raises(
+        ValueError, match=r"checkpoint-3 is 3 updates and 1.00 epochs old, which does not fit epochs of 6"
+    ):
+        train(*options, "training.per_device_train_batch_size=2", resume=True)
+    trainer = train(*options, "training.num_train_epochs=2", resume=True)
+    assert (trainer.state.global_step, trainer.state.epoch) == (6, 2)
+    (tmp_path / "run/checkpoint-6/trainer_state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"trainer_state.json cannot be read"):
+        train(*options, "training.num_train_epochs=3", resume=True)
+
+
+def test_the_resolved_recipe_is_written_beside_a_run(train, tmp_path):
+    train("training.num_train_epochs=0")
+    again = read_recipe(tmp_path / "run/recipe.yaml")
+    assert again.training["num_train_epochs"] == 0
+    assert again.train.source == "synthetic_seld"
+
+
 def test_a_trained_model_loads_for_inference(train, tiny_data, tmp_path):
     train()
     model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")
@@ -494,6 +603,29 @@ def test_rendered_scenes_can_be_evaluated_on(train, sound_folder):
     assert sorted(trainer.predictions) == ["scene0", "scene1", "scene2"]
 
 
+def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):
+    recipe = DataRecipe(
+        source="scenes",
+        data_dir=str(sound_folder / "sounds"),
+        scene_recipe=str(sound_folder / "scenes.yaml"),
+        scenes=3,
+    )
+    scenes = load_windows(recipe, 1).dataset
+    loader = torch.utils.data.DataLoader(scenes, num_workers=1, persistent_workers=True, collate_fn=list)
+    epochs = []
+    for epoch in range(2):
+        scenes.set_epoch(epoch)
+        epochs.append([items[0]["recording"] for items in loader])
+    assert epochs == [["scene0", "scene1", "scene2"], ["scene3", "scene4", "scene5"]]
+
+
+def test_wav_mix_does_not_go_with_features_that_are_kept(train):
+    with pytest.raises(ValueError, match=r"keep_features does not go with augmentation.wav_mix"):
+        train("data.train.keep_features=true", "augmentation={wav_mix: {}}")
+    with pytest.raises(ValueError, match="WavMix mixes waveforms"):
+        AugMix(wav_mix={})(torch.zeros(2, 7, 10, 64), Events.empty(), 1)
+
+
 def test_mono_clips_have_no_features_to_keep(train, sound_folder):
     with pytest.raises(ValueError, match="keep_features does not go with mono clips"):
         train(
@@ -511,5 +643,6 @@ def test_the_program_trains_and_prints_scores(tiny_data, tiny_overrides, tmp_pat
     out = capsys.readouterr().out
     assert "pseldnets, 12 recordings" in out
     assert "recordings with ov2 macro" in out
-    assert len(read_csv(next((tmp_path / "run/predictions/test").iterdir()))) >= 0
+    names = sorted(path.stem for path in (tiny_data / "test/metadata").iterdir())
+    assert sorted(path.stem for path in (tmp_path / "run/predictions/test").iterdir()) == names
     assert (tmp_path / "run/model.safetensors").exists()

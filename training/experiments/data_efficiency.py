@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_recipe as read_scene_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
@@ -122,8 +122,9 @@ def pretrain(sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _overrides(values: dict) -> list[str]:
-    """In JSON, which is YAML, so that any path is read as it is."""
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
+    """Paths as they are, and other values in JSON, which is YAML."""
+    texts = (str(value) if isinstance(value, Path) else json.dumps(value) for value in values.values())
+    return [f"{key}={text}" for key, text in zip(values, texts, strict=True)]
 
 
 def recipe_of_run(

@@ -11,12 +11,13 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_recipe
+from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL
@@ -39,6 +40,7 @@ VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
 THRESHOLDS = np.arange(0.1, 0.81, 0.05)
 RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
 NOTHING = "nothing"
+CARD = Path(__file__).with_name("default_model_card.md")
 
 Prediction = list["Window"]
 Predict = Callable[["torch.Tensor"], dict[str, "torch.Tensor"]]
@@ -74,7 +76,7 @@ def run_scenes(
 
     from ..data import RenderedScenes
 
-    made = read_recipe(recipe)
+    made = read_scene_recipe(recipe)
     made = dataclasses.replace(made, rooms=dataclasses.replace(made.rooms, number=ROOMS))
     scene_set = SceneSet(made, sounds, seed=1, split=split)
     rendered = RenderedScenes(scene_set, count)
@@ -207,85 +209,21 @@ def card(
         for n, label in enumerate(labels)
     ]
     macro = by_overlap["macro"]
-    return f"""---
-library_name: transformers
-pipeline_tag: audio-classification
-license: apache-2.0
-tags:
-- sound-event-localization-and-detection
-- direction-of-arrival
-- spatial-audio
-- pseldnet
-model-index:
-- name: pseldnet-small-24
-  results:
-  - task:
-      type: audio-classification
-      name: Sound event localization and detection
-    dataset:
-      type: synthetic
-      name: Simulated scenes of held-out sounds in held-out rooms
-    metrics:
-    - type: f1
-      name: F20 (macro)
-      value: {macro["F"]:.3f}
-    - type: localization_error
-      name: LE (macro, degrees)
-      value: {macro["LE"]:.1f}
----
-
-# A small PSELDNet for {len(labels)} everyday sounds
-
-Says which of {len(labels)} sounds are in a first-order ambisonic recording, when, and from which direction, every
-100 ms: an HTS-AT with multi-ACCDOA of {model.num_parameters() / 1e6:.1f} M parameters, which runs on any CPU.
-
-It is small, and it was trained on synthetic scenes of these classes alone: {trained_on}.
-It shows what the package does and is a start for fine-tuning. It is no substitute for the published 170-class models,
-which `pseldnet-convert` makes ready for use.
-
-- Input: four channels W, Y, Z, X (AmbiX, SN3D) at {model.config.sampling_rate} Hz, in windows of
-  {model.config.window_seconds} s.
-- Classes: {", ".join(labels)}.
-- Trained on sounds of ESC-10, LibriSpeech, tonejs-instruments, Berklee, CC-Sounds and other collections under free
-  licences, placed in simulated rooms by `pseldnet-synthesize` (recipes `default_model` and `default_model_varied`).
-
-## Scores
-
-On {len(test.references)} simulated scenes of ten seconds, of recordings and rooms that were not in training: up to
-three sources at a time, a quarter of them moving, at 6 to 30 dB above the noise, RT60 of 0.1 to 1.0 s. Macro means
-over the classes, counted as in DCASE 2023 (segments of one second, matches within 20°, a localization error of 180°
-for a class that is never found), with 95 % intervals from the jackknife over scenes. The micro means, of all events
-alike, tell more of the directions.
-
-{heading.format("sources")}
-{chr(10).join(overlaps)}
-
-{heading.format("RT60")}
-{chr(10).join(reverberation)}
-
-| class | F20 | LE | LR | threshold |
-|---|---|---|---|---|
-{chr(10).join(classes)}
-
-![What is reported where a source is](confusion.png)
-
-The threshold of each class, with its best SELD score, was chosen on {VALIDATION_SCENES} scenes of a validation part,
-whose recordings are neither in training nor in these scores; classes with too few recordings for one have the median
-of the others.
-
-## Limits
-
-- It knows the sounds that it was trained on far better than others, as the last row of the first table tells: they are
-  few. More training, and stronger changes to the same sounds, did not help any more; more recordings may. To train it
-  further with your own, in a folder for each of these classes: `pseldnet-train default_model/finish --override
-  model.pretrained=modeling_pseldnet/default_model data.train.seed=5 data.data_dir=sounds --output-dir runs/further`,
-  and `python -m training.experiments.default_model runs/further --sounds sounds --trained-on "what it was trained
-  on"`.
-- Simulated rooms and recordings of single sounds are not the world: expect less in real rooms, and no answer, or a
-  wrong one, for sounds of other classes.
-- Many classes come from few recordings: pianos, keyboards and keys of other makes may not be known again.
-- Sources closer than about 20° or of one class at a time are often reported as one.
-"""
+    return Template(CARD.read_text(encoding="utf-8")).substitute(
+        classes=len(labels),
+        labels=", ".join(labels),
+        millions=f"{model.num_parameters() / 1e6:.1f}",
+        trained_on=trained_on,
+        sampling_rate=model.config.sampling_rate,
+        window_seconds=model.config.window_seconds,
+        scenes=len(test.references),
+        validation_scenes=VALIDATION_SCENES,
+        f20=f"{macro['F']:.3f}",
+        le=f"{macro['LE']:.1f}",
+        by_sources="\n".join([heading.format("sources"), *overlaps]),
+        by_rt60="\n".join([heading.format("RT60"), *reverberation]),
+        by_class="\n".join(classes),
+    )
 
 
 @program("python -m training.experiments.default_model")

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 import spaces_demo
-from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.rooms import Room
 from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
@@ -40,7 +40,7 @@ SOURCES = [
     ("plucked_string/sonicpi-guit-e-fifths.ogg", 10.8, -20.0, 26.0),
     ("bell/homedecor-homedecor-doorbell.ogg", 13.2, -120.0, 24.0),
 ]
-RECIPE = Recipe(
+RECIPE = SceneRecipe(
     scene_seconds=SECONDS,
     test_fraction=0.15,
     rooms=RoomRecipe(number=1, rt60=(0.35, 0.35), positions=72, paths=4, path_step=0.1, elevation=(-25.0, 35.0)),

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from scipy.signal import fftconvolve
 
-from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render import PEAK, Renderer, event_signal, path_weights
 from datasets_scripts.scenes.scene_set import PLAYBACK_STEPS, SceneEvent, SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
@@ -32,7 +32,7 @@ def sounds(tmp_path_factory):
 def make(sounds):
     def make(moving=0.0, noise=(-60.0, -45.0), seed=0, rooms=ROOMS, rotation="none", **events):
         events = {"polyphony": {2: 1.0}, "moving": moving, "gap": (0.0, 1.0), **events}
-        recipe = Recipe(
+        recipe = SceneRecipe(
             scene_seconds=5.0, rotation=rotation, rooms=rooms, events=EventRecipe(**events), noise=NoiseRecipe(noise)
         )
         return SceneSet(recipe, sounds, seed)

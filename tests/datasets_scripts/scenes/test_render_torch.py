@@ -1,14 +1,14 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from torch.utils.data import DataLoader
 
-from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, InterferenceRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render import Renderer
-from datasets_scripts.scenes.render_torch import BLOCK, OnTheFlyScenes, SceneBank
+from datasets_scripts.scenes.render_torch import BLOCK, SceneBank
 from datasets_scripts.scenes.scene_set import Scene, SceneSet
 from datasets_scripts.scenes.sounds import Sound, SoundBank
 
@@ -24,26 +24,35 @@ def sounds():
     clips = [0.1 * generator.standard_normal(round((0.3 + 0.9 * (number // 2)) * RATE)) for number in range(6)]
     sounds = tuple(Sound(f"clip {n}", n % 2, f"clip {n}", 0, len(clip)) for n, clip in enumerate(clips))
 
-    def open_clip(number):
+    def read_clip(number):
         stream = io.BytesIO()
         soundfile.write(stream, clips[number], RATE, format="WAV", subtype="FLOAT")
-        stream.seek(0)
-        return stream
+        return stream.getvalue()
 
-    return SoundBank("memory", ("hiss", "rattle"), sounds, RATE, open_clip)
+    return SoundBank("memory", ("hiss", "rattle"), sounds, RATE, read_clip)
 
 
 def scene_set(
-    sounds, moving=0.5, rotation="none", noise=(-60.0, -45.0), rt60=(0.2, 0.8), seconds=4.0, playback=(1.0, 1.0)
+    sounds,
+    moving=0.5,
+    rotation="none",
+    noise=(-60.0, -45.0),
+    rt60=(0.2, 0.8),
+    seconds=4.0,
+    playback=(1.0, 1.0),
+    interference=None,
+    **more_noise,
 ):
-    recipe = Recipe(
+    recipe = SceneRecipe(
         scene_seconds=seconds,
         rotation=rotation,
         rooms=RoomRecipe(number=2, positions=4, paths=2, path_step=0.1, rt60=rt60, size=((4, 5), (4, 5), (2.5, 3))),
         events=EventRecipe(moving=moving, gap=(0.0, 0.5), seconds=(0.2, 1.5), playback=playback),
-        noise=NoiseRecipe(noise),
+        noise=NoiseRecipe(noise, **more_noise),
+        interference=InterferenceRecipe(folder=interference, probability=1.0, gap=(0.0, 0.5)),
     )
-    return SceneSet(recipe, sounds)
+    others = replace(sounds, class_names=("others",), sounds=tuple(replace(s, class_id=0) for s in sounds.sounds))
+    return SceneSet(recipe, sounds, interference=interference and others)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -57,8 +66,15 @@ def scene_set(
         ("foa", {"moving": 0.5, "noise": None, "rt60": (1.0, 1.2)}),
         ("foa", {"moving": 0.5, "playback": (0.5, 2.0)}),
         ("mic", {"moving": 0.5}),
+        ("foa", {"slope": (-6.0, 0.0), "noise": (-30.0, -20.0)}),
+        ("foa", {"hum": 1.0, "hum_level": (0.0, 10.0)}),
+        ("mic", {"hum": 1.0, "noise": None}),
+        ("foa", {"interference": "others"}),
     ],
-    ids=["static", "moving", "turned", "loud", "without noise", "slower and faster", "mic"],
+    ids=[
+        *("static", "moving", "turned", "loud", "without noise", "slower and faster", "mic"),
+        *("noise of several slopes", "hum", "hum of microphones", "interference"),
+    ],
 )
 def test_torch_renders_what_numpy_renders(sounds, device, array, recipe):
     made = scene_set(sounds, **recipe)
@@ -84,37 +100,6 @@ def test_scenes_without_events_hold_their_noise(sounds):
     made = scene_set(sounds)
     scene = Scene(index=0, room=0, noise_level=-40.0, noise_start=0.3, yaw=0.0, events=())
     np.testing.assert_allclose(SceneBank(made).render([scene])[0].numpy(), Renderer(made).scene(scene), atol=1e-6)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_stream_gives_every_scene_once_and_in_order(sounds, workers):
-    bank = SceneBank(scene_set(sounds))
-    loader = DataLoader(OnTheFlyScenes(bank, count=5, first=2), batch_size=None, num_workers=workers)
-    examples = list(loader)
-    assert [example["recording"] for example in examples] == [f"scene{index}" for index in range(2, 7)]
-    for index, example in enumerate(examples, 2):
-        scene = bank.scene_set.scene(index)
-        labels = bank.scene_set.labels(scene)
-        np.testing.assert_allclose(example["waveform"], bank.render([scene])[0].numpy(), atol=1e-6)
-        assert np.array_equal(example["events"].azimuth, labels.azimuth)
-        assert example["num_frames"] == 40
-
-
-def test_each_epoch_has_its_own_scenes(sounds):
-    stream = OnTheFlyScenes(SceneBank(scene_set(sounds)), count=2)
-    epochs = []
-    for epoch in range(2):
-        stream.set_epoch(epoch)
-        epochs.append([example["recording"] for example in stream])
-    assert epochs == [["scene0", "scene1"], ["scene2", "scene3"]]
-
-
-def test_processes_of_a_distributed_run_share_the_scenes_out(sounds):
-    bank = SceneBank(scene_set(sounds))
-    parts = [
-        [example["recording"] for example in OnTheFlyScenes(bank, count=5, rank=rank, world_size=2)] for rank in (0, 1)
-    ]
-    assert parts == [["scene0", "scene2", "scene4"], ["scene1", "scene3"]]
 
 
 def test_events_may_last_beyond_a_block_and_start_anywhere(sounds):

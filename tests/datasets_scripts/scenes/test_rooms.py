@@ -8,13 +8,13 @@ from pyroomacoustics.directivities import DirectionVector, FigureEight, Omnidire
 from scipy.signal import butter, sosfilt
 
 from datasets_scripts.scenes.arrays import diffuse_field, foa_gains
+from datasets_scripts.scenes.measured_rooms import read_measured_rooms
 from datasets_scripts.scenes.recipe import RoomRecipe
 from datasets_scripts.scenes.rooms import (
     SimulatedRoom,
     decay_time,
     draw_room,
     pressure_energy,
-    read_measured_rooms,
     turned,
 )
 from modeling_pseldnet.events import direction_to_vector, vector_to_direction

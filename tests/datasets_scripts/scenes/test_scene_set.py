@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, Recipe, RoomRecipe
+from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.scene_set import PLAYBACK_STEPS, SceneSet, position_at, scene_set_from_dict
 from datasets_scripts.scenes.sounds import Sound, SoundBank
 from modeling_pseldnet.events import angle_between, vector_to_direction
@@ -28,7 +28,7 @@ def bank(seconds=(0.5, 1.0, 2.0, 4.0), recordings=6):
 
 def scene_set(seed=0, split="all", sounds=None, rooms=None, **events):
     rooms = {"number": 3, "positions": 12, "paths": 4, **(rooms or {})}
-    recipe = Recipe(scene_seconds=20.0, rooms=RoomRecipe(**rooms), events=EventRecipe(**events))
+    recipe = SceneRecipe(scene_seconds=20.0, rooms=RoomRecipe(**rooms), events=EventRecipe(**events))
     return SceneSet(recipe, sounds or bank(), seed, split)
 
 
@@ -203,7 +203,7 @@ def test_a_scene_turned_by_an_angle_has_labels_turned_by_it():
 
 
 def test_rotation_and_noise_are_drawn_as_the_recipe_says():
-    recipe = Recipe(rotation="yaw", noise=NoiseRecipe(level=(-50.0, -40.0)))
+    recipe = SceneRecipe(rotation="yaw", noise=NoiseRecipe(level=(-50.0, -40.0)))
     scenes = [SceneSet(recipe, bank()).scene(index) for index in range(5)]
     assert len({scene.yaw for scene in scenes}) == 5
     assert all(-50 <= scene.noise_level <= -40 for scene in scenes)
@@ -223,4 +223,4 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"class 'bark' has no sound of at least 0\.6 s"):
         scene_set(seconds=(0.6, 8.0))
     with pytest.raises(ValueError, match="sounds are at 24000 Hz, the recipe at 32000 Hz"):
-        SceneSet(Recipe(sampling_rate=32000), bank())
+        SceneSet(SceneRecipe(sampling_rate=32000), bank())

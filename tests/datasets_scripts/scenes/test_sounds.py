@@ -1,6 +1,5 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -8,9 +7,10 @@ import pytest
 import soundfile
 
 from datasets_scripts.scenes.sounds import recording_of, sounds_from_dataset, sounds_from_folder
+from tests.helpers import SHARED
 
 
-EVENTS = Path(__file__).parents[4] / "shared" / "events"
+EVENTS = SHARED / "events"
 RATE = 24000
 
 
@@ -130,9 +130,47 @@ def test_train_and_test_lists_of_real_events_share_no_recording():
     train, test = (bank.numbers_by_class(split, 0.2) for split in ("train", "test"))
     recordings = [{bank.sounds[n].recording for n in np.concatenate(part)} for part in (train, test)]
     assert recordings[0].isdisjoint(recordings[1])
-    assert sum(map(len, train)) + sum(map(len, test)) == len(bank.sounds) == 1374
+    assert sum(map(len, train)) + sum(map(len, test)) == len(bank.sounds) == len(list(EVENTS.glob("*/*.ogg")))
+    rows = (line.split("\t") for line in (EVENTS / "SOURCE_IDS.tsv").read_text().splitlines()[1:])
+    assert {sound.name: sound.recording for sound in bank.sounds} == dict(rows)
     for in_train, in_test in zip(train, test, strict=True):
         assert 0.05 <= len(in_test) / (len(in_test) + len(in_train)) <= 0.3
+
+
+@pytest.fixture
+def two_takes(tmp_path):
+    """A folder of one class with four clips whose names tell nothing."""
+    (tmp_path / "dog").mkdir()
+    for name in ("red", "green", "blue", "dog-1"):
+        soundfile.write(tmp_path / "dog" / f"{name}.wav", np.full(RATE // 2, 0.1), RATE)
+    return tmp_path
+
+
+def test_a_table_tells_which_clips_are_of_one_recording(two_takes):
+    (two_takes / "SOURCE_IDS.tsv").write_text("path\tsource_id\ndog/red.wav\tone\ndog/blue.wav\tone\n\n")
+    bank = sounds_from_folder(two_takes)
+    assert {sound.name: sound.recording for sound in bank.sounds} == {
+        "dog/red.wav": "one",
+        "dog/blue.wav": "one",
+        "dog/green.wav": "green",
+        "dog/dog-1.wav": "dog",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected the columns path and source_id"),
+        ("path,source_id\ndog/red.wav,one", "line 1: expected the columns path and source_id"),
+        ("path\tsource_id\ndog/red.wav", "line 2: expected a path and a source_id"),
+        ("path\tsource_id\ndog/red.wav\tone\ndog/red.wav\ttwo", "line 3: dog/red.wav is of 'two' here, of 'one'"),
+        ("path\tsource_id\ndog/red.wav\t\udcff", "SOURCE_IDS.tsv: .* decode"),
+    ],
+)
+def test_a_malformed_table_is_named(two_takes, text, message):
+    (two_takes / "SOURCE_IDS.tsv").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=f"SOURCE_IDS.tsv.*{message}" if "line" in message else message):
+        sounds_from_folder(two_takes)
 
 
 def encoded(seed):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets_scripts.scenes.recipe import RoomRecipe
+from datasets_scripts.scenes.recipe import RoomRecipe, read_scene_recipe
 from datasets_scripts.scenes.rooms import draw_room
 from datasets_scripts.scenes.synthesize import main
+from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import read_csv, vector_to_direction
 
 
@@ -77,8 +79,6 @@ def test_a_set_has_the_published_layout(made):
 
 
 def test_the_builder_reads_a_set(made):
-    from datasets_scripts.synthetic_seld import SyntheticSELD
-
     for form, channels in (("foa", 4), ("mic", 4), ("sum", 1)):
         builder = SyntheticSELD(config_name=form, data_dir=str(made.parent), cache_dir=str(made.parent / ".cache"))
         builder.download_and_prepare()
@@ -133,6 +133,89 @@ def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
     assert main(arguments(inputs, whole, scenes=count)) == 0
     assert digests(killed) == digests(whole)
     assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
+
+
+def children(pid):
+    """The processes that one has started, and that are still there."""
+    found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "Z" not in line and "defunct" not in line]
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "status"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)],
+)
+def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
+    command = [sys.executable, "-m", "datasets_scripts.scenes.synthesize"]
+    options = arguments(inputs, tmp_path / "train", "--workers", "2", scenes=2000)
+    process = subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "train").glob("metadata/[!.]*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [pid for pid in children(process.pid) if Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) >= 2
+    process.send_signal(signal_number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == status
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert "Traceback" not in error
+    if signal_number != signal.SIGKILL:
+        assert not list(tmp_path.rglob(".*.tmp*"))
+
+
+def test_validation_scenes_are_no_scenes_of_training(inputs, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + "validation_fraction: 0.3\n")
+    for split in ("train", "validation"):
+        assert main(arguments(inputs, tmp_path / "sets" / split, "--recipe", str(recipe), scenes=2)) == 0
+    builder = SyntheticSELD(data_dir=str(tmp_path / "sets"), cache_dir=str(tmp_path / "cache"))
+    builder.download_and_prepare()
+    for split in ("train", "validation"):
+        assert all(row["id"].startswith(f"{split}/") for row in builder.as_dataset(split=split))
+
+
+def test_going_on_after_a_sound_was_edited_is_refused(inputs, tmp_path, capsys):
+    shutil.copytree(inputs / "sounds", tmp_path / "sounds")
+    options = arguments(inputs, tmp_path / "train", "--sounds", str(tmp_path / "sounds"), scenes=1)
+    assert main(options) == 0
+    path = tmp_path / "sounds" / "bell" / "bell-one-s0.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, -samples, rate)
+    assert "holds scenes of another sounds" in failing(capsys, *options)
+    assert "bell-one-s0.wav" in failing(capsys, tmp_path / "train", "--verify")
+
+
+def test_interference_is_heard_but_not_labelled(inputs, tmp_path):
+    plain, recipe = tmp_path / "plain" / "train", tmp_path / "recipe.yaml"
+    assert main(arguments(inputs, plain, scenes=3)) == 0
+    text = f"interference: {{folder: {inputs / 'sounds'}, probability: 1, snr: [20, 30], gap: [0, 0.1]}}\n"
+    recipe.write_text(RECIPE + text)
+    disturbed = tmp_path / "disturbed" / "train"
+    assert main(arguments(inputs, disturbed, "--recipe", str(recipe), scenes=3)) == 0
+    labels = [path.relative_to(plain) for path in (plain / "metadata").iterdir()]
+    assert all((plain / path).read_bytes() == (disturbed / path).read_bytes() for path in labels)
+    louder = [
+        np.square(soundfile.read(disturbed / "foa" / path.name)[0]).mean()
+        / np.square(soundfile.read(plain / "foa" / path.name)[0]).mean()
+        for path in (plain / "foa").iterdir()
+    ]
+    assert min(louder) > 1.05
+    scene = json.loads((disturbed / "scenes.jsonl").read_text().splitlines()[0])
+    assert all(event["class_id"] == -1 for event in scene["interference"])
+    assert "interference" not in (plain / "scenes.jsonl").read_text()
+
+
+def test_the_recipe_is_written_beside_the_scenes(made, inputs):
+    assert read_scene_recipe(made / "recipe.yaml") == read_scene_recipe(inputs / "recipe.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"recipe": 3}', '{"recipe": {}, "seed": "x", "split": 1}', "\udcff"])
+def test_a_broken_manifest_is_named(inputs, tmp_path, capsys, text):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert "manifest.json is not as the synthesiser wrote it" in failing(capsys, tmp_path / "train", "--verify")
 
 
 def test_verify_passes_what_was_made_and_fails_what_was_altered(made, inputs, tmp_path, capsys):
@@ -236,7 +319,7 @@ def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
     limited = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from datasets_scripts.synthesize import main\n"
+        "from datasets_scripts.scenes.synthesize import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", limited, *arguments(inputs, folder, scenes=3)]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from modeling_pseldnet.tools.evaluate_files import evaluate_files, main
+from tests.helpers import SHARED
 
 
-SHARED = Path(__file__).parents[4] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores are not here")
 
 

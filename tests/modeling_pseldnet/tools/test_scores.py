@@ -10,10 +10,10 @@ import pytest
 from modeling_pseldnet import SELD_METRIC
 from modeling_pseldnet.events import Events, read_csv, vector_to_direction
 from modeling_pseldnet.tools.scores import VARIANTS, seld_scores
+from tests.helpers import SHARED
 
 
 ROOT = Path(__file__).parents[3]
-SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores are not here")
 
 GOLDEN = {"pseldnets": "metrics", "dcase2023": "metrics_dcase2023", "dcase2024": "metrics_dcase2024"}

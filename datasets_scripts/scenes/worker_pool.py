@@ -1,0 +1,48 @@
+"""Worker processes that never outlive the program."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+
+
+@contextmanager
+def worker_pool(
+    workers: int, initializer: Callable[..., None] | None = None, arguments: tuple = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that end with this one, whatever ends it, and at once where an exception leaves the block.
+
+    Args:
+        workers: how many.
+        initializer: called once in each, with `arguments`.
+    """
+    listener, speaker = multiprocessing.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(listener, initializer, arguments))
+    try:
+        yield pool
+    except BaseException:
+        speaker.send_bytes(b"end")
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        listener.close()
+        speaker.close()
+
+
+def _start_worker(listener: Connection, initializer: Callable[..., None] | None, arguments: tuple) -> None:
+    # Signals end it at once and in silence: half a scene is no loss.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    threading.Thread(target=_end_when_told, args=(listener,), daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
+
+
+def _end_when_told(listener: Connection) -> None:
+    """Ends the process when the program says so, or is no longer there, which closes the sentinel."""
+    wait([listener, multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,49 @@
+"""How windows are put together to batches, and taken apart again."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from modeling_pseldnet.events import Events
+
+
+def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray | None = None) -> dict:
+    """Windows as a batch: `waveform` (batch, channels, samples) or `features` (batch, channels, frames, bins),
+    `events` with frames that count on from window to window, and what tells the windows apart.
+
+    Args:
+        window_frames: label frames of a window.
+        class_numbers: the model's number of each class of the data, (classes,); the same by default.
+
+    Raises:
+        ValueError: a window has no labels.
+    """
+    for item in items:
+        if item["events"] is None:
+            raise ValueError(f"{item['recording']} has no labels: choose another split")
+    events = [item["events"].replace(frame=item["events"].frame + n * window_frames) for n, item in enumerate(items)]
+    events = Events.concatenate(events)
+    if class_numbers is not None:
+        events = events.replace(class_id=class_numbers[events.class_id])
+    sounds = "features" if "features" in items[0] else "waveform"
+    return {
+        sounds: torch.from_numpy(np.stack([item[sounds] for item in items])),
+        "events": events,
+        **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
+    }
+
+
+def collate_features(
+    items: Sequence[dict], window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]
+) -> dict:
+    """A batch as `collate` gives it, with `features` in half precision, which `extract` makes, for waveforms."""
+    batch = collate(items, window_frames)
+    return batch | {"features": extract(batch.pop("waveform")).half()}
+
+
+def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> list[Events]:
+    """The events of each window of a batch, with frames that count from its start."""
+    example = events.frame // window_frames
+    own = events.replace(frame=events.frame % window_frames)
+    return [own[example == number] for number in range(batch_size)]

@@ -1,0 +1,100 @@
+"""A `Trainer` whose checkpoints and models appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+
+# Left out of what is pushed to the Hub, as it begins with an underscore.
+STAGING = "_saving"
+
+
+class SavingTrainer(Trainer):
+    """Writes to a folder of its own within the output folder, and moves what is there when all is written.
+
+    An adapter is saved with the config of the model that it is trained in.
+    """
+
+    # Where a checkpoint is being written.
+    _staging: str | None = None
+
+    def _get_output_dir(self, trial) -> str:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """A checkpoint appears whole or not at all."""
+        run_dir, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            # What a killed run left there is no part of this checkpoint.
+            shutil.rmtree(run_dir / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with self._staged(run_dir, name) as staging:
+            self._staging = str(staging)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(run_dir / name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            # Of several processes only one writes to the folder, which it takes away when it has done so.
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        with self._staged(folder, "the model") as staging:
+            if isinstance(self.model, PeftModel):
+                # An adapter is for other classes than the model it is trained on.
+                self.model.config.save_pretrained(staging)
+            super()._save(str(staging), state_dict)
+
+    @contextmanager
+    def _staged(self, folder: Path, what: str) -> Iterator[Path]:
+        """A folder within `folder` to write to, whose entries move up to `folder` when all are written.
+
+        Raises:
+            OSError: not all could be written, of which nothing is left.
+        """
+        staging = folder / STAGING
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            yield staging
+            if self.args.should_save:
+                for entry in staging.iterdir():
+                    _replace(entry, folder / entry.name)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise OSError(
+                f"{what} could not be written to {folder} ({reason}): free some space; earlier checkpoints are whole,"
+                " so training can be resumed"
+            ) from error
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Gives a file or folder the name of another, which goes."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
