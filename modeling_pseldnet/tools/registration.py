@@ -37,6 +37,7 @@ def _register_pipeline() -> None:
     from transformers import AutoModelForAudioFrameClassification
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    from ..modeling_pseldnet import DEFAULT_MODEL_NAME, place_of
     from ..pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
@@ -44,6 +45,7 @@ def _register_pipeline() -> None:
             TASK,
             pipeline_class=SoundEventLocalizationAndDetectionPipeline,
             pt_model=AutoModelForAudioFrameClassification,
+            default={"model": (place_of(DEFAULT_MODEL_NAME), "main")},
             type="audio",
         )
 
