@@ -86,18 +86,28 @@ def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, n
     if config.get("custom_pipelines") != CUSTOM_PIPELINES:
         config["custom_pipelines"] = CUSTOM_PIPELINES
         write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    extractor = _extractor_at(folder, model.config)
-    if extractor is None:
-        extractor = _extractor_at(place_of(model.config.name_or_path), model.config)
-        if extractor is None and any(
-            kind.num_channels == model.config.num_channels for kind in FEATURE_TYPES.values()
-        ):
-            extractor = fitting_extractor(model.config)
-        if extractor is not None:
-            extractor.save_pretrained(folder)
+    extractor = _save_extractor(model.config, folder)
     card = folder / "README.md"
     if not card.exists() or FORM in card.read_text(encoding="utf-8"):
         card.write_text(model_card(model.config, feature_extractor=extractor, name=name), encoding="utf-8")
+
+
+def save_for_adapter(config: PSELDNetConfig, folder: str | os.PathLike) -> None:
+    """Saves with an adapter what its classes are, by the config of the whole, and the feature extractor."""
+    config.save_pretrained(folder)
+    _save_extractor(config, Path(folder))
+
+
+def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtractor | None:
+    """The extractor in a folder, or else the one that a model was loaded with or one that fits, which is put there."""
+    extractor = _extractor_at(folder, config)
+    if extractor is None:
+        extractor = _extractor_at(place_of(config.name_or_path), config)
+        if extractor is None and any(kind.num_channels == config.num_channels for kind in FEATURE_TYPES.values()):
+            extractor = fitting_extractor(config)
+        if extractor is not None:
+            extractor.save_pretrained(folder)
+    return extractor
 
 
 def _extractor_at(place: str | os.PathLike | None, config: PSELDNetConfig) -> PSELDNetFeatureExtractor | None:

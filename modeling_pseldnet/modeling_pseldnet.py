@@ -1,6 +1,10 @@
 """PSELDNet models: pre-trained sound event localization and detection networks (arXiv 2411.06399)."""
 
+<<<<<<< HEAD
 import inspect
+=======
+import json
+>>>>>>> integ
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -71,6 +75,12 @@ _DEFAULT_MODEL = Path(__file__).with_name("default_model")
 def place_of(name: str | os.PathLike) -> str | os.PathLike:
     """Where a model lies: what is named, but for the name of the model that comes with the package, its folder."""
     return str(_DEFAULT_MODEL) if name == DEFAULT_MODEL_NAME and _DEFAULT_MODEL.is_dir() else name
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and the config of the whole, and no model."""
+    there = all((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
+    return there and not [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]
 
 
 def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
@@ -182,7 +192,16 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        return super().from_pretrained(place_of(pretrained_model_name_or_path), *args, **kwargs)
+        place = place_of(pretrained_model_name_or_path)
+        if place is not None and _is_adapter(Path(place)):
+            # transformers takes a folder with a config for a whole model: the config is that of model and adapter.
+            adapter = json.loads((Path(place) / "adapter_config.json").read_text(encoding="utf-8"))
+            kwargs.setdefault("config", cls.config_class.from_pretrained(place))
+            kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
+            own_heads = any("heads" in name for name in adapter.get("modules_to_save") or ())
+            kwargs.setdefault("ignore_mismatched_sizes", own_heads)
+            place = place_of(adapter["base_model_name_or_path"])
+        return super().from_pretrained(place, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """What features pass first, one for both branches of EINV2: of it PEFT, torchao and NEFTune take hold."""
@@ -205,10 +224,10 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _complete(self, folder: str | os.PathLike, name: str | None = None) -> None:
-        from .hub_folder import complete_folder
+        from .hub_folder import complete_folder, save_for_adapter
 
         if getattr(self, "_hf_peft_config_loaded", False):
-            self.config.save_pretrained(folder)
+            save_for_adapter(self.config, folder)
         else:
             complete_folder(self, folder, name)
 

@@ -34,6 +34,14 @@ def scattered(model: PSELDNetForSELD) -> PSELDNetForSELD:
     return model
 
 
+def status_of(main, arguments: list[str]) -> int:
+    """The status that a program ends with, whether it returns it or, as for wrong options, exits with it."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
+
+
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
 

@@ -138,12 +138,13 @@ def build_model(
         check_extractor(extractor, config)
         if options.get("backbone", config.backbone) != config.backbone:
             raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
+        fields = config.to_dict() | {"label2id": {name: number for number, name in enumerate(class_names)}}
+        fields["threshold"] = threshold_by_name(config, class_names)
         if options.get("output_format", config.output_format) != config.output_format:
-            config.unify_degrees = None
+            fields["unify_degrees"] = None
+        config = PSELDNetConfig.from_dict(fields | options)
         if start.peft_method is not None:
-            config.update(options)
             return _build_adapter(recipe, start, config)
-        config.update({"threshold": threshold_by_name(start.config, class_names), **options})
         model = PSELDNetForSELD(config)
         try:
             report = transfer_from(model, load(start.name, "cpu")[0])
@@ -196,6 +197,10 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     Raises:
         OSError, ValueError: the data or the model is not there, or the recipe does not fit them.
     """
+    if recipe.train.keep_features and (recipe.augmentation or {}).get("wav_mix") is not None:
+        raise ValueError(
+            "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
+        )
     import torch
     from transformers import TrainingArguments, set_seed
 
@@ -205,10 +210,6 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from .data import keep_features, load_windows
     from .trainer import SELDTrainer
 
-    if recipe.train.keep_features and (recipe.augmentation or {}).get("wav_mix") is not None:
-        raise ValueError(
-            "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
-        )
     # transformers takes bf16 on a CPU only where that is asked for.
     defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}
     args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
@@ -279,9 +280,11 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
         if checkpoint is not None:
             check_epochs(trainer, Path(checkpoint))
-    if trainer.is_world_process_zero():
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, Path(args.output_dir) / "recipe.yaml")
+    resolved = Path(args.output_dir) / "recipe.yaml"
+    # Scoring leaves that of the training in the same folder.
+    if trainer.is_world_process_zero() and not (only_evaluate and resolved.exists()):
+        resolved.parent.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, resolved)
     if not only_evaluate:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)

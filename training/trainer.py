@@ -218,7 +218,7 @@ class SELDTrainer(SavingTrainer):
             shares = gather_object([(num_windows, losses, kept, indices)])
             num_windows = sum(count for count, *_ in shares)
             losses = {name: sum(share.get(name, 0.0) for _, share, *_ in shares) for name in {*shares[0][1], *losses}}
-            kept = kept and [window for *_, share, _ in shares for window in share]
+            kept = None if kept is None else [window for *_, share, _ in shares for window in share]
             indices = [index for *_, share in shares for index in share]
         metrics = {name: total / num_windows for name, total in losses.items()} | self._score(model, recordings)
         predictions = labels = None

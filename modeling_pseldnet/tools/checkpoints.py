@@ -25,7 +25,9 @@ def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor]
         raise ValueError(f"{checkpoint}: holds no `state_dict`, as a Lightning checkpoint does")
     network, ignored = {}, []
     for key, value in state.items():
-        match = re.fullmatch(r"net\.(?:_orig_mod\.)?(.+)", key)
+        match = re.fullmatch(r"net\.(?:_orig_mod\.)?(.+)", str(key))
+        if match and not isinstance(value, torch.Tensor):
+            raise ValueError(f"{checkpoint}: the entry {key} is no tensor")
         if match:
             network[match[1]] = value
         else:
@@ -47,7 +49,8 @@ def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
         raise ValueError(f"{checkpoint}: no such file")
     try:
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:
+        # A broken file can make whatever of the machine that reads pickles.
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(checkpoint):
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = found[1] if found else "objects of Python"

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
     from ..modeling_pseldnet import PSELDNetForSELD
 
+MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+
 
 def load(
     model: str | os.PathLike = DEFAULT_MODEL, device: str | torch.device | None = None
 ) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
     """A model and its feature extractor, from a folder or by the name of a Hub repository.
 
-    An adapter of PEFT is loaded over the model it was trained on, and merged with it where the method allows that.
+    An adapter of PEFT is loaded over the model it was trained on; one of LoRA is merged with it.
 
     Args:
         model: folder or `user/name`; the model that comes with the package by default.
@@ -53,7 +55,10 @@ def load(
             network, loading = PSELDNetForSELD.from_pretrained(model, config=config, output_loading_info=True)
             _check_complete(loading)
         else:
-            network = _merged(load_adapter(model, config))
+            adapted = load_adapter(model, config)
+            # Other methods of PEFT are not linear, or cannot be merged beside modules that are saved whole.
+            linear = adapter_config(model)["peft_type"] == "LORA"
+            network = adapted.merge_and_unload() if linear else adapted.get_base_model()
     try:
         return network.to(device).eval(), extractor
     except Exception as error:
@@ -88,7 +93,7 @@ def read_config(model: str) -> PSELDNetConfig:
 
     from ..configuration_pseldnet import PSELDNetConfig
 
-    config = _own_or_base(AutoConfig, model)
+    config = _own_or_base(AutoConfig, model, "config.json")
     if not isinstance(config, PSELDNetConfig) or config.model_type != PSELDNetConfig.model_type:
         raise ValueError(f"{model} is a {config.model_type} model, not a PSELDNet")
     return config
@@ -102,7 +107,7 @@ def read_extractor(model: str) -> PSELDNetFeatureExtractor:
     """
     from transformers import AutoFeatureExtractor
 
-    return _own_or_base(AutoFeatureExtractor, model)
+    return _own_or_base(AutoFeatureExtractor, model, "preprocessor_config.json")
 
 
 def adapter_config(model: str) -> dict | None:
@@ -180,25 +185,16 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) ->
             raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
 
 
-def _own_or_base(auto_class: type, model: str):
+def _own_or_base(auto_class: type, model: str, file: str):
     """What an Auto class makes of a model or an adapter, or else of the model that the adapter was trained on."""
+    from transformers.utils.hub import cached_file
+
     from ..modeling_pseldnet import place_of
 
     adapter = adapter_config(model)
-    try:
+    if adapter is None or cached_file(model, file, **MAY_BE_MISSING):
         return auto_class.from_pretrained(model)
-    except OSError:
-        if adapter is None:
-            raise
-        return auto_class.from_pretrained(place_of(adapter["base_model_name_or_path"]))
-
-
-def _merged(model) -> PSELDNetForSELD:
-    """The network with its adapter in its weights, or beside them where it is not linear."""
-    try:
-        return model.merge_and_unload()
-    except NotImplementedError:
-        return model.get_base_model()
+    return auto_class.from_pretrained(place_of(adapter["base_model_name_or_path"]))
 
 
 def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:

@@ -245,3 +245,16 @@ def test_turning_a_recording_turns_what_the_extractor_sees(real):
     straight = extractor(np.stack([w, y, z, x]), sampling_rate=24000)["input_features"][0]
     turned = extractor(np.stack([w, x, z, -y]), sampling_rate=24000)["input_features"][0]
     torch.testing.assert_close(turned[4:], torch.stack([straight[6], straight[5], -straight[4]]))
+
+
+def test_the_end_of_a_recording_is_heard_as_in_a_window_that_ends_with_it(model, extractor):
+    wave = noise(13.3)
+    whole = detect(model, extractor, (wave, 24000), threshold=0.01)
+    first = detect(model, extractor, (wave[:, :240000], 24000), threshold=0.01)
+    last = detect(model, extractor, (wave[:, -240000:], 24000), threshold=0.01)
+    for part, shift, begin, end in ((first, 0, 0, 100), (last, 33, 100, 133)):
+        found = whole[(whole.frame >= begin) & (whole.frame < end)]
+        expected = part.replace(frame=part.frame + shift)
+        expected = expected[(expected.frame >= begin) & (expected.frame < end)]
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(np.sort(found.azimuth), np.sort(expected.azimuth), atol=1e-2)

@@ -7,7 +7,6 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification
 
 from modeling_pseldnet.tools.convert import main
-from modeling_pseldnet.tools.labels import read_labels
 
 
 def convert(arguments: list[str]) -> int:
@@ -162,15 +161,23 @@ def test_labels_must_be_as_many_as_classes(checkpoint, tmp_path, capsys):
     assert "13 classes with accdoa, and 2 labels" in capsys.readouterr().err
 
 
-def test_labels_are_read_from_both_layouts(tmp_path):
-    (tmp_path / "lines.txt").write_text("Female speech, woman speaking\nKnock\n\n")
-    assert read_labels(tmp_path / "lines.txt") == ["Female speech, woman speaking", "Knock"]
-    (tmp_path / "table.tsv").write_text("0\t/m/0\tBark\n1\t/m/1\tBell\t3\n")
-    assert read_labels(tmp_path / "table.tsv") == ["Bark", "Bell"]
-    (tmp_path / "wrong.tsv").write_text("0\t/m/0\tBark\n2\t/m/1\tBell\n")
-    with pytest.raises(ValueError, match="line 2"):
-        read_labels(tmp_path / "wrong.tsv")
-    for missing in ("nothing.txt", "empty.txt"):
-        (tmp_path / "empty.txt").write_text("")
-        with pytest.raises(ValueError, match=missing):
-            read_labels(tmp_path / missing)
+def test_a_file_gives_way_where_it_is_to_be_replaced(checkpoint, tmp_path, capsys):
+    source, output = str(checkpoint("htsat-accdoa-13")), tmp_path / "model"
+    output.write_text("a file")
+    assert main([source, str(output), "--output-format", "accdoa"]) == 2
+    assert "choose another folder, or replace it with --overwrite" in capsys.readouterr().err
+    assert main([source, str(output), "--output-format", "accdoa", "--overwrite"]) == 0
+    assert (output / "config.json").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"PK", b"\x80\x02N.", b"not a checkpoint", 3, [], {"state_dict": 1}])
+def test_what_is_no_checkpoint_is_told_in_a_line(tmp_path, capsys, content):
+    path = tmp_path / "some.ckpt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    assert main([str(path), str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pseldnet-convert: error: {path}: ")
+    assert error.count("\n") == 1
+    torch.save({"state_dict": {"net.a": content if isinstance(content, int) else "text"}}, path)
+    assert main([str(path), str(tmp_path / "model")]) == 2
+    assert capsys.readouterr().err == f"pseldnet-convert: error: {path}: the entry net.a is no tensor\n"

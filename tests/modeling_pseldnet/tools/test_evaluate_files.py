@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from modeling_pseldnet.tools.evaluate_files import evaluate_files, main
+<<<<<<< HEAD
 from tests.helpers import SHARED
+=======
+from tests.helpers import SHARED, status_of
+>>>>>>> integ
 
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores are not here")
@@ -113,12 +117,39 @@ def test_what_cannot_be_scored_is_one_line_and_exit_status_2(folders, capsys, mo
     monkeypatch.chdir(folders)
     Path(file).parent.mkdir(exist_ok=True)
     Path(file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments(folders, *more))
+    assert status_of(main, arguments(folders, *more)) == 2
     error = capsys.readouterr().err
     assert error.startswith("pseldnet-evaluate: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_number_of_classes_is_that_of_the_references_whatever_is_predicted(folders, capsys):
+    name = next((folders / "prediction").rglob("*.csv"))
+    name.write_text(name.read_text() + "0,30,0,0,0\n")
+    assert main(arguments(folders)) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: class 30, and the references have" in error
+    assert "--num-classes" in error
+    assert main(arguments(folders, "--num-classes", "31")) == 0
+    assert "31 classes" in capsys.readouterr().out
+
+
+def test_classes_in_another_order_are_matched_by_name(tmp_path, capsys):
+    for folder, order in (("reference", [0, 1, 2]), ("prediction", [3, 2, 0])):
+        (tmp_path / folder).mkdir()
+        rows = [f"{frame},{order[frame // 20]},0,30,10\n" for frame in range(41)]
+        (tmp_path / folder / "a.csv").write_text("".join(rows))
+    (tmp_path / "names").write_text("bell\ndoor\ndog\n")
+    (tmp_path / "reversed").write_text("dog\ncat\ndoor\nbell\n")
+    options = ["--labels", str(tmp_path / "names"), "--prediction-labels", str(tmp_path / "reversed")]
+    given = ["--reference", str(tmp_path / "reference"), "--prediction", str(tmp_path / "prediction")]
+    assert main([*given, *options, "--json", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["macro"]["F"] == 1.0
+    assert "\ndog " in capsys.readouterr().out
+    (tmp_path / "prediction" / "a.csv").write_text("0,1,0,30,10\n")
+    assert main([*given, *options]) == 2
+    assert "prediction of a.csv: 1 of 1 classes (cat) are not among the others" in capsys.readouterr().err
 
 
 def test_help_shows_an_example(capsys):

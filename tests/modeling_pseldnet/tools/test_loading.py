@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForAudioFrameClassification, pipeline
+from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
 
 import modeling_pseldnet
 from modeling_pseldnet import DEFAULT_MODEL, AdapterBitConfig, PSELDNetForSELD, load, load_for_transfer
@@ -189,7 +189,10 @@ def test_an_extractor_of_another_model_is_refused(hub_folder, tmp_path):
         load(broken)
 
 
-def test_a_pipeline_takes_an_adapter(adapter):
-    _, folder, expected = adapter
+def test_a_pipeline_takes_an_adapter_that_is_saved_with_its_config_and_extractor(adapter):
+    base, folder, expected = adapter
+    if not (folder / "config.json").exists():
+        AutoModelForAudioFrameClassification.from_pretrained(base).config.save_pretrained(folder)
+        AutoFeatureExtractor.from_pretrained(base).save_pretrained(folder)
     detector = pipeline("sound-event-localization-and-detection", model=str(folder), device="cpu")
     torch.testing.assert_close(outputs(detector.model), expected, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 
@@ -137,6 +138,46 @@ def test_the_other_files_are_done_and_the_status_tells(predict, write_recording,
     assert status == 2
     assert {"good.csv", "also_good.csv"} <= {file.name for file in (tmp_path / "out").iterdir()}
     assert len(complaints(error)) == 9
+
+
+def test_whatever_goes_wrong_with_a_recording_is_its_line(predict, write_recording, tmp_path):
+    for name in ("a.wav", "b.wav", "d.wav"):
+        write_recording(f"in/{name}")
+    name = os.fsdecode(b"c\xff.wav")
+    (tmp_path / "in" / "a.wav").rename(tmp_path / "in" / name)
+    # A folder stands where the results of one are to go.
+    (tmp_path / "out" / "b.csv").mkdir(parents=True)
+    status, _, error = predict(tmp_path / "in", "--plot", "--json")
+    assert status == 2
+    assert any("b.csv: Is a directory" in line for line in complaints(error))
+    assert (tmp_path / "out" / "d.csv").is_file()
+    assert all("in/" in line or "out/" in line for line in complaints(error))
+
+
+def test_an_error_that_nobody_foresaw_is_the_line_of_its_recording(predict, write_recording, tmp_path, monkeypatch):
+    import modeling_pseldnet.tools.predict as program
+
+    def broken(model, extractor, file, **options):
+        if file.name == "a.wav":
+            raise RuntimeError("out of something\nin some library")
+        return detect(model, extractor, file, **options)
+
+    detect = program.detect
+    monkeypatch.setattr(program, "detect", broken)
+    for name in ("a.wav", "b.wav"):
+        write_recording(f"in/{name}")
+    status, out, error = predict(tmp_path / "in")
+    assert status == 2
+    (line,) = complaints(error)
+    assert line.endswith("in/a.wav: RuntimeError: out of something in some library")
+    assert "b.wav" in out
+
+
+@pytest.mark.parametrize("option", [("--hop", "nan"), ("--hop", "-1"), ("--batch-size", "0"), ("--delay", "inf")])
+def test_numbers_that_make_no_sense_are_refused(predict, write_recording, capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        predict(write_recording(), *option)
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_two_recordings_of_one_name_do_not_replace_each_other(predict, write_recording):

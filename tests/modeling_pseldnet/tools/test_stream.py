@@ -183,6 +183,21 @@ def test_a_source_that_is_faster_than_real_time_is_not_hurried_through():
     assert [block.shape for block in found] == [(1, 3)] * 50
 
 
+def test_no_thread_is_left_behind_whoever_stops_first():
+    def endless():
+        try:
+            while True:
+                yield np.zeros((1, 3))
+        finally:
+            ended.set()
+
+    ended, before = threading.Event(), threading.active_count()
+    for _ in in_real_time(endless(), 0.02, 0.2, lambda message: None):
+        break
+    assert ended.wait(5)
+    assert threading.active_count() == before
+
+
 def test_who_falls_behind_gets_several_blocks_at_once_and_is_told_once():
     blocks, warnings, found = [np.full((1, 3), number) for number in range(30)], [], []
 
