@@ -85,7 +85,7 @@ def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, n
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("custom_pipelines") != CUSTOM_PIPELINES:
         config["custom_pipelines"] = CUSTOM_PIPELINES
-        write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_atomically(folder / "config.json", json.dumps(dict(sorted(config.items())), indent=2) + "\n")
     extractor = _save_extractor(model.config, folder)
     card = folder / "README.md"
     if not card.exists() or FORM in card.read_text(encoding="utf-8"):

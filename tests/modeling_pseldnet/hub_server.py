@@ -85,7 +85,9 @@ class HubHandler(BaseHTTPRequestHandler):
     def place(self) -> "Place":
         """What a request is about."""
         path = urllib.parse.unquote(self.path.split("?")[0])
-        pattern = r"/(?:api/)?(?:(?:models|datasets)/)?([\w.-]+?/[\w.-]+?)(?:\.git)?(?:/([\w-]+)(?:/[^/]+(?:/(.*))?)?)?"
+        pattern = (
+            r"/(?:api/)?(?:(?:models|datasets)/)?([\w.-]+?/[\w.-]+?)(?:\.git)?(?:/([\w-]+)(?:/[^/]+(?:/(.*))?)?)?"
+        )
         match = re.fullmatch(pattern, path)
         if match is None:
             return Place(path, "", None, "", "")

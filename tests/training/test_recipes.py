@@ -139,11 +139,7 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(arguments, message, capsys, tmp_path):
-<<<<<<< HEAD
-    assert main([argument.format(empty=tmp_path) for argument in arguments]) == 2
-=======
     assert status_of(main, [argument.format(empty=tmp_path) for argument in arguments]) == 2
->>>>>>> integ
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("pseldnet-train: error: ")
@@ -206,11 +202,7 @@ def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_over
         (tmp_path / "none", f"{tmp_path / 'none'}"),
     ):
         overrides = tiny_overrides(tiny_data, tmp_path / "run", f"model.pretrained={pretrained}")
-<<<<<<< HEAD
-        assert main(["synth_accdoa", "--override", *overrides]) == 2
-=======
         assert status_of(main, ["synth_accdoa", "--override", *overrides]) == 2
->>>>>>> integ
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pseldnet-train: ")]
         assert len(lines) == 1
         assert message in lines[0]

@@ -5,11 +5,7 @@ from pathlib import Path
 import pytest
 
 from modeling_pseldnet.tools.evaluate_files import evaluate_files, main
-<<<<<<< HEAD
-from tests.helpers import SHARED
-=======
 from tests.helpers import SHARED, status_of
->>>>>>> integ
 
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores are not here")
