@@ -1,10 +1,7 @@
 """PSELDNet models: pre-trained sound event localization and detection networks (arXiv 2411.06399)."""
 
-<<<<<<< HEAD
 import inspect
-=======
 import json
->>>>>>> integ
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -257,8 +254,8 @@ def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
     """Attention that knows its weights, as SDPA does not."""
     chosen = config._attn_implementation
     logger.warning_once(
-        f"`{chosen}` attention does not give its weights: falling back to eager attention for `output_attentions=True`;"
-        ' load the model with attn_implementation="eager" to have it so without this warning'
+        f"`{chosen}` attention does not give its weights: falling back to eager attention for"
+        ' `output_attentions=True`; load the model with attn_implementation="eager" to be without this warning'
     )
     config._attn_implementation_internal = "eager"
     try:
@@ -379,7 +376,7 @@ class Heads(nn.Module):
 
 
 def names_data_columns(forward: Callable) -> Callable:
-    """Declares the columns of data beside the arguments of `forward`, so that `Trainer` leaves them to the collator."""
+    """Declares columns of data beside the arguments of `forward`, so that `Trainer` leaves them to the collator."""
     signature = inspect.signature(forward)
     *arguments, rest = signature.parameters.values()
     columns = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in DATA_COLUMNS]

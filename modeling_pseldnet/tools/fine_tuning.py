@@ -31,14 +31,14 @@ class DataCollatorForSELD:
     """Makes of recordings and their events what a PSELDNet takes, as `data_collator` of the plain `Trainer`.
 
     A row has `audio`, whatever stands for a recording (a file or its bytes, `{"path", "bytes"}`, `{"array",
-    "sampling_rate"}`, a decoder), or `waveform`, (channels, samples), as a window of `SegmentedDataset` has it; and
-    `events`: [`Events`], the columns of a data set, rows, the path of a DCASE CSV, or what the pipeline gives. Or it has
-    `input_features` (channels, frames, bins), made by the extractor already, with `events` or `labels`. Other columns
-    are left alone.
+    "sampling_rate"}`, a decoder), or `waveform` (channels, samples), as a window of `SegmentedDataset`; and `events`:
+    [`Events`], the columns of a data set, rows, the path of a DCASE CSV, or what the pipeline gives. Or it has
+    `input_features` (channels, frames, bins), made by the extractor, with `events` or `labels`. Other columns are
+    left alone.
 
     Audio is continued with silence to the length that the model takes, as in prediction, so that its features are the
-    same whatever else is in the batch. Features are padded as by the extractor's `pad`. Label frames after the end of a
-    recording, and those of digital silence in which no event is, are -100: they have no loss and no score.
+    same whatever else is in the batch. Features are padded as by the extractor's `pad`. Label frames after the end of
+    a recording, and those of digital silence in which no event is, are -100: they have no loss and no score.
 
     Args:
         extractor: of the model.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 REPOSITORY, REVISION, FOLDER = "Jinbo-HU/PSELDNets", "main", "model"
 LABELS = "cls_indices_train.tsv"
 TERMS = (
-    f"the weights are the authors' of PSELDNets and carry their terms: {REPOSITORY} states no licence, so ask them before"
-    " you pass the weights on; nothing is rehosted here"
+    f"the weights are those of PSELDNets' authors and carry their terms: {REPOSITORY} states no licence, so ask them"
+    " before you pass the weights on; nothing is rehosted here"
 )
 
 
@@ -121,8 +121,8 @@ def _list_files() -> list[str]:
         return HfApi().list_repo_files(REPOSITORY, repo_type="dataset", revision=REVISION)
     except RepositoryNotFoundError:
         raise ValueError(
-            f"the authors' data set repository {REPOSITORY} is not on the Hub, or not open to you: convert a checkpoint"
-            " that you have by pseldnet-convert CHECKPOINT OUTPUT"
+            f"the authors' data set repository {REPOSITORY} is not on the Hub, or not open to you: convert a"
+            " checkpoint that you have by pseldnet-convert CHECKPOINT OUTPUT"
         ) from None
     except Exception as error:
         raise ValueError(f"the Hub cannot be reached for {REPOSITORY}: {describe(error)}") from None
