@@ -1,6 +1,7 @@
 """The plain Trainer of transformers, with the collator and the scores of the package."""
 
-import datasets
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import soundfile
@@ -26,6 +27,7 @@ EVENTS = Events([0, 1, 1, 4], [2, 0, 0, 1], [0, 0, 1, 0], [10, -90, 120, 0], [0,
 def network(**fields) -> PSELDNetForSELD:
     """For windows of a second."""
     small = {"window_seconds": 1, "spec_size": 128, "depths": [1, 1, 1, 1], "threshold": 0.2, "drop_path_rate": 0.0}
+    torch.manual_seed(0)
     return scattered(PSELDNetForSELD(tiny_config(**small, **fields))).eval()
 
 
@@ -77,7 +79,7 @@ def test_a_plain_evaluation_gives_the_scores_of_the_projects_own(recordings, tmp
     found = plain.evaluate()
     scores = [f"eval_{level}{name}" for level in ("", "micro_") for name in ("ER", "F", "LE", "LR", "SELD")]
     assert {name: found[name] for name in scores} == pytest.approx({name: expected[name] for name in scores}, abs=1e-5)
-    assert 0 < found["eval_LR"] < 1
+    assert 0 < found["eval_LE"] < 180
 
 
 def test_rows_of_a_data_set_train_with_the_trainers_defaults(recordings, tmp_path):
@@ -210,9 +212,9 @@ def test_padded_frames_are_not_scored():
     front = Events(np.arange(10), *[np.ones(10), *[np.zeros(10)] * 3])
     expected = seld_scores([front, front[:5]], [front, front[:5]], 3)
     assert found["micro_F"] == expected["micro"]["F"] == 1.0
+    windows = SimpleNamespace(recording=[0], start=[0])
     with pytest.raises(ValueError, match="2 windows were evaluated, and 1 are to be scored"):
-        windows = datasets.utils.py_utils.NonMutableDict(recording=[0], start=[0])
-        SELDMetrics(model, type("Windows", (), dict(windows)))(EvalPrediction(outputs, labels))
+        SELDMetrics(model, windows)(EvalPrediction(outputs, labels))
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
