@@ -214,13 +214,14 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            self._complete(save_directory)
+            self.complete_hub_folder(save_directory)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
-        self._complete(working_dir, repo_id)
+        self.complete_hub_folder(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    def _complete(self, folder: str | os.PathLike, name: str | None = None) -> None:
+    def complete_hub_folder(self, folder: str | os.PathLike, name: str | None = None) -> None:
+        """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""
         from .hub_folder import complete_folder, save_for_adapter
 
         if getattr(self, "_hf_peft_config_loaded", False):
