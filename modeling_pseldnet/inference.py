@@ -105,7 +105,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where there are matrix units for it, as in GPUs since Ampere and in processors with AMX; else float32."""
+    """bfloat16 where there are matrix units for it, as in GPUs since Ampere and processors with AMX; else float32."""
     if device.type == "cuda":
         has_units = torch.cuda.get_device_capability(device) >= (8, 0)
     else:

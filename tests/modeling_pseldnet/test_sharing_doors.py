@@ -1,9 +1,15 @@
 """Whichever way a model is put on the Hub, it loads from there in every way, with a card that says what it is."""
 
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import soundfile
 from huggingface_hub import ModelCard
+from transformers import pipeline
 
 from tests.modeling_pseldnet.hub_server import serve_hub
 
@@ -16,7 +22,6 @@ WAYS = {
     "modeling_pseldnet.load": "load",
 }
 PUSH = """
-import numpy as np
 from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments, pipeline
 from modeling_pseldnet import DataCollatorForSELD, PSELDNetFeatureExtractor, load
@@ -25,7 +30,8 @@ model, extractor = load(FOLDER, "cpu")
 model.push_to_hub("user/model")
 PSELDNetFeatureExtractor().push_to_hub("user/extractor")
 model.push_to_hub("user/extractor")
-pipeline("sound-event-localization-and-detection", model=model, feature_extractor=extractor).push_to_hub("user/pipeline")
+detector = pipeline("sound-event-localization-and-detection", model=model, feature_extractor=extractor)
+detector.push_to_hub("user/pipeline")
 HfApi().create_repo("user/upload")
 HfApi().upload_folder(repo_id="user/upload", folder_path=FOLDER)
 arguments = TrainingArguments(
@@ -40,6 +46,7 @@ trainer = Trainer(model, arguments, collator, rows, rows, processing_class=extra
 trainer.train()
 trainer.evaluate()
 trainer.push_to_hub()
+print("null")
 """
 WITHOUT_THE_PACKAGE = """
 import sys
@@ -53,14 +60,9 @@ for door in DOORS:
     name = f"user/{door}"
     model = AutoModelForAudioFrameClassification.from_pretrained(name, trust_remote_code=True)
     extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=True)
-    found[door] = {
-        "remote": pipeline(TASK, model=name, trust_remote_code=True)(PATH),
-        "auto": pipeline(TASK, model=model, feature_extractor=extractor)(PATH) if door == "model" else None,
-    }
-    from importlib import import_module
-    local = import_module(type(model).__module__.rpartition(".")[0] + ".pipeline_pseldnet")
-    kind = local.SoundEventLocalizationAndDetectionPipeline
-    found[door]["auto"] = kind(model=model, feature_extractor=extractor)(PATH)
+    detector = pipeline(TASK, model=name, trust_remote_code=True)
+    by_parts = type(detector)(model=model, feature_extractor=extractor)
+    found[door] = {"remote": detector(PATH), "auto": by_parts(PATH)}
 print(json.dumps(found))
 """
 WITH_THE_PACKAGE = """
@@ -76,59 +78,80 @@ for door in DOORS:
     found[door] = {"pipeline": detector(PATH), "load": by_load(PATH)}
 print(json.dumps(found))
 """
+PUSH_DATA = """
+from datasets_scripts.synthetic_seld import SyntheticSELD
+
+builder = SyntheticSELD(data_dir=DATA, cache_dir="cache")
+builder.download_and_prepare()
+builder.as_dataset().push_to_hub("user/data")
+print("null")
+"""
+LOAD_DATA = """
+import sys
+sys.modules["modeling_pseldnet"] = sys.modules["datasets_scripts"] = None
+import io, json, soundfile
+from datasets import load_dataset
+
+row = load_dataset("user/data", split="test")[0]
+samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+print(json.dumps([row["id"], samples.shape, rate, row["events"]]))
+"""
 
 
 @pytest.fixture(scope="module")
-def shared(hub_folder, tmp_path_factory):
-    """What each way of loading finds in a recording, by door, what is there to be found, and the Hub's folder."""
-    import os
-    import subprocess
-    import sys
-
-    import numpy as np
-    import soundfile
-    from transformers import pipeline
-
+def hub(hub_folder, tmp_path_factory):
+    """The folder of a Hub, a recording, and a way to run Python with that Hub, away from the repository."""
     folder = tmp_path_factory.mktemp("doors")
-    path, hub = folder / "recording.wav", folder / "hub"
-    hub.mkdir()
+    path = folder / "data" / "test" / "foa" / "fold1_room1_mix001.wav"
+    path.parent.mkdir(parents=True)
     noise = np.random.default_rng(0).standard_normal(36000)
     soundfile.write(path, np.outer(noise, [0.1, 0.1, 0.0, 0.02]), 24000)
-    expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
-    with serve_hub(hub) as (endpoint, _):
+    (folder / "hub").mkdir()
+    with serve_hub(folder / "hub") as (endpoint, _):
         options = {
             **{"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"},
             **{"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"},
         }
+        names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data"), "DOORS": DOORS}
+        head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
 
-        def run(code: str) -> str:
-            head = f"FOLDER, PATH, DOORS = {str(hub_folder)!r}, {str(path)!r}, {DOORS!r}\n"
-            command = [sys.executable, "-c", head + code]
+        def run(code: str) -> list:
             finished = subprocess.run(
-                command, cwd=folder, env={**os.environ, **options}, capture_output=True, text=True, timeout=600
+                [sys.executable, "-c", head + code],
+                cwd=folder,
+                env={**os.environ, **options},
+                capture_output=True,
+                text=True,
+                timeout=600,
             )
             assert finished.returncode == 0, finished.stderr
-            return finished.stdout
+            return json.loads(finished.stdout.splitlines()[-1])
 
-        run(PUSH)
-        found = json.loads(run(WITHOUT_THE_PACKAGE).splitlines()[-1])
-        for door, by_way in json.loads(run(WITH_THE_PACKAGE).splitlines()[-1]).items():
-            found[door] |= by_way
-    return found, expected, hub / "user"
+        yield folder / "hub" / "user", path, run
+
+
+@pytest.fixture(scope="module")
+def shared(hub, hub_folder):
+    """What each way of loading finds in a recording, by door, and what is there to be found."""
+    _, path, run = hub
+    expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
+    run(PUSH)
+    found, with_the_package = run(WITHOUT_THE_PACKAGE), run(WITH_THE_PACKAGE)
+    return {door: found[door] | with_the_package[door] for door in DOORS}, expected
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("door", DOORS)
 def test_a_model_loads_from_every_door_by_every_way(shared, door, way):
-    found, expected, _ = shared
+    found, expected = shared
     assert expected
     assert found[door][WAYS[way]] == expected
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_shared_has_a_card(shared, door):
-    _, _, hub = shared
-    card = ModelCard.load(hub / door / "README.md")
+def test_what_is_shared_has_a_card(hub, shared, door):
+    folder, _, _ = hub
+    card = ModelCard.load(folder / door / "README.md")
     assert "pseldnet" in card.data.tags
     assert "speech, footsteps, door" in card.text
     assert "trust_remote_code=True" in card.text
@@ -136,3 +159,15 @@ def test_what_is_shared_has_a_card(shared, door):
     if door == "trainer":
         assert "on the evaluation set:" in card.text
         assert "learning_rate: 0.0" in card.text
+
+
+def test_a_data_set_comes_back_from_the_hub_with_its_audio(hub):
+    _, path, run = hub
+    data = path.parents[2]
+    (data / "test" / "metadata").mkdir()
+    (data / "test" / "metadata" / f"{path.stem}.csv").write_text("0,1,0,30,10\n3,0,0,-60,0\n")
+    (data / "cls_indices_train.tsv").write_text("0\t-\tspeech\n1\t-\tdoor\n")
+    run(PUSH_DATA)
+    name, shape, rate, events = run(LOAD_DATA)
+    assert (name, shape, rate) == (path.stem, [36000, 4], 24000)
+    assert (events["frame"], events["class"], events["azimuth"]) == ([0, 3], [1, 0], [30.0, -60.0])
