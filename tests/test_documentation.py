@@ -32,6 +32,7 @@ NOT_RUN = {
     r"^make ": "installs packages, or is the tests themselves",
     r"pip install": "installs packages",
     r"^pseldnet-demo": "serves a page until it is stopped; test_app.py runs it",
+    r"^pseldnet-convert --published \S+-": "downloads a published checkpoint; test_published.py runs it",
     r"^pseldnet-convert .*\.ckpt": "takes a published checkpoint; test_convert.py runs it",
     r"^hf upload|\.push_to_hub\(": "uploads to the Hub",
     r"^arecord ": "takes a microphone: what follows the pipe is run on samples",
