@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .inference import detect
     from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
     from .pipeline_pseldnet import SoundEventLocalizationAndDetectionPipeline
+    from .tools.fine_tuning import DataCollatorForSELD, SELDMetrics
     from .tools.loading import load
+    from .tools.published import load_published
     from .tools.stream import detect_stream
     from .tools.transfer import load_for_transfer
 
@@ -31,16 +33,19 @@ SELD_METRIC = str(Path(__file__).parent / "tools" / "metrics" / "seld")
 
 _MODULES = {
     "AdapterBitConfig": "adapterbit",
+    "DataCollatorForSELD": "tools.fine_tuning",
     "Events": "events",
     "PSELDNetConfig": "configuration_pseldnet",
     "PSELDNetFeatureExtractor": "feature_extraction_pseldnet",
     "PSELDNetForSELD": "modeling_pseldnet",
     "PSELDNetModel": "modeling_pseldnet",
     "PSELDNetPreTrainedModel": "modeling_pseldnet",
+    "SELDMetrics": "tools.fine_tuning",
     "SoundEventLocalizationAndDetectionPipeline": "pipeline_pseldnet",
     "detect": "inference",
     "detect_stream": "tools.stream",
     "load": "tools.loading",
+    "load_published": "tools.published",
     "load_for_transfer": "tools.transfer",
     "read_csv": "events",
     "write_csv": "events",

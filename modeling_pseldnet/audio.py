@@ -114,6 +114,11 @@ class Recording:
             raise ValueError(f"{samples.name}: no samples in it: record it again or leave it out")
 
     @property
+    def name(self) -> str:
+        """What to call it in messages: the path of a file."""
+        return self._samples.name
+
+    @property
     def seconds(self) -> float:
         """Duration."""
         return self.num_samples / self.sampling_rate

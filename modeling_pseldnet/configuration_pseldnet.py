@@ -289,8 +289,10 @@ class PSELDNetConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         classes, count = self.id2label, kwargs.pop("num_labels", None)
         if classes is not None:
-            if [str(key) for key in classes] != [str(index) for index in range(len(classes))]:
-                raise ValueError("id2label must number the classes from 0, in order")
+            # Whoever writes JSON with its keys sorted has "10" before "2".
+            if sorted(map(str, classes), key=lambda key: (len(key), key)) != [str(key) for key in range(len(classes))]:
+                raise ValueError("id2label must number the classes from 0")
+            self.id2label = classes = {key: classes[key] for key in sorted(classes, key=int)}
             if count not in (None, len(classes)):
                 logger.warning(f"num_labels={count} replaces the {len(classes)} classes of id2label")
                 self.id2label = {index: f"LABEL_{index}" for index in range(count)}

@@ -61,6 +61,13 @@ class ACCDOAFormat:
         labels[events.frame, track, :, events.class_id] = events.vector
         return torch.from_numpy(labels)
 
+    def decode_labels(self, labels: np.ndarray) -> Events:
+        """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""
+        labels = without_padding(labels)
+        if labels.shape[1:3] == (6, 4):
+            labels = from_adpit_labels(torch.from_numpy(labels)).numpy()
+        return vectors_to_events(np.moveaxis(labels, 2, -1), 0.5).sort()
+
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:
         """What may follow batch and frames in labels."""

@@ -72,6 +72,11 @@ class EINV2Format:
         labels[events.frame, track, self.num_classes :] = events.vector
         return torch.from_numpy(labels)
 
+    def decode_labels(self, labels: np.ndarray) -> Events:
+        """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""
+        activity, direction = np.split(without_padding(labels), [self.num_classes], axis=-1)
+        return vectors_to_events(direction[:, :, None] * activity[..., None], 0.5).sort()
+
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:

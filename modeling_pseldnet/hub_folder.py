@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 CODE = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "__init__.py")
 # What the code imports.
 PACKAGES = ("numpy", "soundfile", "torch", "torchaudio", "transformers")
-# What transformers and PEFT write where there is no card.
-FORM = "[More Information Needed]"
+# What transformers and PEFT write where there is no card, and what `Trainer` does.
+FORM = re.compile(r"\[More Information Needed\]|^More information needed$", re.MULTILINE)
+# What is kept of a card of `Trainer`: what it scored, and how it was trained.
+KEPT = re.compile(r"^It achieves the following .*?(?=^## )|^## Training procedure$.*", re.MULTILINE | re.DOTALL)
 # As `Pipeline.save_pretrained` writes it.
 CUSTOM_PIPELINES = {
     TASK: {
@@ -85,11 +88,21 @@ def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, n
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("custom_pipelines") != CUSTOM_PIPELINES:
         config["custom_pipelines"] = CUSTOM_PIPELINES
-        write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_atomically(folder / "config.json", json.dumps(dict(sorted(config.items())), indent=2) + "\n")
     extractor = _save_extractor(model.config, folder)
-    card = folder / "README.md"
-    if not card.exists() or FORM in card.read_text(encoding="utf-8"):
-        card.write_text(model_card(model.config, feature_extractor=extractor, name=name), encoding="utf-8")
+    _complete_card(model.config, folder / "README.md", extractor, name)
+
+
+def _complete_card(
+    config: PSELDNetConfig, path: Path, extractor: PSELDNetFeatureExtractor | None, name: str | None
+) -> None:
+    """Writes a card where there is none, or but a form; what `Trainer` says there of scores and training stays."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not FORM.search(text):
+        return
+    card = model_card(config, feature_extractor=extractor, name=name)
+    kept = "\n\n".join(part.strip() for part in KEPT.findall(text))
+    path.write_text(f"{card}\n## Training\n\n{kept}\n" if kept else card, encoding="utf-8")
 
 
 def save_for_adapter(config: PSELDNetConfig, folder: str | os.PathLike) -> None:

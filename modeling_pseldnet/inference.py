@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from math import ceil
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ def detect(
     hop_seconds: float | None = None,
     tta: bool = False,
     batch_size: int = 8,
+    dtype: torch.dtype | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Events:
     """What sounds in a recording, when and from which direction.
@@ -69,6 +71,8 @@ def detect(
         tta (`bool`): whether to average over 16 rotations and reflections of the sound field, at 16 times the work;
             see [`rotation_averaging`].
         batch_size (`int`): windows that go through the model at once.
+        dtype: what a copy of the model computes in, such as `"bfloat16"`; `"auto"` is what its device is fast in, see
+            [`fast_dtype`]; the model's own, without a copy, if left out.
         progress: called with the number of windows done and of all windows.
 
     Returns:
@@ -78,6 +82,7 @@ def detect(
         ValueError: the recording cannot be used, or a value above is out of range; the message says which.
     """
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
+    model = in_dtype(model, dtype)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
     hop_frames = checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
     channel_format = choose_channel_format(channel_format, feature_extractor)
@@ -94,6 +99,30 @@ def detect(
         new = (window.part(hop_frames * i - window.first) for i, window in enumerate(windows))
         events = decode_windows(model.output_format, new, threshold)
     return link_tracks(events[events.frame < num_frames])
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where there are matrix units for it, as in GPUs since Ampere and processors with AMX; else float32."""
+    if device.type == "cuda":
+        has_units = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        has_units = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_units else torch.float32
+
+
+def in_dtype(model: PSELDNetForSELD, dtype: torch.dtype | str | None) -> PSELDNetForSELD:
+    """The model, or a copy of it that computes in another type.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    if dtype is not None and dtype != "auto" and dtype not in (*DTYPES, *DTYPES.values()):
+        raise ValueError(f"dtype {dtype!r} is unknown: use auto, {', '.join(DTYPES)}")
+    dtype = fast_dtype(model.device) if dtype == "auto" else DTYPES.get(dtype, dtype)
+    return model if dtype in (None, model.dtype) else deepcopy(model).to(dtype)
 
 
 def decode_windows(output_format: OutputFormat, windows: Iterable[Window], threshold: float | np.ndarray) -> Events:

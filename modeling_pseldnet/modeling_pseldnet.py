@@ -1,7 +1,10 @@
 """PSELDNet models: pre-trained sound event localization and detection networks (arXiv 2411.06399)."""
 
+import inspect
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +12,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_pseldnet import PSELDNetConfig
+from .events import Events
 from .keywords import refuse_unknown
 from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
@@ -30,6 +34,8 @@ from .modeling_layers import (
 from .modeling_passt import PaSSTEncoder, init_passt_weights
 from .output_formats import get_output_format
 
+
+logger = logging.get_logger(__name__)
 
 BACKBONES = {
     "htsat": (HTSATEncoder, HTSATHead),
@@ -48,6 +54,8 @@ INITIALISERS = (
 
 # What the forward of both models takes.
 FORWARD_ARGUMENTS = ("input_features", "attention_mask", "output_hidden_states", "output_attentions", "return_dict")
+# Columns of data that labels and features are made of by the collator: `Trainer` keeps those alone that forward names.
+DATA_COLUMNS = ("audio", "waveform", "sampling_rate", "num_frames", "events")
 # What a model is tagged with on the Hub.
 TAGS = [
     "sound-event-localization-and-detection",
@@ -192,6 +200,13 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             place = place_of(adapter["base_model_name_or_path"])
         return super().from_pretrained(place, *args, **kwargs)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """What features pass first, one for both branches of EINV2: of it PEFT, torchao and NEFTune take hold."""
+        return self.base_model.input_norm
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base_model.input_norm = value
+
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
         """As in transformers; the folder then loads by every way, pipeline and remote code included.
 
@@ -199,13 +214,14 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            self._complete(save_directory)
+            self.complete_hub_folder(save_directory)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
-        self._complete(working_dir, repo_id)
+        self.complete_hub_folder(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    def _complete(self, folder: str | os.PathLike, name: str | None = None) -> None:
+    def complete_hub_folder(self, folder: str | os.PathLike, name: str | None = None) -> None:
+        """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""
         from .hub_folder import complete_folder, save_for_adapter
 
         if getattr(self, "_hf_peft_config_loaded", False):
@@ -232,6 +248,21 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         for initialise in INITIALISERS:
             initialise(module)
+
+
+@contextmanager
+def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
+    """Attention that knows its weights, as SDPA does not."""
+    chosen = config._attn_implementation
+    logger.warning_once(
+        f"`{chosen}` attention does not give its weights: falling back to eager attention for"
+        ' `output_attentions=True`; load the model with attn_implementation="eager" to be without this warning'
+    )
+    config._attn_implementation_internal = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = chosen
 
 
 class PSELDNetModel(PSELDNetPreTrainedModel):
@@ -277,7 +308,7 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         r"""
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, channels, frames, mel bins)`):
-                From [`PSELDNetFeatureExtractor`]; up to `window_seconds`.
+                From [`PSELDNetFeatureExtractor`]; up to `window_seconds`; of any type of floats.
             attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
                 1 for frames of the recording, 0 for padding, which does not change the other frames' outputs.
             output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
@@ -305,7 +336,7 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
                 f"input_features have {num_frames} frames, more than the {self.max_frames} of"
                 f" {self.config.window_seconds} s: cut the recording in windows, as the pipeline does"
             )
-        normalised = self.input_norm(input_features)
+        normalised = self.input_norm(input_features.to(self.input_norm.weight.dtype))
         if attention_mask is not None:
             if attention_mask.shape != (len(input_features), num_frames):
                 raise ValueError(
@@ -315,7 +346,10 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
             normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
         # Every input is a whole window, so that it makes no difference what else is in its batch.
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - num_frames))
-        feature_map = self.decoder(self.encoder(normalised))
+        wanted = self.config.output_attentions if output_attentions is None else output_attentions
+        with_weights = wanted and self.config._attn_implementation != "eager"
+        with _eager_attention(self.config) if with_weights else nullcontext():
+            feature_map = self.decoder(self.encoder(normalised))
         embeddings = None
         if output_embeddings:
             branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
@@ -342,6 +376,15 @@ class Heads(nn.Module):
         return {name: head(maps.get(name, feature_map)) for name, head in self.named_children()}
 
 
+def names_data_columns(forward: Callable) -> Callable:
+    """Declares columns of data beside the arguments of `forward`, so that `Trainer` leaves them to the collator."""
+    signature = inspect.signature(forward)
+    *arguments, rest = signature.parameters.values()
+    columns = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in DATA_COLUMNS]
+    forward.__signature__ = signature.replace(parameters=[*arguments, *columns, rest])
+    return forward
+
+
 class PSELDNetForSELD(PSELDNetPreTrainedModel):
     """A PSELDNet with the heads of its output format: what sounds, when and from which direction."""
 
@@ -360,6 +403,7 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         )
         self.post_init()
 
+    @names_data_columns
     @can_return_tuple
     def forward(
         self,
@@ -410,6 +454,24 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         return PSELDNetSELDOutput(
             loss=loss, **outputs, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
+
+    def num_label_frames(self, num_frames: int) -> int:
+        """Label frames that `num_frames` feature frames span; the last may be partly filled."""
+        return self.pseldnet.num_label_frames(num_frames)
+
+    def encode_labels(self, events: Events, num_frames: int) -> torch.Tensor:
+        """Labels (num_frames, …) of a recording or a window, for `forward`: a frame is 100 ms.
+
+        Args:
+            events: with the model's class indices; those after `num_frames` are left out.
+            num_frames: label frames, as `num_label_frames` counts them.
+
+        Raises:
+            ValueError: the model has no such class.
+        """
+        if len(events) and events.class_id.max() >= self.config.num_labels:
+            raise ValueError(f"class {events.class_id.max()} is not one of the {self.config.num_labels} of the model")
+        return self.output_format.encode(events, num_frames)
 
     def predict(self, input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outputs alone, by name, each (batch, label frames, …)."""

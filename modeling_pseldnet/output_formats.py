@@ -35,6 +35,9 @@ class OutputFormat(Protocol):
     def encode(self, events: Events, num_frames: int) -> torch.Tensor:
         """Labels (frames, …) of one recording or window."""
 
+    def decode_labels(self, labels: np.ndarray) -> Events:
+        """The events of labels (frames, …); none of frames that are padded with -100."""
+
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:

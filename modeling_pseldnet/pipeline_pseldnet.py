@@ -90,7 +90,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         # Not with the form for a card that is not yet there.
-        self.model._complete(working_dir, repo_id)
+        self.model.complete_hub_folder(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def preprocess(self, inputs):

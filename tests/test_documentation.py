@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from modeling_pseldnet.ambisonics import TETRAHEDRON
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from tests.helpers import scattered, tiny_config
+from tests.notebook import NOTEBOOK, PAGE, to_notebook
 
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,7 @@ NOT_RUN = {
     r"^make ": "installs packages, or is the tests themselves",
     r"pip install": "installs packages",
     r"^pseldnet-demo": "serves a page until it is stopped; test_app.py runs it",
+    r"^pseldnet-convert --published \S+-": "downloads a published checkpoint; test_published.py runs it",
     r"^pseldnet-convert .*\.ckpt": "takes a published checkpoint; test_convert.py runs it",
     r"^hf upload|\.push_to_hub\(": "uploads to the Hub",
     r"^arecord ": "takes a microphone: what follows the pipe is run on samples",
@@ -39,6 +42,7 @@ SMALLER = {
     r"--scenes \d+": "--scenes 2",
     r"--workers \d+": "--workers 1",
     r"num_proc=\d+": "num_proc=1",
+    r"num_train_epochs=\d+": "num_train_epochs=1, disable_tqdm=True",
     r"\bscenes: \d+": "scenes: 4",
     r"\bnumber: \d+": "number: 2",
     r"\bpositions: \d+": "positions: 4",
@@ -190,6 +194,13 @@ def test_everything_in_the_documentation_runs(document, small_data, monkeypatch,
                 exec(code, names)
         else:
             assert language in ("text", "bibtex"), f"{where}: what is {language}?"
+
+
+def test_the_notebook_is_the_page():
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert notebook == to_notebook(PAGE.read_text(encoding="utf-8")), "write it anew: python -m tests.notebook"
+    code = ["".join(cell["source"]).strip() for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert code == [text.strip() for _, language, _, text in read_blocks(PAGE) if language == "python"]
 
 
 def test_the_list_of_what_is_not_run_holds_nothing_else():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -48,6 +49,9 @@ def convert_checkpoint(
     labels: list[str] | None = None,
     sampling_rate: int = 24000,
     overwrite: bool = False,
+    loss_type: str = "tpit",
+    source: str | None = None,
+    note: str = "",
 ) -> ConversionReport:
     """Writes a published checkpoint as a Hub folder: weights, config, extractor, code and model card.
 
@@ -58,6 +62,9 @@ def convert_checkpoint(
         labels: names of the classes in the order of their index; `class 0`, … if left out.
         sampling_rate: rate in Hz of the audio that the checkpoint was trained on, 24000 or 32000.
         overwrite: whether a folder that is there and not empty is replaced.
+        loss_type: what EINV2 and SEDDOA were trained with, as in [`PSELDNetConfig`].
+        source: what the model card says it was made from; the name of the file by default.
+        note: a section for the model card.
 
     Raises:
         ValueError: the file is no such checkpoint, does not fit the architecture, or carries code.
@@ -87,10 +94,12 @@ def convert_checkpoint(
             " give the class list, and the output format, of this checkpoint"
         )
     names = labels if labels is not None else [f"class {index}" for index in range(num_classes)]
-    config = make_config(names, sampling_rate, backbone, output_format, read_architecture(state, backbone))
+    fields = {**read_architecture(state, backbone), "loss_type": loss_type}
+    config = make_config(names, sampling_rate, backbone, output_format, fields)
     model = PSELDNetForSELD(config).eval()
     _load_strictly(model, state, checkpoint)
-    save_hub_folder(model, output, model_card(config, Path(checkpoint).name))
+    card = model_card(config, source or Path(checkpoint).name) + (f"\n{note}" if note else "")
+    save_hub_folder(model, output, card)
     return ConversionReport(used=len(network) - remade, remade=remade, ignored=ignored)
 
 
@@ -130,12 +139,27 @@ def main(arguments: list[str] | None = None) -> None:
         prog="pseldnet-convert",
         description="Converts a published PSELDNets checkpoint to a Hub folder that from_pretrained reads, or starts"
         " a new network from an AudioSet checkpoint.",
-        epilog="example: pseldnet-convert mACCDOA-HTSAT-0.567.ckpt pseldnet-htsat --labels cls_indices_train.tsv",
+        epilog="example: pseldnet-convert --published mACCDOA-HTSAT-0.567 pseldnet-htsat",
     )
-    parser.add_argument("checkpoint", help="checkpoint of PSELDNets (.ckpt) or, with --audioset, of its encoder alone")
-    parser.add_argument("output", help="folder to write")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="checkpoint of PSELDNets (.ckpt) or, with --audioset, of its encoder alone; none with --published",
+    )
+    parser.add_argument("output", nargs="?", help="folder to write")
+    parser.add_argument(
+        "--published",
+        metavar="NAME",
+        help="download a checkpoint from the authors' repository, which says what it is; 'list' shows their names",
+    )
     parser.add_argument("--backbone", default="htsat", choices=sorted(RENAMES), help="default: %(default)s")
     parser.add_argument("--output-format", default="multi_accdoa", choices=OUTPUT_FORMATS, help="default: %(default)s")
+    parser.add_argument(
+        "--loss-type",
+        choices=("tpit", "aggregated"),
+        default="tpit",
+        help="what EINV2 or SEDDOA was trained with (AGG in published names: aggregated); default: %(default)s",
+    )
     parser.add_argument("--labels", metavar="FILE", help="class names: TSV of index, MID, name, or one name a line")
     parser.add_argument(
         "--audioset",
@@ -147,19 +171,34 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.audioset and options.labels is None:
         parser.error("--audioset needs the classes of the new network: give --labels FILE")
-    from .convert_audioset import convert_audioset
+    if options.published:
+        _convert_published(parser, options)
+        return
+    if options.output is None:
+        parser.error("name a checkpoint and the folder to write, or a model of the authors by --published")
+    labels = read_labels(options.labels) if options.labels else None
+    arguments = {name: getattr(options, name) for name in ("backbone", "output_format", "sampling_rate", "overwrite")}
+    if options.audioset:
+        from .convert_audioset import convert_audioset
 
-    convert = convert_audioset if options.audioset else convert_checkpoint
-    report = convert(
-        options.checkpoint,
-        options.output,
-        backbone=options.backbone,
-        output_format=options.output_format,
-        labels=read_labels(options.labels) if options.labels else None,
-        sampling_rate=options.sampling_rate,
-        overwrite=options.overwrite,
-    )
+        report = convert_audioset(options.checkpoint, options.output, labels=labels, **arguments)
+    else:
+        arguments["loss_type"] = options.loss_type
+        report = convert_checkpoint(options.checkpoint, options.output, labels=labels, **arguments)
     print(f"{options.output}: {report}")
+
+
+def _convert_published(parser: CommandParser, options: argparse.Namespace) -> None:
+    from .published import TERMS, convert_published, list_published
+
+    if options.published == "list":
+        print(list_published())
+        return
+    if options.checkpoint is None or options.output is not None or options.audioset:
+        parser.error("--published NAME takes the folder to write and, if need be, --labels and --overwrite")
+    labels = read_labels(options.labels) if options.labels else None
+    report = convert_published(options.published, options.checkpoint, labels, options.overwrite)
+    print(f"{options.checkpoint}: {report}\n{TERMS}")
 
 
 if __name__ == "__main__":

@@ -88,11 +88,13 @@ class Predictor:
     """
 
     def __init__(self, options: argparse.Namespace):
+        from ..inference import in_dtype
         from .loading import load
 
         self.options = options
         self.threshold = None if options.threshold is None else read_threshold(options.threshold)
         self.model, self.extractor = load(options.model, options.device)
+        self.model = in_dtype(self.model, options.dtype)
 
     def __call__(self, job: tuple[Path, Path | Exception]) -> tuple[bool, str]:
         """Whether the job, a recording and where its results go, was done, and a line that tells of it."""
@@ -147,12 +149,13 @@ def listen(options: argparse.Namespace) -> None:
     Raises:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
-    from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format
+    from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, in_dtype
     from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 
     threshold = None if options.threshold is None else read_threshold(options.threshold)
     model, extractor = load(options.model, options.device)
+    model = in_dtype(model, options.dtype)
     channel_format = choose_channel_format(options.channel_format, extractor)
     num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
     sampling_rate = model.config.sampling_rate if options.rate is None else options.rate
@@ -216,6 +219,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " FRD, BLD, BRU of a tetrahedral microphone; array, mono: for models of those; default: what the model takes"
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
+    parser.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="what to compute in; auto: bfloat16 where"
+        " there are matrix units for it; default: the type of the model's weights"
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
     parser.add_argument("--workers", type=whole_number(1), default=2, help="on Ray, a core each; default: %(default)s")

@@ -1,5 +1,6 @@
 """Makes the classes of this package known to transformers and PEFT, when these are imported and not before."""
 
+import functools
 import sys
 import warnings
 from importlib import import_module
@@ -37,6 +38,7 @@ def _register_pipeline() -> None:
     from transformers import AutoModelForAudioFrameClassification
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    from ..modeling_pseldnet import DEFAULT_MODEL_NAME, place_of
     from ..pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
@@ -44,8 +46,27 @@ def _register_pipeline() -> None:
             TASK,
             pipeline_class=SoundEventLocalizationAndDetectionPipeline,
             pt_model=AutoModelForAudioFrameClassification,
+            default={"model": (place_of(DEFAULT_MODEL_NAME), "main")},
             type="audio",
         )
+
+
+def _register_card() -> None:
+    """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT."""
+    from transformers import Trainer
+
+    create = Trainer.create_model_card
+    if hasattr(create, "__wrapped__"):
+        return
+
+    @functools.wraps(create)
+    def create_model_card(trainer: Trainer, *arguments, **options) -> None:
+        create(trainer, *arguments, **options)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if trainer.is_world_process_zero() and "complete_hub_folder" in dir(type(model)):
+            model.complete_hub_folder(trainer.args.output_dir, trainer.hub_model_id)
+
+    Trainer.create_model_card = create_model_card
 
 
 def _register_adapterbit() -> None:
@@ -58,6 +79,7 @@ REGISTRATIONS = {
     "transformers.models.auto.feature_extraction_auto": ("feature_extraction_pseldnet", _register_feature_extractor),
     "transformers.models.auto.modeling_auto": ("modeling_pseldnet", _register_models),
     "transformers.pipelines": ("pipeline_pseldnet", _register_pipeline),
+    "transformers.trainer": ("configuration_pseldnet", _register_card),
     "peft": ("adapterbit", _register_adapterbit),
 }
 PACKAGE = __package__.partition(".")[0]

@@ -5,16 +5,28 @@ import hashlib
 import json
 import re
 import threading
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 
 # What is sent by itself, before the commit.
-LARGE = (".safetensors", ".bin", ".pt")
+LARGE = (".safetensors", ".bin", ".pt", ".parquet")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Place(NamedTuple):
+    """What a request names: a repository, its folder (None where there is none), what is to be done, and with what."""
+
+    path: str
+    repository: str
+    folder: Path | None
+    action: str
+    rest: str
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -27,39 +39,73 @@ class HubHandler(BaseHTTPRequestHandler):
         self.respond(with_body=True)
 
     def do_POST(self) -> None:
-        """Creates a repository, and takes commits, as `huggingface_hub` makes them."""
-        repository, folder, path = self.server.repository, self.server.folder, self.path.split("?")[0]
-        lines = [json.loads(line) for line in self.read_body().splitlines()]
-        if path == "/api/repos/create":
+        """Creates repositories, and takes commits, as `huggingface_hub` makes them."""
+        place, body = self.place(), self.read_body()
+        if place.path == "/api/repos/create":
+            asked = json.loads(body)
+            repository = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            if self.server.repository is None:
+                (self.server.folder / repository).mkdir(parents=True, exist_ok=True)
             self.send({"name": repository, "url": f"{self.server.address}/{repository}"}, True)
-        elif path == "/api/validate-yaml":
+        elif place.path == "/api/validate-yaml":
             self.send({"errors": [], "warnings": []}, True)
-        elif path == f"/api/models/{repository}/preupload/main":
+        elif place.folder is None:
+            self.send({"error": f"Not served: {place.path}"}, True, 404)
+        elif place.action == "preupload":
             modes = {True: "lfs", False: "regular"}
             files = [
                 {"path": name, "uploadMode": modes[name.endswith(LARGE)], "shouldIgnore": False}
-                for name in (file["path"] for file in lines[0]["files"])
+                for name in (file["path"] for file in json.loads(body)["files"])
             ]
             self.send({"files": files}, True)
-        elif path == f"/{repository}.git/info/lfs/objects/batch":
+        elif place.action == "info" and place.rest == "objects/batch":
             objects = [
                 {**entry, "actions": {"upload": {"href": f"{self.server.address}/lfs/{entry['oid']}"}}}
-                for entry in lines[0]["objects"]
+                for entry in json.loads(body)["objects"]
             ]
             self.send({"transfer": "basic", "objects": objects}, True)
-        elif path == f"/api/models/{repository}/commit/main":
-            for line in lines:
+        elif place.action == "commit":
+            for line in map(json.loads, body.splitlines()):
                 value = line["value"]
                 if line["key"] in ("file", "lfsFile"):
                     large = line["key"] == "lfsFile"
                     content = self.server.large[value["oid"]] if large else base64.b64decode(value["content"])
-                    target = folder / value["path"]
+                    target = place.folder / value["path"]
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(content)
-            url = f"{self.server.address}/{repository}/commit/{COMMIT}"
+            url = f"{self.server.address}/{place.repository}/commit/{COMMIT}"
             self.send({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""}, True)
+        elif place.action == "paths-info":
+            named = dict(urllib.parse.parse_qsl(body.decode())) if body[:1] != b"{" else json.loads(body)
+            paths = named["paths"] if isinstance(named["paths"], list) else [named["paths"]]
+            self.send([self.entry(place, place.folder / p) for p in paths if (place.folder / p).exists()], True)
         else:
-            self.send({"error": f"Not served: {path}"}, True, 404)
+            self.send({"error": f"Not served: {place.path}"}, True, 404)
+
+    def place(self) -> "Place":
+        """What a request is about."""
+        path = urllib.parse.unquote(self.path.split("?")[0])
+        pattern = (
+            r"/(?:api/)?(?:(?:models|datasets)/)?([\w.-]+?/[\w.-]+?)(?:\.git)?(?:/([\w-]+)(?:/[^/]+(?:/(.*))?)?)?"
+        )
+        match = re.fullmatch(pattern, path)
+        if match is None:
+            return Place(path, "", None, "", "")
+        repository, action, rest = match[1], match[2] or "", match[3] or ""
+        folder = self.server.folder
+        if self.server.repository is None:
+            folder = folder / repository if (folder / repository).is_dir() else None
+        elif repository != self.server.repository:
+            folder = None
+        return Place(path, repository, folder, action, rest)
+
+    @staticmethod
+    def entry(place: "Place", file: Path) -> dict:
+        """A file or folder in a listing."""
+        name = file.relative_to(place.folder).as_posix()
+        if file.is_dir():
+            return {"type": "directory", "path": name, "oid": "0", "size": 0}
+        return {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0"}
 
     def do_PUT(self) -> None:
         """Takes a large file, by its SHA-256."""
@@ -78,23 +124,32 @@ class HubHandler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def respond(self, with_body: bool) -> None:
-        repository, folder = self.server.repository, self.server.folder
-        path = self.path.split("?")[0]
-        if re.fullmatch(rf"/api/models/{repository}(/revision/[^/]+)?", path):
-            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-            self.send(
-                {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings, "tags": []}, with_body
-            )
-        elif re.fullmatch(rf"/api/models/{repository}/tree/[^/]+", path):
-            files = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"}
-                for file in folder.iterdir()
-            ]
-            self.send(files, with_body)
-        elif match := re.fullmatch(rf"/{repository}/resolve/[^/]+/([^/]+)", path):
-            self.send_file(folder / match[1], with_body)
-        else:
+        place = self.place()
+        if place.folder is None:
             self.send({"error": "Repository not found"}, with_body, 404, {"X-Error-Code": "RepoNotFound"})
+        elif place.action in ("", "revision"):
+            files = sorted(file for file in place.folder.rglob("*") if file.is_file())
+            details = {
+                "id": place.repository,
+                "modelId": place.repository,
+                "sha": COMMIT,
+                "private": False,
+                "siblings": [{"rfilename": file.relative_to(place.folder).as_posix()} for file in files],
+                "tags": [],
+            }
+            self.send(details, with_body)
+        elif place.action == "tree":
+            folder = place.folder / place.rest
+            if not folder.is_dir():
+                self.send({"error": "Entry not found"}, with_body, 404, {"X-Error-Code": "EntryNotFound"})
+                return
+            recursive = "recursive=true" in self.path.lower()
+            files = folder.rglob("*") if recursive else folder.iterdir()
+            self.send([self.entry(place, file) for file in sorted(files)], with_body)
+        elif place.action == "resolve":
+            self.send_file(place.folder / place.rest, with_body)
+        else:
+            self.send({"error": f"Not served: {place.path}"}, with_body, 404)
 
     def send_file(self, file: Path, with_body: bool) -> None:
         if not file.is_file():
@@ -119,8 +174,13 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_hub(folder: Path, repository: str) -> Iterator[tuple[str, Counter]]:
-    """The address to give as `HF_ENDPOINT`, and how often each file was downloaded."""
+def serve_hub(folder: Path, repository: str | None = None) -> Iterator[tuple[str, Counter]]:
+    """The address to give as `HF_ENDPOINT`, and how often each file was downloaded.
+
+    Args:
+        folder: of the files; without `repository` each `user/name` in it is a repository.
+        repository: the name of the only one, a model or a data set.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
     server.folder, server.repository, server.downloads, server.large = folder, repository, Counter(), {}
     server.address = f"http://127.0.0.1:{server.server_port}"

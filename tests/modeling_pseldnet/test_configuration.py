@@ -112,3 +112,13 @@ def test_parameters_are_known_before_a_network_is_built(backbone, output_format)
 def test_a_misspelt_field_is_refused():
     with pytest.raises(TypeError, match="unknown argument: embed_dims; did you mean embed_dim"):
         tiny_config(embed_dims=8)
+
+
+def test_classes_written_with_their_numbers_sorted_as_text_are_in_order(tmp_path):
+    """As JSON with sorted keys has "10" before "2"."""
+    names = {str(index): f"class {index}" for index in range(12)}
+    config = PSELDNetConfig(id2label=dict(sorted(names.items())))
+    assert list(config.id2label.items()) == [(index, f"class {index}") for index in range(12)]
+    model = PSELDNetForSELD(tiny_config(id2label=names, label2id={name: int(index) for index, name in names.items()}))
+    model.save_pretrained(tmp_path)
+    assert PSELDNetConfig.from_pretrained(tmp_path).id2label == config.id2label

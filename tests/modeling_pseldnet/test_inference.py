@@ -258,3 +258,13 @@ def test_the_end_of_a_recording_is_heard_as_in_a_window_that_ends_with_it(model,
         expected = expected[(expected.frame >= begin) & (expected.frame < end)]
         assert len(found) == len(expected) > 0
         np.testing.assert_allclose(np.sort(found.azimuth), np.sort(expected.azimuth), atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "float16", "auto"])
+def test_another_type_hardly_changes_what_is_found_and_leaves_the_model_alone(model, extractor, dtype):
+    wave = noise(2)
+    found, expected = detect(model, extractor, (wave, 24000), dtype=dtype), detect(model, extractor, (wave, 24000))
+    assert model.dtype == torch.float32
+    assert abs(len(found) - len(expected)) <= 0.1 * len(expected)
+    with pytest.raises(ValueError, match="dtype 'int8' is unknown: use auto, float32"):
+        detect(model, extractor, (wave, 24000), dtype="int8")

@@ -1,0 +1,236 @@
+"""What the plain `Trainer` of transformers needs to fine-tune a PSELDNet: a collator, and scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..audio import Recording
+from ..events import Events, read_csv
+from .labels import class_mapping
+from .scores import VARIANTS, seld_scores
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import EvalPrediction
+
+    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+    from ..modeling_pseldnet import PSELDNetForSELD
+
+
+# What labels are padded with: a frame of it has no loss and is not scored.
+PADDED_LABEL = -100
+
+
+class DataCollatorForSELD:
+    """Makes of recordings and their events what a PSELDNet takes, as `data_collator` of the plain `Trainer`.
+
+    A row has `audio`, whatever stands for a recording (a file or its bytes, `{"path", "bytes"}`, `{"array",
+    "sampling_rate"}`, a decoder), or `waveform` (channels, samples), as a window of `SegmentedDataset`; and `events`:
+    [`Events`], the columns of a data set, rows, the path of a DCASE CSV, or what the pipeline gives. Or it has
+    `input_features` (channels, frames, bins), made by the extractor, with `events` or `labels`. Other columns are
+    left alone.
+
+    Audio is continued with silence to the length that the model takes, as in prediction, so that its features are the
+    same whatever else is in the batch. Features are padded as by the extractor's `pad`. Label frames after the end of
+    a recording, and those of digital silence in which no event is, are -100: they have no loss and no score.
+
+    Args:
+        extractor: of the model.
+        model: a [`PSELDNetForSELD`], or a PEFT model of one.
+        channel_format: what the channels are, such as `"fuma"`; what the model takes by default.
+        class_names: the classes of the data, in the order of their index, where that is another than the model's.
+
+    Raises:
+        ValueError: a class of the data is none of the model's; when called, a row cannot be used.
+    """
+
+    def __init__(
+        self,
+        extractor: PSELDNetFeatureExtractor,
+        model: PSELDNetForSELD,
+        *,
+        channel_format: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
+        from ..inference import choose_channel_format
+
+        self.extractor, self.model = extractor, model
+        self.channel_format = choose_channel_format(channel_format, extractor)
+        labels = list(model.config.id2label.values())
+        self.class_numbers = None if class_names is None else class_mapping(class_names, labels)
+
+    def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """`input_features`, `attention_mask` and, where the rows have events or labels, `labels` of a batch.
+
+        Raises:
+            ValueError: a recording is longer than the model takes, some rows have no events, or one cannot be used.
+        """
+        import torch
+
+        if all(row.get("input_features") is not None for row in rows):
+            return dict(self.extractor.pad([self._with_labels(row) for row in rows]))
+        examples = [self._read(row) for row in rows]
+        waveforms, num_frames = zip(*examples, strict=True)
+        batch = self.extractor(np.stack(waveforms), sampling_rate=self.extractor.sampling_rate)
+        events = [self._events(row) for row in rows]
+        if any(of_row is None for of_row in events):
+            if any(of_row is not None for of_row in events):
+                raise ValueError("some recordings of a batch have events and others none: leave these out")
+            return dict(batch)
+        labels = [self._labels(*parts) for parts in zip(waveforms, num_frames, events, strict=True)]
+        return {**batch, "labels": torch.stack(labels)}
+
+    def _with_labels(self, row: Mapping) -> dict:
+        """A row of features with labels, made of its events where it has none."""
+        names = ("input_features", "attention_mask", "labels")
+        values = {name: row[name] for name in names if row.get(name) is not None}
+        events = self._events(row)
+        if "labels" not in values and events is not None:
+            num_frames = np.shape(values["input_features"])[-2]
+            values["labels"] = self.model.encode_labels(events, self.model.num_label_frames(num_frames))
+        return values
+
+    def _read(self, row: Mapping) -> tuple[np.ndarray, int]:
+        """The samples (channels, samples of a window), zeros after their end, and the label frames before it."""
+        source, rate = row.get("waveform"), self.extractor.sampling_rate
+        if source is not None:
+            source = (source, row.get("sampling_rate") or rate)
+        elif row.get("audio") is not None:
+            source = row["audio"]
+            if hasattr(source, "shape"):
+                source = (source, row.get("sampling_rate"))
+        else:
+            raise ValueError(
+                f"a row of {', '.join(map(str, row)) or 'nothing'} is no recording: give audio, waveform or"
+                " input_features, and events"
+            )
+        seconds = self.model.config.window_seconds
+        with Recording(source, rate, self.channel_format) as recording:
+            if recording.num_samples > seconds * rate:
+                raise ValueError(
+                    f"{recording.name}: {recording.seconds:.2f} s, and the model takes {seconds} s at once: cut it in"
+                    " windows, as datasets_scripts.segments.SegmentedDataset does"
+                )
+            num_frames = row.get("num_frames") or ceil(10 * recording.num_samples / rate)
+            return recording.read(0, seconds * rate), num_frames
+
+    def _events(self, row: Mapping) -> Events | None:
+        events = row.get("events")
+        if events is None:
+            return None
+        events = to_events(events, self.model.config.label2id)
+        if self.class_numbers is None or not len(events):
+            return events
+        if events.class_id.max() >= len(self.class_numbers):
+            raise ValueError(f"class {events.class_id.max()} is not one of the {len(self.class_numbers)} of the data")
+        return events.replace(class_id=self.class_numbers[events.class_id])
+
+    def _labels(self, waveform: np.ndarray, num_frames: int, events: Events) -> torch.Tensor:
+        """Labels (frames of a window, …) of a recording that has so many frames."""
+        from ..inference import SILENCE
+
+        peak = np.abs(waveform).max(0).reshape(10 * self.model.config.window_seconds, -1).max(1)
+        labels = self.model.encode_labels(events, len(peak))
+        counts = peak > SILENCE
+        counts[events.frame[events.frame < len(peak)]] = True
+        counts[num_frames:] = False
+        labels[~counts] = PADDED_LABEL
+        return labels
+
+
+def to_events(events, label2id: Mapping[str, int]) -> Events:
+    """Events in any of their forms: columns, rows, records of the pipeline, the path of a CSV.
+
+    Args:
+        events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if they are known, `track` and
+            `distance` in metres, as in the data sets of `datasets_scripts`; rows as [`Events.from_rows`] takes them.
+        label2id: class indices, for records.
+
+    Raises:
+        ValueError: they are none of these, or a value is out of range.
+    """
+    if isinstance(events, Events):
+        return events
+    if isinstance(events, str | os.PathLike):
+        return read_csv(events)
+    if isinstance(events, Mapping):
+        names = ("frame", "class", "track", "azimuth", "elevation", "distance")
+        columns = {name: events[name] for name in names if events.get(name) is not None}
+        if missing := [name for name in names if name not in (*columns, "track", "distance")]:
+            raise ValueError(f"columns of events without {', '.join(missing)}: give {', '.join(names[:5])}")
+        columns = {**columns, "track": columns.get("track", np.zeros(len(columns["frame"])))}
+        return Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
+    if len(events) and isinstance(events[0], Mapping):
+        return Events.from_records(events, label2id)
+    return Events.from_rows(events)
+
+
+class SELDMetrics:
+    """The scores of an evaluation, as `compute_metrics` of the plain `Trainer`.
+
+    Gives the scores of `modeling_pseldnet.tools.scores.seld_scores`: the macro means under their own names, the micro
+    means as `micro_…`. Frames whose labels are -100 are not scored. The reference is what the labels hold: of sources
+    of one class that sound at once, one with `accdoa`, three with `multi_accdoa`.
+
+    Args:
+        model: a [`PSELDNetForSELD`], or a PEFT model of one; its thresholds decide what is an event.
+        windows: a `SegmentedDataset`, or what else tells by `recording` and `start`, arrays (windows,), of which
+            recording each window is and where in it, in frames, it starts: the windows of a recording are then scored
+            together, averaged where they overlap. By default each is a recording.
+        variant: how scores are counted, `"dcase2023"`, `"pseldnets"` or `"dcase2024"`.
+
+    Raises:
+        ValueError: the variant is unknown; when called, the windows are others than those evaluated.
+    """
+
+    def __init__(self, model: PSELDNetForSELD, windows=None, *, variant: str = "dcase2023"):
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+        self.model, self.windows, self.variant = model, windows, variant
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of predictions and labels (windows, frames, …), by name."""
+        names = self.model.output_format.output_names
+        outputs = prediction.predictions
+        outputs = dict(zip(names, outputs if isinstance(outputs, tuple | list) else (outputs,), strict=False))
+        labels = np.asarray(prediction.label_ids)
+        recording, start = np.arange(len(labels)), np.zeros(len(labels), dtype=int)
+        if self.windows is not None:
+            recording, start = np.asarray(self.windows.recording), np.asarray(self.windows.start)
+            if len(recording) != len(labels):
+                raise ValueError(f"{len(labels)} windows were evaluated, and {len(recording)} are to be scored")
+        rows = [np.flatnonzero(recording == number) for number in dict.fromkeys(recording.tolist())]
+        parts = [
+            ({name: value[of_one] for name, value in outputs.items()}, labels[of_one], start[of_one])
+            for of_one in rows
+        ]
+        references = [self._reference(*part) for part in parts]
+        predictions = [self._prediction(*part) for part in parts]
+        scores = seld_scores(references, predictions, self.model.config.num_labels, variant=self.variant)
+        return scores["macro"] | {f"micro_{name}": value for name, value in scores["micro"].items()}
+
+    def _reference(self, _, labels: np.ndarray, starts: np.ndarray) -> Events:
+        parts, end = [], 0
+        for of_window, start in zip(labels, starts.tolist(), strict=True):
+            events = self.model.output_format.decode_labels(of_window)
+            # What an earlier window reached is known already.
+            parts.append(events.replace(frame=events.frame + start)[events.frame + start >= end])
+            end = start + len(of_window)
+        return Events.concatenate(parts)
+
+    def _prediction(self, outputs: dict[str, np.ndarray], labels: np.ndarray, starts: np.ndarray) -> Events:
+        from ..inference import Window, decode_windows
+
+        # Where nothing is scored, nothing is heard.
+        heard = (labels != PADDED_LABEL).reshape(*labels.shape[:2], -1).any(2).astype(np.float32)
+        windows = (
+            Window(start, {name: values[row] for name, values in outputs.items()}, heard[row])
+            for row, start in enumerate(starts.tolist())
+        )
+        return decode_windows(self.model.output_format, windows, np.asarray(self.model.config.threshold))

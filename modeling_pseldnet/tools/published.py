@@ -1,0 +1,151 @@
+"""The authors' pre-trained weights, downloaded from where the authors keep them and converted on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from .cli import describe
+from .convert import ConversionReport, convert_checkpoint
+from .labels import read_labels
+from .loading import load
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+    from ..modeling_pseldnet import PSELDNetForSELD
+
+
+# A data set repository of the Hub, with the checkpoints in a folder of it.
+REPOSITORY, REVISION, FOLDER = "Jinbo-HU/PSELDNets", "main", "model"
+LABELS = "cls_indices_train.tsv"
+TERMS = (
+    f"the weights are those of PSELDNets' authors and carry their terms: {REPOSITORY} states no licence, so ask them"
+    " before you pass the weights on; nothing is rehosted here"
+)
+
+
+class Published(NamedTuple):
+    """What a published checkpoint is, in the words of [`PSELDNetConfig`]."""
+
+    backbone: str
+    output_format: str
+    loss_type: str = "tpit"
+
+    def __str__(self) -> str:
+        return f"{self.backbone}, {self.output_format}" + (", aggregated loss" if self.loss_type != "tpit" else "")
+
+
+# The number in a name is what the authors report of it on the synthetic test set (SELD score).
+PUBLISHED = {
+    "mACCDOA-HTSAT-0.567": Published("htsat", "multi_accdoa"),
+    "ACCDOA-HTSAT-0.566": Published("htsat", "accdoa"),
+    "EINV2-HTSAT-0.597": Published("htsat", "einv2"),
+    "mACCDOA-PaSST-0.562": Published("passt", "multi_accdoa"),
+    "mACCDOA-CNN14-Conformer-0.582": Published("cnn14_conformer", "multi_accdoa"),
+    "EINV2-HTSAT-AGG1-0.514": Published("htsat", "einv2", "aggregated"),
+    "SEDDOA-HTSAT-AGG1-0.531": Published("htsat", "seddoa", "aggregated"),
+}
+
+
+def load_published(
+    name: str, labels: list[str] | None = None, device: str | torch.device | None = None
+) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
+    """A published model and its feature extractor; it is downloaded and converted once, and kept in the Hub's cache.
+
+    Args:
+        name: one of [`PUBLISHED`], such as `"mACCDOA-HTSAT-0.567"`.
+        labels: names of the classes; those of the authors' list if left out.
+        device: as for [`load`].
+
+    Raises:
+        ValueError: there is no such model, or it cannot be downloaded or converted; the message says what was found.
+    """
+    from huggingface_hub import constants
+
+    _check_name(name)
+    folder = Path(constants.HF_HOME) / "pseldnets" / name
+    if not (folder / "config.json").is_file() or (labels is not None and read_labels(folder) != labels):
+        convert_published(name, folder, labels, overwrite=True)
+    return load(folder, device)
+
+
+def convert_published(
+    name: str, output: str | os.PathLike, labels: list[str] | None = None, overwrite: bool = False
+) -> ConversionReport:
+    """Downloads a published checkpoint, once, and writes it as a Hub folder, as [`convert_checkpoint`] does.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be downloaded or converted; the message says what was found.
+        FileExistsError: `output` is there and not empty.
+    """
+    from ..hub_folder import check_output
+
+    _check_name(name)
+    check_output(output, overwrite)
+    files = _list_files()
+    checkpoint = _find(f"{name}.ckpt", files, "another version of this package may know it by another name")
+    # The list is looked for before the weights are fetched, which takes long.
+    listed = None if labels else _find(LABELS, files, "give the classes by --labels, or labels= in Python")
+    return convert_checkpoint(
+        _download(checkpoint),
+        output,
+        **PUBLISHED[name]._asdict(),
+        labels=labels or read_labels(_download(listed)),
+        overwrite=overwrite,
+        source=f"{REPOSITORY}, {checkpoint}",
+        note=f"## Terms\n\n{TERMS[0].upper()}{TERMS[1:]}.\n",
+    )
+
+
+def list_published() -> str:
+    """The published models and what they are, a line each."""
+    width = max(map(len, PUBLISHED))
+    return "\n".join(f"{name:{width}}  {published}" for name, published in PUBLISHED.items())
+
+
+def _check_name(name: str) -> None:
+    if name not in PUBLISHED:
+        raise ValueError(f"no published model {name!r}: choose from {', '.join(PUBLISHED)}")
+
+
+def _list_files() -> list[str]:
+    """The names of all files of the repository."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return HfApi().list_repo_files(REPOSITORY, repo_type="dataset", revision=REVISION)
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"the authors' data set repository {REPOSITORY} is not on the Hub, or not open to you: convert a"
+            " checkpoint that you have by pseldnet-convert CHECKPOINT OUTPUT"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"the Hub cannot be reached for {REPOSITORY}: {describe(error)}") from None
+
+
+def _find(wanted: str, files: list[str], advice: str) -> str:
+    """The file of a name, whatever the case and the folder; that in the folder of the checkpoints first."""
+    found = [file for file in files if PurePosixPath(file).name.lower() == wanted.lower()]
+    if found:
+        return min(found, key=lambda file: (not file.startswith(f"{FOLDER}/"), len(file), file))
+    suffix = PurePosixPath(wanted).suffix
+    alike = [file for file in files if file.endswith(suffix)]
+    there = f"of {suffix} there are {', '.join(alike[:10])}{', …' if alike[10:] else ''}" if alike else (
+        f"no {suffix} among its {len(files)} files"
+    )  # fmt: skip
+    raise ValueError(f"{REPOSITORY} has no file {wanted}: {there}; {advice}")
+
+
+def _download(file: str) -> str:
+    """Where a file of the repository lies in the Hub's cache."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=REVISION)
+    except Exception as error:
+        raise ValueError(f"{file} of {REPOSITORY} cannot be downloaded: {describe(error)}") from None

@@ -1,0 +1,173 @@
+"""Whichever way a model is put on the Hub, it loads from there in every way, with a card that says what it is."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from huggingface_hub import ModelCard
+from transformers import pipeline
+
+from tests.modeling_pseldnet.hub_server import serve_hub
+
+
+DOORS = ["model", "extractor", "pipeline", "trainer", "upload", "again"]
+WAYS = {
+    "pipeline, remote code": "remote",
+    "Auto classes, remote code": "auto",
+    "pipeline": "pipeline",
+    "modeling_pseldnet.load": "load",
+}
+PUSH = """
+from huggingface_hub import HfApi
+from transformers import Trainer, TrainingArguments, pipeline
+from modeling_pseldnet import DataCollatorForSELD, PSELDNetFeatureExtractor, load
+
+model, extractor = load(FOLDER, "cpu")
+model.push_to_hub("user/model")
+PSELDNetFeatureExtractor().push_to_hub("user/extractor")
+model.push_to_hub("user/extractor")
+detector = pipeline("sound-event-localization-and-detection", model=model, feature_extractor=extractor)
+detector.push_to_hub("user/pipeline")
+HfApi().create_repo("user/upload")
+HfApi().upload_folder(repo_id="user/upload", folder_path=FOLDER)
+arguments = TrainingArguments(
+    "run", push_to_hub=True, hub_model_id="user/trainer", max_steps=1, learning_rate=0.0, save_strategy="no",
+    use_cpu=True, report_to=[],
+)
+for norm in (module for module in model.modules() if hasattr(module, "momentum")):
+    norm.momentum = 0.0
+rows = [{"audio": PATH, "events": [[0, 1, 0, 30, 0]]}]
+collator = DataCollatorForSELD(extractor, model)
+trainer = Trainer(model, arguments, collator, rows, rows, processing_class=extractor)
+trainer.train()
+trainer.evaluate()
+trainer.push_to_hub()
+print("null")
+"""
+WITHOUT_THE_PACKAGE = """
+import sys
+sys.modules["modeling_pseldnet"] = sys.modules["training"] = None
+import json
+from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
+
+TASK, found = "sound-event-localization-and-detection", {}
+pipeline(TASK, model="user/model", trust_remote_code=True).model.push_to_hub("user/again")
+for door in DOORS:
+    name = f"user/{door}"
+    model = AutoModelForAudioFrameClassification.from_pretrained(name, trust_remote_code=True)
+    extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=True)
+    detector = pipeline(TASK, model=name, trust_remote_code=True)
+    by_parts = type(detector)(model=model, feature_extractor=extractor)
+    found[door] = {"remote": detector(PATH), "auto": by_parts(PATH)}
+print(json.dumps(found))
+"""
+WITH_THE_PACKAGE = """
+import json
+from transformers import pipeline
+from modeling_pseldnet import load
+
+TASK, found = "sound-event-localization-and-detection", {}
+for door in DOORS:
+    detector = pipeline(TASK, model=f"user/{door}")
+    model, extractor = load(f"user/{door}", "cpu")
+    by_load = pipeline(TASK, model=model, feature_extractor=extractor)
+    found[door] = {"pipeline": detector(PATH), "load": by_load(PATH)}
+print(json.dumps(found))
+"""
+PUSH_DATA = """
+from datasets_scripts.synthetic_seld import SyntheticSELD
+
+builder = SyntheticSELD(data_dir=DATA, cache_dir="cache")
+builder.download_and_prepare()
+builder.as_dataset().push_to_hub("user/data")
+print("null")
+"""
+LOAD_DATA = """
+import sys
+sys.modules["modeling_pseldnet"] = sys.modules["datasets_scripts"] = None
+import io, json, soundfile
+from datasets import load_dataset
+
+row = load_dataset("user/data", split="test")[0]
+samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+print(json.dumps([row["id"], samples.shape, rate, row["events"]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(hub_folder, tmp_path_factory):
+    """The folder of a Hub, a recording, and a way to run Python with that Hub, away from the repository."""
+    folder = tmp_path_factory.mktemp("doors")
+    path = folder / "data" / "test" / "foa" / "fold1_room1_mix001.wav"
+    path.parent.mkdir(parents=True)
+    noise = np.random.default_rng(0).standard_normal(36000)
+    soundfile.write(path, np.outer(noise, [0.1, 0.1, 0.0, 0.02]), 24000)
+    (folder / "hub").mkdir()
+    with serve_hub(folder / "hub") as (endpoint, _):
+        options = {
+            **{"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"},
+            **{"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"},
+        }
+        names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data"), "DOORS": DOORS}
+        head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
+
+        def run(code: str) -> list:
+            finished = subprocess.run(
+                [sys.executable, "-c", head + code],
+                cwd=folder,
+                env={**os.environ, **options},
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+            assert finished.returncode == 0, finished.stderr
+            return json.loads(finished.stdout.splitlines()[-1])
+
+        yield folder / "hub" / "user", path, run
+
+
+@pytest.fixture(scope="module")
+def shared(hub, hub_folder):
+    """What each way of loading finds in a recording, by door, and what is there to be found."""
+    _, path, run = hub
+    expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
+    run(PUSH)
+    found, with_the_package = run(WITHOUT_THE_PACKAGE), run(WITH_THE_PACKAGE)
+    return {door: found[door] | with_the_package[door] for door in DOORS}, expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("door", DOORS)
+def test_a_model_loads_from_every_door_by_every_way(shared, door, way):
+    found, expected = shared
+    assert expected
+    assert found[door][WAYS[way]] == expected
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_shared_has_a_card(hub, shared, door):
+    folder, _, _ = hub
+    card = ModelCard.load(folder / door / "README.md")
+    assert "pseldnet" in card.data.tags
+    assert "speech, footsteps, door" in card.text
+    assert "trust_remote_code=True" in card.text
+    assert "ore information needed" not in card.text.lower()
+    if door == "trainer":
+        assert "on the evaluation set:" in card.text
+        assert "learning_rate: 0.0" in card.text
+
+
+def test_a_data_set_comes_back_from_the_hub_with_its_audio(hub):
+    _, path, run = hub
+    data = path.parents[2]
+    (data / "test" / "metadata").mkdir()
+    (data / "test" / "metadata" / f"{path.stem}.csv").write_text("0,1,0,30,10\n3,0,0,-60,0\n")
+    (data / "cls_indices_train.tsv").write_text("0\t-\tspeech\n1\t-\tdoor\n")
+    run(PUSH_DATA)
+    name, shape, rate, events = run(LOAD_DATA)
+    assert (name, shape, rate) == (path.stem, [36000, 4], 24000)
+    assert (events["frame"], events["class"], events["azimuth"]) == ([0, 3], [1, 0], [30.0, -60.0])

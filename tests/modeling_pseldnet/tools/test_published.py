@@ -1,0 +1,93 @@
+"""The authors' weights in one command, from a Hub that holds a checkpoint of the published layout."""
+
+import json
+
+import pytest
+import torch
+
+from modeling_pseldnet.tools.convert import main
+from modeling_pseldnet.tools.published import LABELS, PUBLISHED, REPOSITORY, list_published
+from tests.modeling_pseldnet.hub_server import serve_hub
+
+
+NAME = "ACCDOA-HTSAT-0.566"
+CONVERT = """
+import sys
+from modeling_pseldnet.tools.convert import main
+sys.exit(main(sys.argv[1:]))
+"""
+LOAD = f"""
+import modeling_pseldnet, torch
+for _ in range(2):
+    model, extractor = modeling_pseldnet.load_published({NAME!r}, device="cpu")
+print(model.config.id2label[3], model.config.name_or_path.endswith({NAME!r}), extractor.sampling_rate)
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(values, tmp_path_factory):
+    """A data set repository with a checkpoint and the list of its classes, each where the authors may have put it."""
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "model").mkdir()
+    torch.save(values.published_checkpoint("htsat-accdoa-13"), folder / "model" / f"{NAME}.ckpt")
+    (folder / "lists").mkdir()
+    rows = "".join(f"{index}\t/m/{index}\tsound {index}\t10\t60.0\n" for index in range(13))
+    (folder / "lists" / LABELS).write_text(rows)
+    return folder
+
+
+def options(endpoint: str, **more) -> dict[str, str]:
+    return {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1", **more}
+
+
+def test_a_published_model_is_downloaded_once_converted_and_loads_offline(repository, run_python, tmp_path):
+    command = CONVERT.replace("sys.argv[1:]", repr(["--published", NAME, str(tmp_path / "model")]))
+    with serve_hub(repository, REPOSITORY) as (endpoint, downloads):
+        printed = run_python(command, **options(endpoint))
+        assert "208 entries of the network used" in printed
+        assert "carry their terms" in printed
+        assert run_python(LOAD, **options(endpoint)).splitlines()[-1] == "sound 3 True 24000"
+        assert downloads == {f"{NAME}.ckpt": 1, LABELS: 1}
+    assert run_python(LOAD, **options(endpoint, HF_HUB_OFFLINE="1")).splitlines()[-1] == "sound 3 True 24000"
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (config["backbone"], config["output_format"], config["id2label"]["3"]) == ("htsat", "accdoa", "sound 3")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"Converted from `{REPOSITORY}, model/{NAME}.ckpt`" in card
+    assert "no licence" in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files", "message"),
+    [
+        (["--published", "mACCDOA"], None, "no published model 'mACCDOA': choose from mACCDOA-HTSAT-0.567, "),
+        (["--published", NAME], None, f"{REPOSITORY} is not on the Hub"),
+        (["--published", NAME], ["model/other.ckpt"], f"no file {NAME}.ckpt: of .ckpt there are model/other.ckpt"),
+        (["--published", NAME], ["README.md"], f"no file {NAME}.ckpt: no .ckpt among its 1 files"),
+        (["--published", NAME], [f"model/{NAME}.ckpt"], f"no file {LABELS}: no .tsv among its 1 files; give the"),
+    ],
+)
+def test_what_was_found_is_said_in_a_line(arguments, files, message, tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    real = huggingface_hub.HfApi
+
+    folder = tmp_path / "repository"
+    for name in files or ():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    folder.mkdir(exist_ok=True)
+    with serve_hub(folder, "user/other" if files is None else REPOSITORY) as (endpoint, _):
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=endpoint))
+        assert main([*arguments, str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_list_says_what_each_is(capsys):
+    assert main(["--published", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(PUBLISHED)
+    assert lines[5].split(maxsplit=1)[1] == "htsat, einv2, aggregated loss"
+    assert list_published().splitlines() == lines
