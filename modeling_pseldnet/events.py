@@ -44,6 +44,12 @@ def wrap_azimuth(azimuth) -> np.ndarray:
     return np.where(inside, azimuth, 180.0 - (180.0 - azimuth) % 360.0)
 
 
+def fold_azimuth(azimuth) -> np.ndarray:
+    """Any azimuth in degrees to that in [-90, 90] which stereo cannot tell from it: what is behind, to the front."""
+    azimuth = wrap_azimuth(azimuth)
+    return np.where(azimuth > 90, 180 - azimuth, np.where(azimuth < -90, -180 - azimuth, azimuth))
+
+
 def angle_between(a, b) -> np.ndarray:
     """Angle in degrees between vectors (…, 3) and (…, 3) of any length, broadcast; accurate for small angles too."""
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), np.sum(np.asarray(a) * b, axis=-1)))
@@ -59,7 +65,9 @@ class Events:
         track (`np.ndarray` of int64): tells simultaneous or successive sources of one class apart.
         azimuth, elevation (`np.ndarray` of float64): degrees.
         distance (`np.ndarray` of float64, *optional*): metres; only DCASE CSV files have centimetres.
+            NaN where it is not known.
         confidence (`np.ndarray` of float64, *optional*): the activity a model gave, 0 to 1.
+        onscreen (`np.ndarray` of bool, *optional*): whether a camera that looks forward sees the source.
     """
 
     frame: np.ndarray
@@ -69,6 +77,7 @@ class Events:
     elevation: np.ndarray
     distance: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    onscreen: np.ndarray | None = None
 
     def __post_init__(self):
         for name, value in self.columns().items():
@@ -76,7 +85,8 @@ class Events:
             whole = name in ("frame", "class_id", "track")
             if whole and value.dtype.kind not in "iu" and not np.equal(np.mod(value, 1), 0).all():
                 raise ValueError(f"{name} must hold whole numbers")
-            object.__setattr__(self, name, value.astype(np.int64 if whole else np.float64, copy=False).reshape(-1))
+            kind = np.int64 if whole else bool if name == "onscreen" else np.float64
+            object.__setattr__(self, name, value.astype(kind, copy=False).reshape(-1))
         lengths = {name: len(column) for name, column in self.columns().items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the columns of events differ in length: {lengths}")
