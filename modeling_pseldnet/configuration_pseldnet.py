@@ -345,6 +345,11 @@ class PSELDNetConfig(PreTrainedConfig):
         return cls(backbone="htsat", **{**HTSAT_SIZES[size], **fields})
 
     @property
+    def csv_layout(self) -> str:
+        """How the events of such a model are written, as for [`write_csv`]."""
+        return "dcase2025" if self.num_axes == 2 and self.distance else "metadata"
+
+    @property
     def feature_frames_per_label_frame(self) -> int:
         """Feature frames in 100 ms."""
         return self.sampling_rate // (10 * self.hop_length)

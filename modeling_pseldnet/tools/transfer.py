@@ -156,7 +156,7 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
             new.append(name)
             continue
         value = _fit(name, source[found], target.shape)
-        if value is None and not name.startswith("heads."):
+        if value is None and not name.startswith(("heads.", "pseldnet.input_norm.")):
             unfit.append(f"{found} has shape {tuple(source[found].shape)} where the network has {tuple(target.shape)}")
         elif value is None:
             new.append(name)

@@ -101,7 +101,7 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("data.train.hop=1", "unknown key data.train.hop; known are source"),
         ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
         ("schedule.step_epochs=often", "step_epochs"),
-        ("evaluation.variant=dcase2024", "evaluation.variant must be one of dcase2023, pseldnets"),
+        ("evaluation.variant=dcase2022", "evaluation.variant must be one of dcase2023, pseldnets"),
         ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
         ("training.learning_rate=[1", "the value is not YAML"),
         ("training=3", "training must hold keys and values"),
