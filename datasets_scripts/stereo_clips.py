@@ -44,8 +44,9 @@ def to_stereo(waveform: np.ndarray, degrees: float) -> np.ndarray:
 def screen_table() -> np.ndarray:
     """Whether a camera that looks forward sees each direction, (361, 181).
 
-    Azimuths are whole degrees from -180°, elevations from -90°. A direction is seen where any pixel of the picture is made of that degree of the whole sphere, as bilinear
-    interpolation of an image of 360 × 180 makes it; so the table of the challenge was made.
+    Azimuths are whole degrees from -180°, elevations from -90°. A direction is seen where any pixel of the picture is
+    made of that degree of the whole sphere, as bilinear interpolation of an image of 360 × 180 makes it; so the table
+    of the challenge was made.
     """
     across = np.tan(np.radians(FIELD_OF_VIEW / 2))
     down = across * SCREEN[1] / SCREEN[0]

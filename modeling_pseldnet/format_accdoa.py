@@ -40,7 +40,7 @@ class ACCDOAFormat:
     known, then whether it is on screen.
     """
 
-    num_tracks = 1
+    num_tracks, keeps_last = 1, True
     class_heads, numbers_a_class = ("accdoa", "distance", "onscreen"), 3
     silence = {"accdoa": 0.0, "distance": -100.0, "onscreen": -100.0}
 
@@ -70,7 +70,8 @@ class ACCDOAFormat:
     def encode(self, events: Events, num_frames: int) -> torch.Tensor:
         """Labels (frames, tracks, 3 + …, classes): the events of a class in a frame, as unit vectors, fill its tracks.
 
-        Events after `num_frames` are left out; of more events than tracks, the last has the last track.
+        Events after `num_frames` are left out; of more events than tracks, the last has the last track, but for models
+        of distances or two axes with three tracks, which leave the fourth out as the baselines of DCASE do.
 
         Raises:
             ValueError: whether events are on screen is to be learnt, and not told of these.
@@ -79,8 +80,14 @@ class ACCDOAFormat:
             (num_frames, self.num_tracks, self.num_axes + len(self.beside), self.num_classes), np.float32
         )
         events = events[events.frame < num_frames]
-        track = np.minimum(occurrence(events.frame * self.num_classes + events.class_id), self.num_tracks - 1)
-        vector = events.vector if self.num_axes == 3 else direction_to_vector(events.azimuth, 0)[:, :2]
+        track = occurrence(events.frame * self.num_classes + events.class_id)
+        if self.keeps_last:
+            track = np.minimum(track, self.num_tracks - 1)
+        else:
+            events, track = events[track < self.num_tracks], track[track < self.num_tracks]
+        vector = (
+            events.vector if self.num_axes == 3 else direction_to_vector(events.azimuth, 0 * events.azimuth)[:, :2]
+        )
         columns = {"distance": known_distance(events), "onscreen": events.onscreen}
         if "onscreen" in self.beside and columns["onscreen"] is None:
             if len(events):
@@ -167,7 +174,8 @@ class ACCDOAFormat:
         if not self.beside and self.num_axes == 3:
             return vectors
         level = np.zeros((*vectors.shape[:3], 3 - self.num_axes), dtype=vectors.dtype)
-        beside = [without_padding(outputs[name])[..., None] for name in self.beside]
+        # Networks of others may give distances below 0.
+        beside = [np.maximum(without_padding(outputs[name]), 0)[..., None] for name in self.beside]
         return np.concatenate([vectors, level, *beside], axis=-1)
 
 
@@ -194,8 +202,8 @@ class MultiACCDOAFormat(ACCDOAFormat):
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
         self.unify_degrees = config.unify_degrees
-        # Distances came later than the published scores that rest on such repeats.
-        self.repeats_first = not self.beside and self.num_axes == 3
+        # Distances came later than the published labels and scores that rest on both.
+        self.keeps_last = self.repeats_first = not self.beside and self.num_axes == 3
 
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:

@@ -136,8 +136,6 @@ def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray, beside
     found = vectors[frame, track, class_id]
     azimuth, elevation = vector_to_direction(found[:, :3])
     columns = {name: found[:, 3 + number] for number, name in enumerate(beside)}
-    if "distance" in columns:
-        columns["distance"] = np.maximum(columns["distance"], 0)
     if "onscreen" in columns:
         columns["onscreen"] = columns["onscreen"] > 0.5
     return Events(frame, class_id, track, azimuth, elevation, confidence=length[frame, track, class_id], **columns)

@@ -220,8 +220,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=whole_number(1), default=2, help="on Ray, a core each; default: %(default)s")
     parser.add_argument(
         "--layout", choices=ROWS, help="of the CSV: metadata, as in all data sets, distances in centimetres;"
-        " dcase2024: vectors and metres, as that challenge takes them; dcase2025: its header, folded azimuths; default:"
-        " dcase2025 for models of stereo with distances, else metadata"
+        " dcase2024: vectors and metres, as that challenge takes them; dcase2025: its header, folded azimuths;"
+        " default: dcase2025 for models of stereo with distances, else metadata"
     )  # fmt: skip
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
