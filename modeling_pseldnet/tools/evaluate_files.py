@@ -202,8 +202,8 @@ def _check(task: str, folder: str, reference: Sequence[Path] | None, num_classes
 
 
 @program("pseldnet-evaluate")
-def main(arguments: Sequence[str] | None = None) -> int | None:
-    """The command `pseldnet-evaluate`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `pseldnet-evaluate`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-evaluate",
         description="Scores predicted sound events against reference events.",
@@ -275,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
             print(f"{what}: {_join(names)}", file=sys.stderr)
     print(f"{args.variant}, {scores['recordings']} recordings, {scores['num_classes']} classes")
     print(format_scores(scores, [args.average] if args.average else AVERAGES, args.by))
+    return 0
 
 
 if __name__ == "__main__":

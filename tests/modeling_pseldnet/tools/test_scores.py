@@ -304,3 +304,41 @@ def test_the_evaluate_module_says_what_to_install_where_the_package_is_missing(l
     monkeypatch.setitem(sys.modules, "modeling_pseldnet", None)
     with pytest.raises(ImportError, match=r"dependencies\['modeling_pseldnet'\] using 'pip install pseldnets'"):
         load_module()
+
+
+def test_scores_of_2025_are_those_of_the_official_scorer(reference):
+    folder = reference / "dcase"
+    expected = json.loads((folder / "expected.json").read_text())["metrics_dcase2025"]
+    names = sorted(path.name for path in (folder / "metrics_2025/reference").glob("*.csv"))
+    references, predictions = (
+        [read_csv(folder / "metrics_2025" / side / name) for name in names] for side in ("reference", "prediction")
+    )
+    scores = seld_scores(references, predictions, 13, variant="dcase2025")
+    for average in ("macro", "micro"):
+        audio, audiovisual = expected[f"audio_{average}"], expected[f"audio_visual_{average}"]
+        found = scores[average]
+        assert found["F_onscreen"] == pytest.approx(audiovisual["F"], abs=1e-6)
+        assert found["DistE"] * 100 == pytest.approx(audio["DistE"], abs=1e-4)
+        for name in ("F", "AngE", "RelDistE", "OnscreenAccuracy"):
+            assert found[name] == pytest.approx(audio[name], abs=1e-6)
+    np.testing.assert_allclose(scores["classwise"]["F"], expected["audio_classwise"][0], atol=1e-6)
+    np.testing.assert_allclose(scores["classwise"]["F_onscreen"], expected["audio_visual_classwise"][0], atol=1e-6)
+
+
+def test_scores_of_2025_fold_azimuths_and_leave_out_what_is_not_told():
+    source = Events([0, 1], [0, 0], [0, 0], [100, 80], [0, 0], [2, 2], onscreen=[True, True])
+    for azimuth, distance, found in ((80, 4.0, 1), (60, 4.0, 1), (59.9, 2.0, 0), (80, 4.01, 0)):
+        prediction = source.replace(azimuth=[azimuth, 0], distance=[distance, 2])
+        macro = seld_scores([source], [prediction], 1, variant="dcase2025")["macro"]
+        assert (macro["F"], macro["F_onscreen"]) == (found, found)
+    wrong = source.replace(onscreen=[False, False])
+    macro = seld_scores([source], [wrong], 1, variant="dcase2025")["macro"]
+    assert (macro["F"], macro["F_onscreen"], macro["OnscreenAccuracy"]) == (1, 0, 0)
+    macro = seld_scores([source], [source.replace(onscreen=None)], 1, variant="dcase2025")["macro"]
+    assert macro["F"] == 1
+    assert np.isnan([macro["F_onscreen"], macro["OnscreenAccuracy"]]).all()
+    # Nothing counts in a clip without reference events.
+    scores = seld_scores([source, Events.empty()], [source, source], 1, variant="dcase2025")
+    assert scores["macro"]["F"] == 1
+    with pytest.raises(ValueError, match="no distances"):
+        seld_scores([source.replace(distance=[1, np.nan])], [source], 1, variant="dcase2024")
