@@ -131,10 +131,9 @@ class Events:
         return cls(*table[:, :3].T, wrap_azimuth(table[:, 3]), table[:, 4], **beside)
 
     def to_rows(self) -> list[list[float]]:
-        """The rows that [`Events.from_rows`] takes, without confidence."""
+        """The rows that [`Events.from_rows`] takes, without confidence and what is on screen."""
         columns = [self.frame, self.class_id, self.track, self.azimuth, self.elevation]
         columns += [] if self.distance is None else [self.distance]
-        columns += [] if self.onscreen is None or self.distance is None else [self.onscreen.astype(np.int64)]
         return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     @classmethod

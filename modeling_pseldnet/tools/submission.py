@@ -83,6 +83,7 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     has_header = first[:1].isalpha()
     if task.header is not None and first != task.header:
         yield f"line 1 is not the header {task.header}: the scorer skips that line, whatever is in it"
+        return
     if task.header is None and has_header:
         yield "line 1 is a header, which the scorer cannot read: leave it out"
     rows = lines[has_header:]

@@ -89,6 +89,7 @@ def test_clips_have_the_layout_of_the_challenge_which_the_builder_reads(starss, 
 
 
 def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty"), str(tmp_path / "clips")]) == 2
     (starss / "metadata_dev/dev-test-tau/fold4_room2_mix001.csv").write_text("0,8,0,90,0\n")
     assert main([str(starss), str(tmp_path / "clips")]) == 2

@@ -36,7 +36,8 @@ def random_events(seed, num_frames=200, num_rows=300, num_classes=4):
     generator = np.random.default_rng(seed)
     frame, class_id, track = (generator.integers(n, size=num_rows) for n in (num_frames, num_classes, 3))
     azimuth, elevation = vector_to_direction(generator.normal([3, 0, 0], size=(num_rows, 3)))
-    return Events(frame, class_id, track, azimuth, elevation, distance=generator.uniform(1, 5, num_rows)).sort()
+    distance, onscreen = generator.uniform(1, 5, num_rows), generator.integers(2, size=num_rows)
+    return Events(frame, class_id, track, azimuth, elevation, distance, onscreen=onscreen).sort()
 
 
 def in_metres(events):
@@ -66,7 +67,7 @@ def starss22():
 
 
 @needs_shared
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GOLDEN)
 def test_scores_agree_with_the_published_scorers(golden, variant):
     expected, _, references, predictions, num_frames = golden
     scores = seld_scores(references, predictions, NUM_CLASSES, num_frames=num_frames, variant=variant)
@@ -141,6 +142,7 @@ def test_a_perfect_prediction_scores_best(variant):
     references = [random_events(0), random_events(1)]
     scores = seld_scores(references, references, 4, variant=variant, jackknife=True)
     best = {"ER": 0, "F": 1, "LE": 0, "AngE": 0, "DistE": 0, "RelDistE": 0, "LR": 1, "SELD": 0}
+    best |= {"F_onscreen": 1, "OnscreenAccuracy": 1}
     for average in ("macro", "micro"):
         # The official scorers give equal directions an angle of 0.0008°.
         assert scores[average] == pytest.approx({name: best[name] for name in scores[average]}, abs=1e-3)
@@ -151,6 +153,7 @@ def test_a_perfect_prediction_scores_best(variant):
 def test_an_empty_prediction_scores_worst(variant):
     scores = seld_scores([random_events(0)], [Events.empty()], 4, variant=variant)
     worst = {"ER": 1, "F": 0, "LE": 180, "AngE": np.nan, "DistE": np.nan, "RelDistE": np.nan, "LR": 0, "SELD": 1}
+    worst |= {"F_onscreen": 0, "OnscreenAccuracy": np.nan}
     for average in ("macro", "micro"):
         assert scores[average] == pytest.approx({name: worst[name] for name in scores[average]}, nan_ok=True)
 
@@ -173,7 +176,7 @@ def test_nothing_to_find_leaves_the_error_rate_undefined():
     assert np.isnan(scores["jackknife"]["micro"]["F"]).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GOLDEN)
 def test_turning_reference_and_prediction_together_changes_nothing(variant):
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
 
