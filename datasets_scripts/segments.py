@@ -115,7 +115,10 @@ class SegmentedDataset:
         if row["events"].is_valid:
             columns = {name: column.values for name, column in row["events"].items()}
             events = columns_to_events(
-                {name: None if values is None else values.to_numpy() for name, values in columns.items()}
+                {
+                    name: None if values is None else values.to_numpy(zero_copy_only=False)
+                    for name, values in columns.items()
+                }
             )
             events = events[(events.frame >= start) & (events.frame < start + self.window)]
             events = events.replace(frame=events.frame - start)

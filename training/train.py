@@ -40,9 +40,13 @@ transformers.TrainingArguments. Packaged recipes:
 
 
 # What recordings of a data set are, by its `config_name`, where they are not ambisonics.
-CHANNEL_FORMATS = {"mic": "array", "sum": "mono"}
+CHANNEL_FORMATS = {"mic": "array", "sum": "mono", "stereo": "stereo"}
 # Augmentation turns ambisonics only, and does not shift what are lags, not frequencies.
-UNFIT_FEATURES = {"rotation": ("logmel_gcc", "salsa_lite", "logmel"), "frequency_shift": ("logmel_gcc",)}
+UNFIT_FEATURES = {
+    "rotation": ("logmel_gcc", "salsa_lite", "logmel", "stereo"),
+    "frequency_shift": ("logmel_gcc",),
+    "filter_augment": ("stereo",),
+}
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from transformers import TrainingArguments, set_seed
 
     from modeling_pseldnet import PSELDNetConfig
+    from modeling_pseldnet.tools.scores import VARIANTS
 
     from .augmentation import AugMix
     from .data import keep_features, load_windows
@@ -232,6 +237,11 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor)
+    if VARIANTS[recipe.evaluation.variant].has_distance and not model.config.distance:
+        raise ValueError(
+            f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or take"
+            " dcase2023 or pseldnets"
+        )
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
     try:

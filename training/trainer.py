@@ -301,7 +301,7 @@ class SELDTrainer(SavingTrainer):
         for name, events in self.predictions.items():
             path = folder / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_csv(path, events)
+            write_csv(path, events, self.model.config.csv_layout)
 
     def create_model_card(self, **kwargs) -> None:
         """Writes how to use the model, and what it scored last; PEFT writes the card of an adapter."""

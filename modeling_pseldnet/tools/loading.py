@@ -158,7 +158,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     if not same_classes:
         base_network, network = network, PSELDNetForSELD(config)
         report = transfer_from(network, base_network)
-        new = report.new or [f"heads.{network.output_format.class_head}"] * bool(report.new_classes)
+        new = report.new or [f"heads.{network.output_format.class_heads[0]}"] * bool(report.new_classes)
         _check_complete({"missing_keys": new, "mismatched_keys": ()}, besides=own_modules)
     with warnings.catch_warnings():
         # PEFT only warns of weights that its file lacks.
