@@ -81,7 +81,8 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
         with Recording(path, sampling_rate, channel_format) as recording:
             seconds = recording.seconds
     except ValueError as error:
-        raise ValueError(f"{first_line(error)}. {channel_advice(path)}".rstrip(". ")) from None
+        problem = first_line(error).removesuffix(": give a recording of that kind")
+        raise ValueError(f"{problem}. {channel_advice(path)}".rstrip(". ")) from None
     if seconds > 60 * MAX_MINUTES:
         raise ValueError(f"{name}: {seconds / 60:.1f} minutes where {MAX_MINUTES} are the most: give a part of it")
     return seconds

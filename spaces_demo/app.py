@@ -14,7 +14,7 @@ from threading import Event
 
 import gradio as gr
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from gradio_client.utils import is_http_url_like
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -58,9 +58,19 @@ CLIENT_EXAMPLE = (FOLDER / "README.md").read_text(encoding="utf-8").split("```py
 
 
 @on_gpu
-def hear(finder: "Finder", model: str, recording: str, *options, **more) -> Events:
-    """The events of a recording; what is handed over is small, since a GPU on loan is used by another process."""
-    return find_events(finder.load(model), recording, *options, **more)
+def hear(model: tuple[str, str, bool], recording: str, *options, **more) -> Events:
+    """The events of a recording, by a model as [`load`] takes it: a GPU on loan is used by another process, which can
+    be given small things alone."""
+    return find_events(load(*model), recording, *options, **more)
+
+
+def load(own: str, other: str, trust_remote_code: bool) -> Model:
+    """The model that a visitor names, or the page's own for an empty name.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    return load_from_hub(other, trust_remote_code) if other else load_own(own)
 
 
 class Finder:
@@ -78,14 +88,6 @@ class Finder:
         self.own_model, self.trust_remote_code = model, trust_remote_code
         self.own = load_own(model)
         self.running: dict[str, Event] = {}
-
-    def load(self, model: str) -> Model:
-        """The model that a visitor names, or the page's own for an empty name.
-
-        Raises:
-            ValueError: it cannot be used.
-        """
-        return load_from_hub(model, self.trust_remote_code) if model else load_own(self.own_model)
 
     def detect(
         self,
@@ -146,8 +148,8 @@ class Finder:
         if not recording:
             raise friendly("There is no recording yet: choose a file or an example.")
         progress(0, desc="Loading the model")
-        model = (model or "").strip()
-        used = self.load(model)
+        choice = self.own_model, (model or "").strip(), self.trust_remote_code
+        used = load(*choice)
         stop = self.running[request.session_hash] = Event()
         last = time.monotonic() + MAX_RUN_SECONDS
 
@@ -164,7 +166,7 @@ class Finder:
             progress(0, desc="Listening")
             # A process of its own cannot be told to stop, nor tell how far it is.
             follow = {} if os.environ.get("SPACES_ZERO_GPU") else {"progress": advance}
-            events = hear(self, model, recording, channel_format, threshold, overlap, **follow)
+            events = hear(choice, recording, channel_format, threshold, overlap, **follow)
             progress(1, desc="Preparing the sound")
             return write_result(used, recording, events, folder, channel_format), events, used.network
         finally:
@@ -192,7 +194,7 @@ class Finder:
 
 
 def build(finder: Finder) -> gr.Blocks:
-    """What the page calls, and programs do: the endpoints, with their queue. Visitors see `page/index.html` instead."""
+    """The endpoints that the page and programs call, with their queue; visitors see `page/index.html` instead."""
     with gr.Blocks(analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)) as blocks:
         recording = gr.File(label="Recording")
         options = [
@@ -213,7 +215,6 @@ def build(finder: Finder) -> gr.Blocks:
             finder.solo, [recording, example, options[0], trajectory], gr.File(), api_name="solo",
             concurrency_limit=2, **page,
         )  # fmt: skip
-        gr.Button().click(finder.cancel, api_name="cancel", queue=False, **page)
         blocks.unload(finder.cancel)
     for block in blocks.blocks.values():
         refuse_addresses(block)
@@ -248,7 +249,7 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
         "thresholds": "".join(f'<option value="{value}">{name}</option>' for name, value in THRESHOLDS),
         "overlaps": "".join(f'<option value="{value}">{name}</option>' for name, value in OVERLAPS),
         "client": html.escape(CLIENT_EXAMPLE),
-        "credits": _credits(),
+        "credits": html.escape((EXAMPLES / "CREDITS.md").read_text(encoding="utf-8").partition("\n")[2].strip()),
         "minutes": str(MAX_MINUTES),
         "about": json.dumps(about, ensure_ascii=False).replace("<", "\\u003c"),
     }
@@ -259,8 +260,12 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     def index(request: Request) -> HTMLResponse:
         return HTMLResponse(page.replace("{{origin}}", html.escape(str(request.base_url))))
 
+    def card(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(finder.own.card or "This model has no card.")
+
     return [
         Route("/", index),
+        Route("/card.md", card),
         Mount("/page", StaticFiles(directory=FOLDER / "page")),
         Mount("/example", StaticFiles(directory=EXAMPLES)),
     ]
@@ -269,17 +274,6 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
 def _choice(kind: str, name: str, label: str, value: str, checked: bool) -> str:
     state = " checked" if checked else ""
     return f'<label><input type="{kind}" name="{name}" value="{value}"{state}>{label}</label>'
-
-
-def _credits() -> str:
-    """The credits of the examples: their paragraphs and list items, as HTML."""
-    parts = []
-    for block in (EXAMPLES / "CREDITS.md").read_text(encoding="utf-8").split("\n\n")[1:]:
-        lines = html.escape(block.strip()).replace("`", "")
-        items = lines.split("\n- ") if lines.startswith("- ") else []
-        parts.append("<ul>" + "".join(f"<li>{item.removeprefix('- ')}</li>" for item in items) + "</ul>" if items
-                     else f"<h3>{lines.lstrip('# ')}</h3>" if lines.startswith("#") else f"<p>{lines}</p>")  # fmt: skip
-    return "".join(parts)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -31,8 +31,8 @@ FADE_SECONDS = 0.02
 HEAD_RADIUS, EAR_DEGREES, LEAST_SHADOW, SHADOW_DEGREES = 0.0875, 100.0, 0.1, 150.0
 PINNA = [(0.5, 1, 2, 1.0), (-1.0, 5, 4, 0.5), (0.5, 5, 7, 0.5), (-0.25, 5, 11, 0.5), (0.25, 5, 13, 0.5)]
 PINNA_RATE = 44100
-# Eight loudspeakers in the corners of a cube stand for the sound field. The weight of the first order that concentrates
-# their energy most (max rE: Daniel, "Représentation de champs acoustiques", 2000, section 3.3).
+# Eight loudspeakers in the corners of a cube stand for the sound field. The weight of the first order that
+# concentrates their energy most (max rE: Daniel, "Représentation de champs acoustiques", 2000, section 3.3).
 CUBE = np.array([(x, y, z) for x in (1, -1) for y in (1, -1) for z in (1, -1)]) / 3**0.5
 MAX_ENERGY = 3**-0.5
 
@@ -46,7 +46,7 @@ class Preview(NamedTuple):
 
 
 def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np.ndarray:
-    """What an ear hears of a plane wave, after Brown and Duda: a sphere's shadow and delay (Woodworth), and an outer ear.
+    """What an ear hears of a plane wave, after Brown and Duda: shadow and delay of a sphere (Woodworth), outer ear.
 
     Args:
         frequency: (frequencies,) in Hz.
@@ -154,7 +154,7 @@ def _envelope(levels: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
 
 
 def write_solo(recording: Recording, trajectory: list[dict], path: str | os.PathLike) -> None:
-    """Writes what a hypercardioid hears that is steered to an event along its track, from its onset to its end, as MP3.
+    """Writes what a hypercardioid steered along the track of an event hears, from its onset to its end, as MP3.
 
     Args:
         recording: first-order ambisonics.

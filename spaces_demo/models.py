@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,11 +37,12 @@ BATCH_SIZE = 8
 
 
 class Model(NamedTuple):
-    """A network with its extractor, what to call it, and how often it is right, as its card says, by score."""
+    """A network with its extractor, what to call it, its card, and how often it is right, as that says, by score."""
 
     name: str
     network: PSELDNetForSELD
     extractor: PSELDNetFeatureExtractor
+    card: str
     scores: dict[str, float]
 
 
@@ -51,7 +53,8 @@ def load_own(model: str) -> Model:
     Raises:
         ValueError: it cannot be loaded.
     """
-    return Model(_card_name(model) or Path(model).name, *load(model), scores(model))
+    name, *card = read_card(model)
+    return Model(name or Path(model).name, *load(model), *card)
 
 
 @lru_cache(maxsize=3)
@@ -72,8 +75,8 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
         folder = Path(temporary, "model")
         try:
             validate_repo_id(name)
-            files = snapshot_download(name, token=False, dry_run=True)
-            check_files({file.filename: file.file_size or 0 for file in files})
+            files = [file for file in HfApi(token=False).list_repo_tree(name) if isinstance(file, RepoFile)]
+            check_files({file.path: file.size for file in files})
             snapshot_download(name, allow_patterns=patterns, token=False, local_dir=folder)
             if not trust_remote_code:
                 check_settings(folder)
@@ -83,7 +86,7 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
             network, extractor = _load_with_code(folder) if trust_remote_code else load(str(folder))
         except ValueError as error:
             raise ValueError(str(error).replace(str(folder), name)) from None
-        return Model(name, network, extractor, scores(folder))
+        return Model(name, network, extractor, *read_card(folder)[1:])
 
 
 def check_files(sizes: dict[str, int]) -> None:
@@ -183,22 +186,15 @@ def _check_setting(name: str, value, most: float, items: int, depth: int = 0) ->
         raise ValueError(f"{name} is {str(value)[:20]} where {most} is the most")
 
 
-def scores(model: str | Path) -> dict[str, float]:
-    """How often a model is right, as the card in its folder says, by the names of the scores; empty if it does not."""
-    results = _card(model).get("results") or []
-    return {result.metric_name: result.metric_value for result in results if _is_number(result.metric_value)}
-
-
-def _card_name(model: str) -> str | None:
-    return _card(model).get("name")
-
-
-def _card(model: str | Path) -> dict:
+def read_card(place: str | Path) -> tuple[str | None, str, dict[str, float]]:
+    """The name, the text and the scores that the card of a folder, or of a Hub repository, gives; nothing where there
+    is none, or a broken one, which a stranger's may be."""
     try:
-        data = ModelCard.load(Path(model, CARD)).data
-        return {"name": data.model_name, "results": data.eval_results}
-    except Exception:  # a card may be a stranger's, and broken in any way
-        return {}
+        card = ModelCard.load(Path(place, CARD) if Path(place).is_dir() else str(place))
+        results = [(result.metric_name, result.metric_value) for result in card.data.eval_results or []]
+        return card.data.model_name, card.content, {name: value for name, value in results if _is_number(value)}
+    except Exception:
+        return None, "", {}
 
 
 def _is_number(value) -> bool:

@@ -85,25 +85,32 @@ function tracks(ctx, view, project, bounds, scale = 1) {
     ctx.strokeStyle = colours.classes[style(record).colour];
     ctx.lineWidth = width * scale;
     ctx.lineCap = ctx.lineJoin = "round";
-    let last = null;
+    let [last, behind] = [null, null];
+    ctx.beginPath();
+    const finish = () => {
+      ctx.globalAlpha = alpha * (behind ? 0.35 : 1);
+      ctx.stroke();
+      ctx.globalAlpha = 1;
+      ctx.beginPath();
+    };
     for (const at of places) {
       const [x, y, front] = project(at);
       // A line that leaves a map on one side enters it on the other.
-      if (last && Math.abs(last[0] - x) < bounds[4]) {
-        ctx.globalAlpha = alpha * (front < 0 ? 0.35 : 1);
-        ctx.beginPath();
-        ctx.moveTo(last[0], last[1]);
+      const goesOn = last && Math.abs(last[0] - x) < bounds[4];
+      if (goesOn && behind === front < 0) ctx.lineTo(x, y);
+      else {
+        if (last) finish();
+        ctx.moveTo(...(goesOn ? last : [x, y]));
         ctx.lineTo(x, y);
-        ctx.stroke();
       }
-      last = [x, y];
+      [last, behind] = [[x, y], front < 0];
     }
-    ctx.globalAlpha = 1;
+    finish();
   };
   const confidence = (record) => 0.45 + 0.55 * Math.min(record.confidence ?? 1, 1);
   for (const record of records) {
     const places = record.trajectory.map(place);
-    line(places, whole ? 3.5 : 2, whole ? confidence(record) : 0.22, record);
+    line(places, whole ? 4 : 3, whole ? confidence(record) : 0.32, record);
     for (const [i, at] of places.entries()) {
       const [x, y] = project(at);
       points.push({ x, y, record, time: record.trajectory[i].time });
@@ -127,7 +134,7 @@ function tracks(ctx, view, project, bounds, scale = 1) {
     if (!whole) {
       const glow = ctx.createRadialGradient(x, y, 0, x, y, 3.2 * r);
       glow.addColorStop(0, colour);
-      glow.addColorStop(1, "transparent");
+      glow.addColorStop(1, `${colour}00`);
       ctx.globalAlpha = 0.35 * alpha * confidence(record);
       ctx.fillStyle = glow;
       ctx.beginPath();

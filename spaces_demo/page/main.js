@@ -8,6 +8,7 @@ const find = (selector) => document.querySelector(selector);
 const about = JSON.parse(find("#about").textContent);
 const audio = find("#audio");
 const timeline = find("#timeline");
+const MAX_LANES = 6;
 const SVG = "http://www.w3.org/2000/svg";
 
 const state = {
@@ -85,10 +86,15 @@ function show(scene, files, source, chosen = {}) {
   timeline.setAttribute("aria-valuemax", scene.seconds);
   find("#about-scene").textContent = `${scene.title ?? scene.name}, heard by ${scene.model}`;
   find("#honest").textContent = honest(scene);
+  hint();
   chips();
   if (chosen.view in VIEWS) choose(chosen.view);
   filter();
   seek(state.time);
+}
+
+function hint() {
+  find("#hint").textContent = state.listen === "binaural" ? "Put on headphones: front and back differ" : "";
 }
 
 // How often a model is right, in words, as its card says.
@@ -126,27 +132,35 @@ function filter() {
   drawWave();
 }
 
+// Bars with names above them, in as few rows as hold them; a row a class, named once, where that would be many.
 function lanes() {
   const { seconds: end } = state.scene;
+  const width = find("#lanes").clientWidth || 1;
   const percent = (time) => `${((100 * time) / end).toFixed(3)}%`;
-  const bar = (record) => element("i", {
-    style: `left:${percent(record.onset)};width:${percent(record.offset - record.onset)};--colour:var(--class-${state.styles.get(record.label).colour});opacity:${0.35 + 0.65 * (record.confidence ?? 1)}`,
+  const bars = shown.map((record) => ({
+    from: record.onset, to: record.offset, key: record.label, name: [symbol(record.label), named(record.label)],
+    style: `--colour:var(--class-${state.styles.get(record.label).colour});opacity:${0.35 + 0.65 * (record.confidence ?? 1)}`,
     title: `${named(record.label)}, ${seconds(record.onset)} to ${seconds(record.offset)}`,
-  });
-  const lane = (name, bars, first) => {
-    const late = first > 0.6 * end;
-    const style = late ? `right:${percent(end - first)};transform:translateX(min(100%, 0px))` : `left:${percent(first)}`;
-    return element("div", { class: "lane" }, element("span", { class: late ? "late" : "", style }, ...name), ...bars);
-  };
-  const rows = [...state.styles.keys()].flatMap((label) => {
-    const records = shown.filter((record) => record.label === label);
-    return records.length ? [lane([symbol(label), named(label)], records.map(bar), records[0].onset)] : [];
-  });
-  if (state.gaps.length) {
-    const bars = state.gaps.map(([from, to]) => element("i", { class: "gap", style: `left:${percent(from)};width:${percent(to - from)}` }));
-    rows.push(lane(["not one of its classes"], bars, state.gaps[0][0]));
+  }));
+  bars.push(...state.gaps.map(([from, to]) => ({ from, to, key: "", name: ["not one of its classes"], class: "gap", style: "" })));
+  bars.sort((a, b) => a.from - b.from);
+  let rows = [];
+  for (const bar of bars) {
+    bar.reach = 8 + 7.2 * (bar.name.at(-1).length + 2);
+    bar.left = Math.max(Math.min((bar.from * width) / end, width - bar.reach), 0);
+    bar.right = Math.max((bar.to * width) / end + 6, bar.left + bar.reach);
+    let row = rows.find((other) => other.at(-1).right <= Math.min(bar.left, (bar.from * width) / end));
+    if (!row) rows.push((row = []));
+    row.push(bar);
   }
-  find("#lanes").replaceChildren(...rows);
+  if (rows.length > MAX_LANES) {
+    const keys = [...new Set(bars.map((bar) => bar.key))];
+    rows = keys.map((key) => bars.filter((bar) => bar.key === key).map((bar, i) => ({ ...bar, name: i ? null : bar.name })));
+  }
+  find("#lanes").replaceChildren(...rows.map((row) => element("div", { class: "lane" }, ...row.flatMap((bar) => [
+    element("i", { class: bar.class ?? "", title: bar.title ?? "", style: `left:${percent(bar.from)};width:${percent(bar.to - bar.from)};${bar.style}` }),
+    ...(bar.name ? [element("span", { style: `left:${bar.left}px` }, ...bar.name)] : []),
+  ]))));
   const step = [1, 2, 5, 10, 15, 30, 60, 120].find((value) => end / value <= 9) ?? 120;
   const ticks = [];
   for (let time = 0; time <= end - step / 3; time += step) ticks.push(element("span", { style: `left:${percent(time)}` }, step < 60 && end < 60 ? `${time} s` : clock(time).replace(/\.0$/, "")));
@@ -155,7 +169,7 @@ function lanes() {
 
 function table() {
   const far = hasDistance(state.scene.records);
-  const columns = ["Sound", "When", "Where", "Height", ...(far ? ["Distance"] : []), "Confidence", ...(state.scene.ambisonic ? ["Alone"] : [])];
+  const columns = ["Sound", "When", "Where", ...(far ? ["Distance"] : []), "Confidence", ...(state.scene.ambisonic ? ["Alone"] : [])];
   find("#list thead").replaceChildren(element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name))));
   find("#list tbody").replaceChildren(...shown.map((record) => {
     const cell = (name, ...content) => element("td", { "data-name": name }, ...content);
@@ -163,12 +177,11 @@ function table() {
       onclick: (event) => { if (!event.target.closest("button")) jump(record); },
     },
       element("th", { scope: "row" }, element("span", {}, symbol(record.label), named(record.label))),
-      cell("When", element("button", { type: "button", class: "time", onclick: () => jump(record), "aria-label": `${named(record.label)}, jump to ${seconds(record.onset)}` }, `${record.onset.toFixed(1)}–${seconds(record.offset)}`)),
-      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, `${Math.round(record.azimuth)}°`.replace("-", "−"))),
-      cell("Height", height(record.elevation)),
+      cell("When", element("button", { type: "button", class: "time", onclick: () => jump(record), "aria-label": `${record.onset.toFixed(1)}–${seconds(record.offset)}: go to ${named(record.label)}` }, `${record.onset.toFixed(1)}–${seconds(record.offset)}`)),
+      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, `${Math.round(record.azimuth)}°, ${height(record.elevation)}`.replace("-", "−"))),
       ...(far ? [cell("Distance", distanceOf(record) === null ? "–" : `${distanceOf(record).toFixed(1)} m`)] : []),
       cell("Confidence", ...(record.confidence === null ? ["–"] : [element("meter", { min: 0, max: 1, value: record.confidence, "aria-label": "Confidence" }), ` ${record.confidence.toFixed(2)}`])),
-      ...(state.scene.ambisonic ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": "false", "aria-label": `Hear ${named(record.label)} at ${seconds(record.onset)} alone`, onclick: () => solo(record) }, "Solo"))] : []));
+      ...(state.scene.ambisonic ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": "false", "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
     row.record = record;
     return row;
   }));
@@ -209,6 +222,7 @@ function draw() {
     const drawn = VIEWS[state.view](...ready, view());
     pointed = drawn.points;
     canvas.dataset.names = JSON.stringify(drawn.names);
+    canvas.dataset.time = time ?? "";
   }
   const at = time ?? 0;
   const head = find("#head");
@@ -364,6 +378,13 @@ function progress(text, part = null) {
 
 let sent = { file: null, data: null };
 
+// What stands in the place of a result while there is none.
+function ready() {
+  find("#ready").hidden = false;
+  find("#ready h2").textContent = working ? `Finding events in ${sent.file.name}` : `${sent.file.name} is ready`;
+  find("#ready p").textContent = working ? "" : "Say what its channels are, if they are not AmbiX, and press Find events.";
+}
+
 function pick(file) {
   if (!file) return;
   sent = { file, data: null };
@@ -372,8 +393,8 @@ function pick(file) {
   find("#chosen").textContent = file.name;
   find("#takes").textContent = `${(file.size / 1e6).toFixed(1)} MB, not sent yet`;
   find("#stage").hidden = true;
-  find("#ready").hidden = false;
-  find("#ready p").textContent = `Say what the channels of ${file.name} are, if they are not AmbiX, and find its events.`;
+  find("#formats").hidden = false;
+  ready();
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
   if (file.size > about.maxMegabytes * 1048576) fail(`${file.name}: ${Math.round(file.size / 1e6)} MB where ${about.maxMegabytes} are the most: give a part of it, or FLAC.`);
@@ -390,7 +411,7 @@ async function run() {
   busy(controller);
   audio.pause();
   find("#stage").hidden = true;
-  find("#ready").hidden = true;
+  ready();
   try {
     progress("Sending", 0);
     const recording = sent.data ?? await upload(sent.file, (part) => progress(`Sending ${Math.round(100 * part)} %`, part), signal);
@@ -405,19 +426,15 @@ async function run() {
       else if (of) progress(`Listening: ${done} of ${of} windows`, done / of);
       else if (text) progress(text);
     }, signal);
-    if (!files) {
-      find("#ready").hidden = signal.aborted ? false : true;
-      return;
-    }
+    if (!files) return;
     const [csv, json, sceneFile, stereo, binaural] = files.map(urlOf);
     const answer = await fetch(sceneFile);
     const scene = await answer.json();
     scene.name = sent.file.name;
     show(scene, { csv, json, stereo, binaural }, { recording, format });
     say(`Result ready: ${summary(shown, scene.seconds)}`);
-    find("#stage").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    if (find("#stage").getBoundingClientRect().top > 0.6 * innerHeight) find("#stage").scrollIntoView();
   } catch (error) {
-    find("#ready").hidden = false;
     if (error.name !== "AbortError") {
       // A recording that the server has deleted is sent again.
       sent.data = null;
@@ -425,6 +442,7 @@ async function run() {
     }
   } finally {
     busy(null);
+    if (find("#stage").hidden) ready();
   }
 }
 
@@ -441,6 +459,7 @@ async function open(id, chosen = {}) {
     if (!answer.ok) throw new Error();
     const scene = await answer.json();
     mark(id);
+    find("#formats").hidden = true;
     find("#error").hidden = true;
     sent = { file: null, data: null };
     find("#file").value = "";
@@ -482,7 +501,7 @@ on("#listen", "change", ({ target }) => {
   state.listen = target.value;
   if (state.solo) unsolo();
   else hear(state.files[state.listen], state.time ?? 0);
-  if (target.value === "binaural") say("Put on headphones");
+  hint();
 });
 for (const type of ["play", "pause", "ended"]) audio.addEventListener(type, playing);
 audio.addEventListener("ended", () => {
@@ -613,6 +632,7 @@ function flash(selector, text) {
 const redraw = () => {
   colours = theme();
   if (!state.scene || find("#stage").hidden) return;
+  lanes();
   drawWave();
   draw();
 };

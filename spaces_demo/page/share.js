@@ -106,6 +106,15 @@ export async function film(scene, viewAt, source, from, onPart, signal) {
   const canvas = Object.assign(document.createElement("canvas"), { width: WIDTH, height: HEIGHT });
   const ctx = canvas.getContext("2d");
   const sound = new Audio(source);
+  const once = (type) => new Promise((resolve, reject) => {
+    sound.addEventListener(type, resolve, { once: true });
+    sound.addEventListener("error", () => reject(sound.error), { once: true });
+  });
+  await once("loadedmetadata");
+  if (from > 0) {
+    sound.currentTime = from;
+    await once("seeked");
+  }
   const context = new AudioContext();
   await context.resume();
   const output = context.createMediaStreamDestination();
@@ -119,9 +128,9 @@ export async function film(scene, viewAt, source, from, onPart, signal) {
   recorder.ondataavailable = ({ data }) => parts.push(data);
   const until = Math.min(scene.seconds, from + MAX_FILM_SECONDS);
   const colours = theme();
-  sound.currentTime = from;
-  await sound.play();
+  frame(ctx, scene, viewAt(from), colours);
   recorder.start(500);
+  await sound.play();
   await new Promise((resolve) => {
     // A timer goes on in a tab that is not looked at, where frames of an animation stop.
     const timer = setInterval(() => {
