@@ -1,14 +1,50 @@
 """What people see and hear: a first run on the terminal, and the page of the program `pseldnet-demo`."""
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
 
+from modeling_pseldnet import DEFAULT_MODEL
+from modeling_pseldnet.tools.cli import CommandParser, first_line
+
+
+NAME = "pseldnet-demo"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = CommandParser(
+        prog=NAME,
+        description="Serves a page that shows what sounds in recordings, when, and from which direction.",
+        epilog="example: pseldnet-demo --model user/pseldnet-htsat --port 7860",
+    )
+    parser.add_argument(
+        "--model", default=os.environ.get("PSELDNET_MODEL", DEFAULT_MODEL),
+        help="folder or Hub repository of the page's own model; default: $PSELDNET_MODEL, or the small one that comes"
+        " with the package",
+    )  # fmt: skip
+    parser.add_argument("--host", help="address to listen on; default: this machine only")
+    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", default=os.environ.get("PSELDNET_TRUST_REMOTE_CODE") == "1",
+        help="run code of the models that visitors name, which may do anything on this machine; also by"
+        " PSELDNET_TRUST_REMOTE_CODE=1",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `pseldnet-demo`, which is `app.main`; says what to install where that cannot be imported."""
+    """Entry point of `pseldnet-demo`; returns 0, or 2 if the page cannot be served."""
+    options = parse_arguments(arguments)
     try:
-        from spaces_demo.app import main
+        from spaces_demo.app import serve
+
+        serve(options)
     except ModuleNotFoundError as error:
-        print(f"pseldnet-demo: error: {error.name} is missing: pip install 'pseldnets[demo]'", file=sys.stderr)
+        print(f"{NAME}: error: {error.name} is missing: pip install 'pseldnets[demo]'", file=sys.stderr)
         return 2
-    return main(arguments)
+    except (ValueError, OSError) as error:
+        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
+        return 2
+    return 0

@@ -23,9 +23,8 @@ from transformers.utils import logging
 from modeling_pseldnet import Events
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.inference import choose_channel_format
-from modeling_pseldnet.tools.cli import CommandParser, first_line
-from modeling_pseldnet.tools.loading import DEFAULT_MODEL
 from modeling_pseldnet.tools.plots import plot_events
+from spaces_demo import NAME, main
 from spaces_demo.answers import MAX_MEGABYTES, MAX_MINUTES, TAKES, Cancelled, answering, friendly, measure
 from spaces_demo.listening import write_solo
 from spaces_demo.models import Model, load_from_hub, load_own
@@ -42,7 +41,6 @@ except ImportError:
         return function
 
 
-NAME = "pseldnet-demo"
 FOLDER = Path(__file__).parent
 # Files of visitors, and what is made of them, are deleted when they are this old; all of them when the server stops.
 KEPT_SECONDS = 1800
@@ -276,54 +274,31 @@ def _choice(kind: str, name: str, label: str, value: str, checked: bool) -> str:
     return f'<label><input type="{kind}" name="{name}" value="{value}"{state}>{label}</label>'
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = CommandParser(
-        prog=NAME,
-        description="Serves a page that shows what sounds in recordings, when, and from which direction.",
-        epilog="example: pseldnet-demo --model user/pseldnet-htsat --port 7860",
-    )
-    parser.add_argument(
-        "--model", default=os.environ.get("PSELDNET_MODEL", DEFAULT_MODEL),
-        help="folder or Hub repository of the page's own model; default: $PSELDNET_MODEL, or the small one that comes"
-        " with the package",
-    )  # fmt: skip
-    parser.add_argument("--host", help="address to listen on; default: this machine only")
-    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", default=os.environ.get("PSELDNET_TRUST_REMOTE_CODE") == "1",
-        help="run code of the models that visitors name, which may do anything on this machine; also by"
-        " PSELDNET_TRUST_REMOTE_CODE=1",
-    )  # fmt: skip
-    return parser.parse_args(arguments)
+def serve(options: argparse.Namespace) -> None:
+    """Serves the page until it is told to stop; `options` are those of `pseldnet-demo`.
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `pseldnet-demo`; returns 0, or 2 if the page cannot be served."""
-    options = parse_arguments(arguments)
+    Raises:
+        ValueError: the model cannot be loaded.
+        OSError: there is no port to listen on.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # A server that is told to stop goes the way of one that is interrupted, so that the files of visitors are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with TemporaryDirectory(prefix=f"{NAME}-") as files:
-            os.environ["GRADIO_TEMP_DIR"] = files
-            finder = Finder(options.model, options.trust_remote_code)
-            blocks = build(finder)
-            blocks.launch(
-                server_name=options.host,
-                server_port=options.port,
-                inbrowser=options.open,
-                max_file_size=f"{MAX_MEGABYTES}mb",
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                app_kwargs={"routes": page_routes(finder, blocks)},
-            )
-    except (ValueError, OSError) as error:
-        print(f"{NAME}: error: {first_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    with TemporaryDirectory(prefix=f"{NAME}-") as files:
+        os.environ["GRADIO_TEMP_DIR"] = files
+        finder = Finder(options.model, options.trust_remote_code)
+        blocks = build(finder)
+        blocks.launch(
+            server_name=options.host,
+            server_port=options.port,
+            inbrowser=options.open,
+            max_file_size=f"{MAX_MEGABYTES}mb",
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            app_kwargs={"routes": page_routes(finder, blocks)},
+        )
 
 
 if __name__ == "__main__":

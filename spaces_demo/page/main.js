@@ -88,8 +88,8 @@ function show(scene, files, source, chosen = {}) {
   find("#honest").textContent = honest(scene);
   hint();
   chips();
-  if (chosen.view in VIEWS) choose(chosen.view);
   filter();
+  if (chosen.view in VIEWS) choose(chosen.view);
   seek(state.time);
 }
 
@@ -130,6 +130,7 @@ function filter() {
   lanes();
   table();
   drawWave();
+  draw.last = null;
 }
 
 // Bars with names above them, in as few rows as hold them; a row a class, named once, where that would be many.
@@ -230,7 +231,7 @@ function draw() {
   head.hidden = time === null;
   find("#clock").textContent = `${clock(at)} / ${clock(scene.seconds)}`;
   // What follows changes at most ten times a second.
-  const key = `${time === null ? "whole" : frameOf(time)} ${state.filter.least} ${[...state.filter.hidden]} ${scene.name} ${state.view}`;
+  const key = `${time === null ? "whole" : frameOf(time)} ${state.view}`;
   if (key === draw.last) return;
   draw.last = key;
   const now = time === null ? [] : active(shown, time);

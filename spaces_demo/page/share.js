@@ -121,10 +121,11 @@ export async function film(scene, viewAt, source, from, onPart, signal) {
   context.createMediaElementSource(sound).connect(output);
   const stream = canvas.captureStream(30);
   for (const track of output.stream.getAudioTracks()) stream.addTrack(track);
-  const types = ["video/webm;codecs=vp9,opus", "video/webm;codecs=vp8,opus", "video/mp4", "video/webm"];
+  const types = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"];
   const mimeType = types.find((type) => MediaRecorder.isTypeSupported(type));
   const recorder = new MediaRecorder(stream, { mimeType, videoBitsPerSecond: 4_000_000 });
   const parts = [];
+  let waited = 0;
   recorder.ondataavailable = ({ data }) => parts.push(data);
   const until = Math.min(scene.seconds, from + MAX_FILM_SECONDS);
   const colours = theme();
@@ -137,6 +138,8 @@ export async function film(scene, viewAt, source, from, onPart, signal) {
       frame(ctx, scene, viewAt(sound.currentTime), colours);
       onPart((sound.currentTime - from) / (until - from));
       if (!sound.ended && sound.currentTime < until && !signal.aborted) return;
+      // An encoder on a busy machine may not have given anything yet.
+      if (!signal.aborted && !parts.some((part) => part.size) && (waited += 1) < 300) return;
       clearInterval(timer);
       resolve();
     }, 1000 / 30);

@@ -11,8 +11,9 @@ from gradio_client.exceptions import AppError
 
 from modeling_pseldnet import read_csv
 from modeling_pseldnet.tools.predict import main as predict
+from spaces_demo import main
 from spaces_demo.answers import answering
-from spaces_demo.app import Finder, main
+from spaces_demo.app import Finder
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_no_address_is_fetched_whatever_it_is_given_as(server, scene):
 
 
 def test_what_nobody_foresaw_gets_an_apology_with_a_number_that_is_in_the_log(caplog):
-    with pytest.raises(gr.Error, match="Sorry.*number [0-9a-f]{6}") as caught, answering():
+    with pytest.raises(gr.Error, match=r"Sorry.*number [0-9a-f]{6}") as caught, answering():
         raise RuntimeError("/secret/path")
     assert caught.value.message.split()[-1].rstrip(".") in caplog.text
     assert "secret" not in caught.value.message

@@ -27,7 +27,7 @@ def test_an_adapter_is_refused_before_anything_of_it_is_fetched(hub, model):
     folder, downloads = hub
     config = {"peft_type": "LORA", "base_model_name_or_path": str(model)}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="user/stranger: .* it is an adapter, which is refused here"):
+    with pytest.raises(ValueError, match=r"user/stranger: .* it is an adapter, which is refused here"):
         load_from_hub("user/stranger")
     assert not downloads
 
@@ -74,7 +74,7 @@ def test_settings_are_bounded_before_anything_is_built(name, tmp_path):
     for file in ("config.json", "preprocessor_config.json"):
         settings = json.loads(Path(DEFAULT_MODEL, file).read_text())
         (tmp_path / file).write_text(json.dumps({**settings, **(BAD_SETTINGS[name] if file == "config.json" else {})}))
-    with pytest.raises(ValueError, match="most|more than|longer|refused|no network"):
+    with pytest.raises(ValueError, match=r"most|more than|longer|refused|no network"):
         check_settings(tmp_path)
 
 
