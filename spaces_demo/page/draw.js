@@ -1,8 +1,9 @@
 // Pictures of a scene at a time, or of all of it (time null), on a canvas: from above, as a map, as a sphere.
-// Each returns what can be pointed at: points with x, y and the record they belong to.
+// A view of a size tells its ground, which a time does not change, where a place lies on it, and what lies over all.
 import { active, direction, distanceOf, hasDistance, named, place, placeAt } from "./scene.js";
 
 const TRAIL_SECONDS = 1.2;
+const MAX_NAMES = 24;
 const FONT = "system-ui, sans-serif";
 
 // The colours of the page as it is now, light or dark.
@@ -75,63 +76,66 @@ function names(ctx, labels, colours, bounds, size) {
   }
 }
 
-// Tracks, pale where others sound now, and the markers and names of what sounds; `project` makes [x, y, front] of a place.
-function tracks(ctx, view, project, bounds, scale = 1) {
-  const { records, styles, time, colours } = view;
-  const whole = time === null;
-  const points = [];
-  const style = (record) => styles.get(record.label);
-  const line = (places, width, alpha, record) => {
-    ctx.strokeStyle = colours.classes[style(record).colour];
-    ctx.lineWidth = width * scale;
-    ctx.lineCap = ctx.lineJoin = "round";
-    let [last, behind] = [null, null];
+const confidence = (record) => 0.45 + 0.55 * Math.min(record.confidence ?? 1, 1);
+
+// A line through places; what is on the far side is paler, and a line that leaves a map on one side enters it on the other.
+function line(ctx, places, { project, jump = Infinity }, colour, width, alpha) {
+  ctx.strokeStyle = colour;
+  ctx.lineWidth = width;
+  ctx.lineCap = ctx.lineJoin = "round";
+  let [last, behind] = [null, null];
+  ctx.beginPath();
+  const finish = () => {
+    ctx.globalAlpha = alpha * (behind ? 0.35 : 1);
+    ctx.stroke();
+    ctx.globalAlpha = 1;
     ctx.beginPath();
-    const finish = () => {
-      ctx.globalAlpha = alpha * (behind ? 0.35 : 1);
-      ctx.stroke();
-      ctx.globalAlpha = 1;
-      ctx.beginPath();
-    };
-    for (const at of places) {
-      const [x, y, front] = project(at);
-      // A line that leaves a map on one side enters it on the other.
-      const goesOn = last && Math.abs(last[0] - x) < bounds[4];
-      if (goesOn && behind === front < 0) ctx.lineTo(x, y);
-      else {
-        if (last) finish();
-        ctx.moveTo(...(goesOn ? last : [x, y]));
-        ctx.lineTo(x, y);
-      }
-      [last, behind] = [[x, y], front < 0];
-    }
-    finish();
   };
-  const confidence = (record) => 0.45 + 0.55 * Math.min(record.confidence ?? 1, 1);
+  for (const at of places) {
+    const [x, y, front] = project(at);
+    const goesOn = last && Math.abs(last[0] - x) < jump;
+    if (goesOn && behind === front < 0) ctx.lineTo(x, y);
+    else {
+      if (last) finish();
+      ctx.moveTo(...(goesOn ? last : [x, y]));
+      ctx.lineTo(x, y);
+    }
+    [last, behind] = [[x, y], front < 0];
+  }
+  finish();
+}
+
+// The ground of a view with all tracks, pale where a time is to be seen; returns what can be pointed at.
+function ground(ctx, figure, { records, styles, time, colours }, scale) {
+  figure.ground(ctx);
+  const points = [];
   for (const record of records) {
     const places = record.trajectory.map(place);
-    line(places, whole ? 4 : 3, whole ? confidence(record) : 0.32, record);
+    const colour = colours.classes[styles.get(record.label).colour];
+    line(ctx, places, figure, colour, (time === null ? 4 : 3) * scale, time === null ? confidence(record) : 0.32);
     for (const [i, at] of places.entries()) {
-      const [x, y] = project(at);
+      const [x, y] = figure.project(at);
       points.push({ x, y, record, time: record.trajectory[i].time });
     }
   }
-  const sounding = whole ? records : active(records, time);
+  return points;
+}
+
+// What sounds: trails, markers and names; returns the names that were drawn.
+function sounding(ctx, figure, { records, styles, time, colours }, scale) {
+  const whole = time === null;
   const labels = [];
-  const drawn = new Set();
-  for (const record of sounding) {
-    const steps = record.trajectory;
-    const at = whole ? place(steps[Math.floor(steps.length / 2)]) : placeAt(record, time);
-    const [x, y, front] = project(at);
+  for (const record of whole ? records : active(records, time)) {
+    const { colour: number, shape } = styles.get(record.label);
+    const colour = colours.classes[number];
+    const at = whole ? place(record.trajectory[Math.floor(record.trajectory.length / 2)]) : placeAt(record, time);
+    const [x, y, front] = figure.project(at);
     const alpha = front < 0 ? 0.55 : 1;
+    const r = (whole ? 7 : 11) * scale;
     if (!whole) {
       const trail = [];
       for (let t = Math.max(time - TRAIL_SECONDS, record.onset); t < time; t += 0.05) trail.push(placeAt(record, t));
-      line([...trail, at], 5, 0.75 * alpha, record);
-    }
-    const r = (whole ? 7 : 11) * scale;
-    const colour = colours.classes[style(record).colour];
-    if (!whole) {
+      line(ctx, [...trail, at], figure, colour, 5 * scale, 0.75 * alpha);
       const glow = ctx.createRadialGradient(x, y, 0, x, y, 3.2 * r);
       glow.addColorStop(0, colour);
       glow.addColorStop(1, `${colour}00`);
@@ -142,7 +146,7 @@ function tracks(ctx, view, project, bounds, scale = 1) {
       ctx.fill();
     }
     ctx.globalAlpha = alpha;
-    marker(ctx, style(record).shape, x, y, r);
+    marker(ctx, shape, x, y, r);
     ctx.fillStyle = colour;
     ctx.strokeStyle = colours.card;
     ctx.lineWidth = 2 * scale;
@@ -151,11 +155,29 @@ function tracks(ctx, view, project, bounds, scale = 1) {
     ctx.globalAlpha = 1;
     // Of the whole, one name for events of a kind that are close to each other.
     const near = whole && labels.some((other) => other.label === record.label && Math.hypot(other.x - x, other.y - y) < 60 * scale);
-    if (!near) labels.push({ text: named(record.label), label: record.label, x, y, r });
-    drawn.add(record.label);
+    if (!near && labels.length < MAX_NAMES) labels.push({ text: named(record.label), label: record.label, x, y, r });
   }
-  names(ctx, labels, colours, bounds, 13 * scale);
-  return { points, names: labels.map(({ label }) => label) };
+  names(ctx, labels, colours, figure.bounds, 13 * scale);
+  figure.over?.(ctx);
+  return labels.map(({ label }) => label);
+}
+
+const kept = {};
+
+// Draws a view, over a ground that is kept until something but the time changes.
+export function draw(ctx, name, width, height, view, scale = 1) {
+  const figure = VIEWS[name](width, height, view, scale);
+  const ratio = ctx.getTransform().a;
+  const key = [name, width, height, ratio, scale, view.time === null, view.colours, view.records, view.turn];
+  if (!kept.key?.every((value, i) => value === key[i])) {
+    kept.canvas = Object.assign(document.createElement("canvas"), { width: width * ratio, height: height * ratio });
+    const below = kept.canvas.getContext("2d");
+    below.scale(ratio, ratio);
+    kept.points = ground(below, figure, view, scale);
+    kept.key = key;
+  }
+  ctx.drawImage(kept.canvas, 0, 0, width, height);
+  return { points: kept.points, names: sounding(ctx, figure, view, scale) };
 }
 
 function words(ctx, text, x, y, colour, size, align = "center") {
@@ -175,13 +197,23 @@ function rings(records) {
 }
 
 // From above: ahead is up, left is left. Without distances the rim is the horizon and the middle is overhead or below.
-export function radar(ctx, width, heightOf, view, scale = 1) {
-  const { colours, time, styles } = view;
+function radar(width, height, view, scale) {
+  const { colours } = view;
   const strip = 62 * scale;
   const cx = (width - strip) / 2;
-  const cy = heightOf / 2;
-  const radius = Math.min((width - strip) / 2, heightOf / 2) - 26 * scale;
+  const cy = height / 2;
+  const radius = Math.min((width - strip) / 2, height / 2) - 26 * scale;
   const metres = hasDistance(view.all) ? rings(view.all) : null;
+  const unit = radius / (metres?.most ?? 1);
+  return {
+    project: ([x, y]) => [cx - y * unit, cy - x * unit, 1],
+    bounds: [4, 4, width - strip, height - 4],
+    ground: (ctx) => disc(ctx, cx, cy, radius, metres, colours, scale),
+    over: (ctx) => elevations(ctx, view, width - strip / 2 + 6 * scale, cy, radius, scale),
+  };
+}
+
+function disc(ctx, cx, cy, radius, metres, colours, scale) {
   const shade = ctx.createRadialGradient(cx, cy, 0, cx, cy, radius);
   shade.addColorStop(0, colours.disc);
   shade.addColorStop(1, colours.rim);
@@ -238,12 +270,6 @@ export function radar(ctx, width, heightOf, view, scale = 1) {
   ctx.beginPath();
   ctx.arc(cx, cy, 11 * scale, 0, 2 * Math.PI);
   ctx.fill();
-
-  const unit = radius / (metres?.most ?? 1);
-  const project = ([x, y]) => [cx - y * unit, cy - x * unit, 1];
-  const result = tracks(ctx, view, project, [4, 4, width - strip, heightOf - 4, Infinity], scale);
-  elevations(ctx, { ...view, styles, time }, width - strip / 2 + 6 * scale, cy, radius, scale);
-  return result;
 }
 
 // How high what sounds is, from straight below to straight above.
@@ -275,47 +301,47 @@ function elevations(ctx, { records, styles, time, colours }, x, cy, radius, scal
 }
 
 // Azimuth against elevation as the listener sees them, front in the middle.
-export function map(ctx, width, heightOf, view) {
-  const { colours } = view;
-  const [left, right, top, bottom] = [38, width - 14, 10, heightOf - 40];
+function map(width, height, { colours }) {
+  const [left, right, top, bottom] = [38, width - 14, 10, height - 40];
   const x = (azimuth) => left + ((180 - azimuth) / 360) * (right - left);
   const y = (elevation) => top + ((90 - elevation) / 180) * (bottom - top);
-  ctx.fillStyle = colours.disc;
-  ctx.beginPath();
-  ctx.roundRect(left, top, right - left, bottom - top, 10);
-  ctx.fill();
-  ctx.strokeStyle = colours.line;
-  ctx.lineWidth = 1;
-  const names = { 180: "back", 90: "left", 0: "front", "-90": "right", "-180": "back" };
-  for (const azimuth of [180, 135, 90, 45, 0, -45, -90, -135, -180]) {
+  const grid = (ctx) => {
+    ctx.fillStyle = colours.disc;
     ctx.beginPath();
-    ctx.moveTo(x(azimuth), top);
-    ctx.lineTo(x(azimuth), bottom);
-    ctx.stroke();
-    if (!(azimuth in names)) continue;
-    const align = azimuth === 180 ? "left" : azimuth === -180 ? "right" : "center";
-    const at = azimuth === 180 ? left : azimuth === -180 ? right : x(azimuth);
-    words(ctx, names[azimuth], at, bottom + 13, colours.ink, 12, align);
-    words(ctx, `${azimuth}°`.replace("-", "−"), at, bottom + 29, colours.soft, 11, align);
-  }
-  for (const elevation of [-90, -45, 0, 45, 90]) {
-    ctx.beginPath();
-    ctx.moveTo(left, y(elevation));
-    ctx.lineTo(right, y(elevation));
-    ctx.stroke();
-    words(ctx, `${elevation}°`.replace("-", "−"), left - 6, Math.min(Math.max(y(elevation), top + 6), bottom - 6), colours.soft, 11, "right");
-  }
+    ctx.roundRect(left, top, right - left, bottom - top, 10);
+    ctx.fill();
+    ctx.strokeStyle = colours.line;
+    ctx.lineWidth = 1;
+    const names = { 180: "back", 90: "left", 0: "front", "-90": "right", "-180": "back" };
+    for (const azimuth of [180, 135, 90, 45, 0, -45, -90, -135, -180]) {
+      ctx.beginPath();
+      ctx.moveTo(x(azimuth), top);
+      ctx.lineTo(x(azimuth), bottom);
+      ctx.stroke();
+      if (!(azimuth in names)) continue;
+      const align = azimuth === 180 ? "left" : azimuth === -180 ? "right" : "center";
+      const at = azimuth === 180 ? left : azimuth === -180 ? right : x(azimuth);
+      words(ctx, names[azimuth], at, bottom + 13, colours.ink, 12, align);
+      words(ctx, `${azimuth}°`.replace("-", "−"), at, bottom + 29, colours.soft, 11, align);
+    }
+    for (const elevation of [-90, -45, 0, 45, 90]) {
+      ctx.beginPath();
+      ctx.moveTo(left, y(elevation));
+      ctx.lineTo(right, y(elevation));
+      ctx.stroke();
+      words(ctx, `${elevation}°`.replace("-", "−"), left - 6, Math.min(Math.max(y(elevation), top + 6), bottom - 6), colours.soft, 11, "right");
+    }
+  };
   const project = (at) => {
     const { azimuth, elevation } = direction(at);
     return [x(azimuth), y(elevation), 1];
   };
-  return tracks(ctx, view, project, [left + 2, top + 2, right - 2, bottom - 2, (right - left) / 2]);
+  return { project, jump: (right - left) / 2, bounds: [left + 2, top + 2, right - 2, bottom - 2], ground: grid };
 }
 
 // The directions on a ball around the listener, seen from behind and above; `turn` is {yaw, pitch} in radians.
-export function sphere(ctx, width, heightOf, view) {
-  const { colours, turn } = view;
-  const [cx, cy] = [width / 2, heightOf / 2];
+function sphere(width, height, { colours, turn }) {
+  const [cx, cy] = [width / 2, height / 2];
   const radius = Math.min(cx, cy) - 24;
   const [sy, c, sp, cp] = [Math.sin(turn.yaw), Math.cos(turn.yaw), Math.sin(turn.pitch), Math.cos(turn.pitch)];
   const project = (at) => {
@@ -325,36 +351,38 @@ export function sphere(ctx, width, heightOf, view) {
     // Towards the eye, which is behind the listener and higher.
     return [cx - left * radius, cy - (cp * z + sp * ahead) * radius, sp * z - cp * ahead];
   };
-  const shade = ctx.createRadialGradient(cx, cy, 0, cx, cy, radius);
-  shade.addColorStop(0, colours.disc);
-  shade.addColorStop(1, colours.rim);
-  ctx.fillStyle = shade;
-  ctx.beginPath();
-  ctx.arc(cx, cy, radius, 0, 2 * Math.PI);
-  ctx.fill();
-  const circle = (point, width) => {
-    for (let i = 0; i < 72; i += 1) {
-      const from = project(place(point(i * 5)));
-      const to = project(place(point(i * 5 + 5)));
-      ctx.globalAlpha = from[2] < 0 ? 0.35 : 1;
-      ctx.lineWidth = width;
-      ctx.beginPath();
-      ctx.moveTo(from[0], from[1]);
-      ctx.lineTo(to[0], to[1]);
-      ctx.stroke();
+  const ball = (ctx) => {
+    const shade = ctx.createRadialGradient(cx, cy, 0, cx, cy, radius);
+    shade.addColorStop(0, colours.disc);
+    shade.addColorStop(1, colours.rim);
+    ctx.fillStyle = shade;
+    ctx.beginPath();
+    ctx.arc(cx, cy, radius, 0, 2 * Math.PI);
+    ctx.fill();
+    const circle = (point, width) => {
+      for (let i = 0; i < 72; i += 1) {
+        const from = project(place(point(i * 5)));
+        const to = project(place(point(i * 5 + 5)));
+        ctx.globalAlpha = from[2] < 0 ? 0.35 : 1;
+        ctx.lineWidth = width;
+        ctx.beginPath();
+        ctx.moveTo(from[0], from[1]);
+        ctx.lineTo(to[0], to[1]);
+        ctx.stroke();
+      }
+      ctx.globalAlpha = 1;
+    };
+    ctx.strokeStyle = colours.line;
+    for (const elevation of [-60, -30, 30, 60]) circle((azimuth) => ({ azimuth, elevation }), 1);
+    for (let azimuth = 0; azimuth < 180; azimuth += 45) circle((elevation) => ({ azimuth, elevation }), 1);
+    ctx.strokeStyle = colours.soft;
+    circle((azimuth) => ({ azimuth, elevation: 0 }), 1.5);
+    for (const [name, azimuth] of [["front", 0], ["left", 90], ["back", 180], ["right", -90]]) {
+      const [x, y, front] = project([1.1 * Math.cos((azimuth * Math.PI) / 180), 1.1 * Math.sin((azimuth * Math.PI) / 180), 0]);
+      words(ctx, name, cx + (x - cx) * 1.08, cy + (y - cy) * 1.08, front < 0 ? colours.soft : colours.ink, 12);
     }
-    ctx.globalAlpha = 1;
   };
-  ctx.strokeStyle = colours.line;
-  for (const elevation of [-60, -30, 30, 60]) circle((azimuth) => ({ azimuth, elevation }), 1);
-  for (let azimuth = 0; azimuth < 180; azimuth += 45) circle((elevation) => ({ azimuth, elevation }), 1);
-  ctx.strokeStyle = colours.soft;
-  circle((azimuth) => ({ azimuth, elevation: 0 }), 1.5);
-  for (const [name, azimuth] of [["front", 0], ["left", 90], ["back", 180], ["right", -90]]) {
-    const [x, y, front] = project([1.1 * Math.cos((azimuth * Math.PI) / 180), 1.1 * Math.sin((azimuth * Math.PI) / 180), 0]);
-    words(ctx, name, cx + (x - cx) * 1.08, cy + (y - cy) * 1.08, front < 0 ? colours.soft : colours.ink, 12);
-  }
-  return tracks(ctx, view, project, [2, 2, width - 2, heightOf - 2, Infinity]);
+  return { project, bounds: [2, 2, width - 2, height - 2], ground: ball };
 }
 
 export const VIEWS = { radar, map, sphere };

@@ -1,7 +1,7 @@
 // The page: one scene, one time, one filter; everything on it is drawn anew from these when one of them changes.
-import { VIEWS, marker, theme } from "./draw.js";
+import { VIEWS, draw as drawView, marker, theme } from "./draw.js";
 import { MAX_FILM_SECONDS, canFilm, film, fromHash, picture, save, toHash, wave } from "./share.js";
-import { active, clock, describe, direction, distanceOf, filtered, frameOf, hasDistance, height, named, placeAt, seconds, side, styles, summary, unknown } from "./scene.js";
+import { active, clock, describe, direction, distanceOf, filtered, frameOf, height, named, placeAt, seconds, side, styles, summary, unknown } from "./scene.js";
 import { call, upload, urlOf } from "./server.js";
 
 const find = (selector) => document.querySelector(selector);
@@ -26,6 +26,7 @@ const state = {
 };
 let shown = []; // the records that pass the filter
 let colours = theme();
+let rows = new Map(); // of the list, by record
 let pointed = []; // what can be pointed at in the figure
 let working = null; // stops what is under way
 
@@ -154,6 +155,7 @@ function lanes() {
     if (!row) rows.push((row = []));
     row.push(bar);
   }
+  find("#lanes").classList.toggle("dense", rows.length > MAX_LANES);
   if (rows.length > MAX_LANES) {
     const keys = [...new Set(bars.map((bar) => bar.key))];
     rows = keys.map((key) => bars.filter((bar) => bar.key === key).map((bar, i) => ({ ...bar, name: i ? null : bar.name })));
@@ -168,9 +170,15 @@ function lanes() {
   find("#ticks").replaceChildren(...ticks);
 }
 
+function whereabouts(record) {
+  const far = distanceOf(record);
+  const angles = `${Math.round(record.azimuth)}°, ${height(record.elevation)}`.replace("-", "−");
+  return far === null ? angles : `${angles}, ${far.toFixed(1)} m`;
+}
+
 function table() {
-  const far = hasDistance(state.scene.records);
-  const columns = ["Sound", "When", "Where", ...(far ? ["Distance"] : []), "Confidence", ...(state.scene.ambisonic ? ["Alone"] : [])];
+  rows = new Map();
+  const columns = ["Sound", "When", "Where", "Confidence", ...(state.scene.ambisonic ? ["Alone"] : [])];
   find("#list thead").replaceChildren(element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name))));
   find("#list tbody").replaceChildren(...shown.map((record) => {
     const cell = (name, ...content) => element("td", { "data-name": name }, ...content);
@@ -179,11 +187,10 @@ function table() {
     },
       element("th", { scope: "row" }, element("span", {}, symbol(record.label), named(record.label))),
       cell("When", element("button", { type: "button", class: "time", onclick: () => jump(record), "aria-label": `${record.onset.toFixed(1)}–${seconds(record.offset)}: go to ${named(record.label)}` }, `${record.onset.toFixed(1)}–${seconds(record.offset)}`)),
-      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, `${Math.round(record.azimuth)}°, ${height(record.elevation)}`.replace("-", "−"))),
-      ...(far ? [cell("Distance", distanceOf(record) === null ? "–" : `${distanceOf(record).toFixed(1)} m`)] : []),
+      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, whereabouts(record))),
       cell("Confidence", ...(record.confidence === null ? ["–"] : [element("meter", { min: 0, max: 1, value: record.confidence, "aria-label": "Confidence" }), ` ${record.confidence.toFixed(2)}`])),
       ...(state.scene.ambisonic ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": "false", "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
-    row.record = record;
+    rows.set(record, row);
     return row;
   }));
   find("#none").hidden = shown.length > 0;
@@ -220,7 +227,7 @@ function draw() {
   const canvas = find("#picture");
   const ready = prepare(canvas);
   if (ready) {
-    const drawn = VIEWS[state.view](...ready, view());
+    const drawn = drawView(ready[0], state.view, ready[1], ready[2], view());
     pointed = drawn.points;
     canvas.dataset.names = JSON.stringify(drawn.names);
     canvas.dataset.time = time ?? "";
@@ -242,14 +249,10 @@ function draw() {
   timeline.setAttribute("aria-valuenow", at.toFixed(1));
   timeline.setAttribute("aria-valuetext", `${seconds(at)} of ${seconds(scene.seconds)}${now.length ? `: ${now.map((record) => named(record.label)).join(", ")}` : ""}`);
   find("#whole").disabled = time === null;
-  let first = null;
-  for (const row of find("#list tbody").rows) {
-    const sounds = now.includes(row.record);
-    if (sounds) first ??= row;
-    if (sounds) row.setAttribute("aria-current", "true");
-    else row.removeAttribute("aria-current");
-  }
-  if (first && !audio.paused) follow(first);
+  const current = now.map((record) => rows.get(record));
+  for (const row of document.querySelectorAll("tr[aria-current]")) if (!current.includes(row)) row.removeAttribute("aria-current");
+  for (const row of current) row.setAttribute("aria-current", "true");
+  if (current.length && !audio.paused) follow(current[0]);
 }
 
 // Brings a row into sight within the list alone: the page itself stays where it is.
@@ -313,7 +316,7 @@ function unsolo() {
 }
 
 async function solo(record) {
-  const button = [...find("#list tbody").rows].find((row) => row.record === record).querySelector(".solo");
+  const button = rows.get(record).querySelector(".solo");
   const again = state.solo?.record === record;
   if (state.solo) unsolo();
   if (again) return;

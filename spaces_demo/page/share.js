@@ -1,5 +1,5 @@
 // What visitors take along: a link, a picture, a video.
-import { marker, radar, theme } from "./draw.js";
+import { draw, marker, theme } from "./draw.js";
 import { active, named, seconds } from "./scene.js";
 
 const [WIDTH, HEIGHT] = [1280, 720];
@@ -44,7 +44,7 @@ export function frame(ctx, scene, view, colours = theme()) {
   ctx.fillRect(0, 0, WIDTH, HEIGHT);
   ctx.save();
   ctx.translate(24, 16);
-  radar(ctx, 620, 560, { ...view, colours }, 1.15);
+  draw(ctx, "radar", 620, 560, { ...view, colours }, 1.15);
   ctx.restore();
   const text = (words, x, y, size, colour, weight = 400) => {
     ctx.font = `${weight} ${size}px ${FONT}`;
