@@ -109,10 +109,12 @@ function line(ctx, places, { project, jump = Infinity }, colour, width, alpha) {
 function ground(ctx, figure, { records, styles, time, colours }, scale) {
   figure.ground(ctx);
   const points = [];
+  // The more tracks there are, the paler each.
+  const [width, alpha] = time === null ? [4, Math.min(1, 40 / records.length)] : [3, 0.32 * Math.min(1, 15 / records.length)];
   for (const record of records) {
     const places = record.trajectory.map(place);
     const colour = colours.classes[styles.get(record.label).colour];
-    line(ctx, places, figure, colour, (time === null ? 4 : 3) * scale, time === null ? confidence(record) : 0.32);
+    line(ctx, places, figure, colour, width * scale, alpha * (time === null ? confidence(record) : 1));
     for (const [i, at] of places.entries()) {
       const [x, y] = figure.project(at);
       points.push({ x, y, record, time: record.trajectory[i].time });

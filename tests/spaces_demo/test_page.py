@@ -151,8 +151,8 @@ def test_a_link_gives_the_same_view_and_only_of_examples(open_page, scene):
     page.wait_for_function("document.querySelector('#link').textContent === 'Copied'")
     link = page.evaluate("navigator.clipboard.readText()")
     other = open_page(link.split("/")[-1])
-    for read in (DRAWN, LISTED, "document.querySelector('#clock').textContent", "document.querySelector('#view').dataset.view",
-                 "document.querySelector('#list').innerText"):  # fmt: skip
+    texts = [f"document.querySelector('{part}').textContent" for part in ("#clock", "#list", "[aria-selected=true]")]
+    for read in (DRAWN, LISTED, *texts):
         assert other.evaluate(read) == page.evaluate(read)
     find_events(page, scene)
     page.wait_for_selector("#stage:not([hidden])", timeout=60000)
