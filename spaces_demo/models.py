@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioFrameClassification
+from yaml import YAMLError
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.modeling_layers import GRUDecoder
@@ -21,7 +22,7 @@ from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.loading import load
 
 
-# What is fetched of a repository: the files of a model, and its card.
+# What is fetched of a repository.
 SETTINGS, CARD = ("config.json", "preprocessor_config.json"), "README.md"
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 MAX_GIGABYTES, MAX_SETTINGS_BYTES = 2, 1_000_000
@@ -53,8 +54,10 @@ def load_own(model: str) -> Model:
     Raises:
         ValueError: it cannot be loaded.
     """
-    name, *card = read_card(model)
-    return Model(name or Path(model).name, *load(model), *card)
+    card = read_card(model)
+    if card is None:
+        return Model(Path(model).name, *load(model), "", {})
+    return Model(card.data.model_name or Path(model).name, *load(model), card.content, read_scores(card.data))
 
 
 @lru_cache(maxsize=3)
@@ -70,12 +73,14 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
     Raises:
         ValueError: there is no such public model, it is too large, or it cannot be loaded.
     """
-    patterns = [*SETTINGS, *WEIGHTS, CARD, *["*.py"] * trust_remote_code]
+    patterns = [*SETTINGS, *WEIGHTS, *["*.py"] * trust_remote_code]
     with TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
         try:
             validate_repo_id(name)
-            files = [file for file in HfApi(token=False).list_repo_tree(name) if isinstance(file, RepoFile)]
+            hub = HfApi(token=False)
+            info = hub.model_info(name)
+            files = [file for file in hub.list_repo_tree(name) if isinstance(file, RepoFile)]
             check_files({file.path: file.size for file in files})
             snapshot_download(name, allow_patterns=patterns, token=False, local_dir=folder)
             if not trust_remote_code:
@@ -86,7 +91,7 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
             network, extractor = _load_with_code(folder) if trust_remote_code else load(str(folder))
         except ValueError as error:
             raise ValueError(str(error).replace(str(folder), name)) from None
-        return Model(name, network, extractor, *read_card(folder)[1:])
+        return Model(name, network, extractor, "", read_scores(info.card_data))
 
 
 def check_files(sizes: dict[str, int]) -> None:
@@ -99,7 +104,7 @@ def check_files(sizes: dict[str, int]) -> None:
         raise ValueError(
             "it is an adapter, which is refused here as it names another model: merge it with its base and push that"
         )
-    for name in (*SETTINGS, CARD):
+    for name in SETTINGS:
         if sizes.get(name, 0) > MAX_SETTINGS_BYTES:
             raise ValueError(f"its {name} is larger than {MAX_SETTINGS_BYTES // 1_000_000} MB")
     if sum(size for name, size in sizes.items() if name.endswith(".safetensors")) > MAX_GIGABYTES * 1e9:
@@ -186,15 +191,18 @@ def _check_setting(name: str, value, most: float, items: int, depth: int = 0) ->
         raise ValueError(f"{name} is {str(value)[:20]} where {most} is the most")
 
 
-def read_card(place: str | Path) -> tuple[str | None, str, dict[str, float]]:
-    """The name, the text and the scores that the card of a folder, or of a Hub repository, gives; nothing where there
-    is none, or a broken one, which a stranger's may be."""
+def read_card(model: str) -> ModelCard | None:
+    """The card of a folder or of a Hub repository; none where it is absent or broken."""
     try:
-        card = ModelCard.load(Path(place, CARD) if Path(place).is_dir() else str(place))
-        results = [(result.metric_name, result.metric_value) for result in card.data.eval_results or []]
-        return card.data.model_name, card.content, {name: value for name, value in results if _is_number(value)}
-    except Exception:
-        return None, "", {}
+        return ModelCard.load(Path(model, CARD) if Path(model).is_dir() else model)
+    except (OSError, ValueError, TypeError, KeyError, YAMLError):
+        return None
+
+
+def read_scores(data: ModelCardData | None) -> dict[str, float]:
+    """How often a model is right, by the names of the scores in its card; what is no number is passed over."""
+    results = [(str(result.metric_name), result.metric_value) for result in (data and data.eval_results) or []]
+    return {name: value for name, value in results if _is_number(value)}
 
 
 def _is_number(value) -> bool:

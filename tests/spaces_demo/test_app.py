@@ -49,10 +49,12 @@ def test_cancelling_ends_the_work_after_the_windows_in_hand(model, make_recordin
     assert not finder.running
 
 
-def test_ten_clients_at_once_all_get_their_results(detect, scene, predicted):
+def test_ten_clients_at_once_all_get_their_results(detect, make_recording):
+    short = make_recording("short.wav", seconds=2)
     with ThreadPoolExecutor(10) as pool:
-        results = list(pool.map(detect, [scene] * 10))
-    assert {Path(csv).read_text() for csv, *_ in results} == {predicted.with_suffix(".csv").read_text()}
+        results = list(pool.map(detect, [short] * 10))
+    assert len({Path(csv).read_text() for csv, *_ in results}) == 1
+    assert len(read_csv(results[0][0])) > 10
 
 
 def text_file(make_recording) -> Path:

@@ -39,7 +39,7 @@ def test_a_public_model_is_loaded_by_its_settings_and_weights_alone(hub, model):
     (folder / "training.py").write_text("raise SystemExit")
     loaded = load_from_hub("user/stranger")
     assert loaded.name == "user/stranger"
-    assert {*downloads} <= {"config.json", "preprocessor_config.json", "model.safetensors", "README.md"}
+    assert {*downloads} == {"config.json", "preprocessor_config.json", "model.safetensors"}
 
 
 def test_a_repository_is_refused_by_the_sizes_of_its_files():
