@@ -143,9 +143,9 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
         own_config = read_config(base)
-        same_classes = own_config.id2label == config.id2label
+        same_heads = all(getattr(own_config, name) == getattr(config, name) for name in ("id2label", "output_format"))
         network, loading = PSELDNetForSELD.from_pretrained(
-            base, config=config if same_classes else own_config, output_loading_info=True
+            base, config=config if same_heads else own_config, output_loading_info=True
         )
     except OSError as error:
         raise ValueError(
@@ -155,7 +155,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     # The base may lack what the adapter has itself, such as heads for other classes.
     own_modules = adapter.get("modules_to_save") or ()
     _check_complete(loading, besides=own_modules)
-    if not same_classes:
+    if not same_heads:
         base_network, network = network, PSELDNetForSELD(config)
         report = transfer_from(network, base_network)
         new = report.new or [f"heads.{network.output_format.class_head}"] * bool(report.new_classes)
