@@ -73,6 +73,6 @@ class L3DAS22(SELDBuilder):
             first, last = np.floor(np.array([start, end]) / FRAME_SECONDS + 0.5).astype(int)
             frame = np.arange(first, max(first + 1, last))
             azimuth, elevation = vector_to_direction(position)
-            columns = (self.class_names.index(class_name), track, azimuth, elevation, 100 * np.linalg.norm(position))
+            columns = (self.class_names.index(class_name), track, azimuth, elevation, np.linalg.norm(position))
             parts.append(Events(frame, *(np.full(len(frame), value) for value in columns)))
         return Events.concatenate(parts).sort()

@@ -39,7 +39,7 @@ class SELDConfig(datasets.BuilderConfig):
 
 
 def events_feature(class_names: list[str]) -> dict:
-    """The type of the column `events`: one list a column, `distance` in centimetres or null."""
+    """The type of the column `events`: one list a column, `distance` in metres or null."""
     return {
         "frame": datasets.List(datasets.Value("int32")),
         "class": datasets.List(datasets.ClassLabel(names=class_names)),

@@ -1,5 +1,8 @@
 """First-order ambisonics: the conventions of its channels, A-format to B-format, and rotations of the sound field.
 
+The convention of this package is AmbiX: W, Y, Z, X (ACN) with SN3D. FuMa, of older recordings and `.amb` files, is W,
+X, Y, Z with W 3 dB down (Malham, "Higher order ambisonic systems", 2003).
+
 A-format: Gerzon, "The design of precisely coincident microphone arrays for stereo and surround sound", AES Convention,
 1975. Rotations: Mazzon et al., "First order ambisonics domain spatial augmentation for DNN-based direction of arrival
 estimation", DCASE 2019; as "audio channel swapping" in Wang et al., "A four-stage data augmentation approach to
@@ -11,6 +14,8 @@ from itertools import permutations, product
 import numpy as np
 
 
+# Takes W, X, Y, Z of FuMa to W, Y, Z, X of AmbiX.
+FUMA_TO_AMBIX = np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32)
 # Where the capsules front left up, front right down, back left down and back right up look, (4, 3) in x, y, z.
 TETRAHEDRON = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
 
@@ -64,9 +69,6 @@ def a_to_b_format(
     return matrix @ waveform
 
 
-__all__ = ["TETRAHEDRON", "a_to_b_format"]
-
-
 # Matrices (patterns, 3, 3) that take the x, y, z of a source to where it is afterwards; the identity comes first.
 # All 48 signed permutations, and the 16 that keep z or reverse it.
 ROTATION_PATTERNS = {
@@ -80,6 +82,14 @@ ROTATION_PATTERNS = {
     )
 }
 ROTATION_PATTERNS[16] = np.array([pattern for pattern in ROTATION_PATTERNS[48] if pattern[2, 2] != 0])
+
+
+def yaw_rotation(degrees) -> np.ndarray:
+    """Matrices (…, 3, 3) in x, y, z that turn counter-clockwise about the vertical axis by angles (…) in degrees."""
+    radians = np.radians(np.asarray(degrees, dtype=np.float64))
+    cosine, sine, zero, one = np.cos(radians), np.sin(radians), np.zeros_like(radians), np.ones_like(radians)
+    rows = [[cosine, -sine, zero], [sine, cosine, zero], [zero, zero, one]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def channel_rotation(patterns: np.ndarray) -> np.ndarray:
@@ -98,3 +108,6 @@ def feature_rotation(patterns: np.ndarray) -> np.ndarray:
     features[..., :4, :4] = np.abs(channels)
     features[..., 4:, 4:] = channels[..., 1:, 1:]
     return features
+
+
+__all__ = ["FUMA_TO_AMBIX", "TETRAHEDRON", "a_to_b_format"]

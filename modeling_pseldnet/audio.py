@@ -1,20 +1,39 @@
-"""Recordings read in pieces: any length in bounded memory, any rate, any usual order of channels."""
+"""Whatever stands for a recording, read in pieces as checked samples.
 
+Any length in bounded memory, any rate, any usual order of channels.
+"""
+
+import io
+import operator
 import os
 import re
+import struct
+from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil
+from math import ceil, pi
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
+import torch
 
-from .ambisonics import a_to_b_matrix
+from .ambisonics import FUMA_TO_AMBIX, a_to_b_matrix
 from .files import walk
 
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
+# Rates that audio has, in Hz.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+# Full scale is 1; 40 dB beyond are integers written as floats, or a broken gain.
+LARGEST_SAMPLE = 100.0
+# What silence and full scale are in arrays of integers, as soundfile reads and writes them.
+INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+ACCEPTED = (
+    "a path, the bytes of a file, a file object, an array (channels, samples) with its rate as a tuple, a dict of"
+    " 'array' or 'raw' and 'sampling_rate' or of 'path' and 'bytes', or a decoder of datasets"
+)
 
 
 class ChannelFormat(NamedTuple):
@@ -24,10 +43,11 @@ class ChannelFormat(NamedTuple):
     matrix: np.ndarray
 
 
-FUMA = np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32)
+AMBIX = ChannelFormat("first-order ambisonics", np.eye(4, dtype=np.float32))
 CHANNEL_FORMATS = {
-    "ambix": ChannelFormat("first-order ambisonics", np.eye(4, dtype=np.float32)),
-    "fuma": ChannelFormat("first-order ambisonics", FUMA),
+    "auto": AMBIX,
+    "ambix": AMBIX,
+    "fuma": ChannelFormat("first-order ambisonics", FUMA_TO_AMBIX),
     "aformat": ChannelFormat("a tetrahedral microphone", a_to_b_matrix()),
     "array": ChannelFormat("a tetrahedral microphone array", np.eye(4, dtype=np.float32)),
     "mono": ChannelFormat("mono audio", np.eye(1, dtype=np.float32)),
@@ -38,11 +58,16 @@ class Recording:
     """Audio in a file or in memory, read as a feature extractor takes it: its channels, its sampling rate, any part.
 
     Args:
-        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`):
-            A WAV, FLAC, OGG or AMB file, or an array (channels, samples) with its sampling rate in Hz.
+        source:
+            A WAV, FLAC, OGG or AMB file: its path (`str`, `os.PathLike`), its bytes, an open file, or a dict of `path`
+            and `bytes`, as data sets hold it. Or samples (channels, samples), of floats or integers: a tuple of them
+            and their rate in Hz, a dict of `array` or `raw` and `sampling_rate`, or a decoder of `datasets`. Or a dict
+            with any of these as `audio`, such as a row of a data set.
         sampling_rate (`int`): rate in Hz to read at.
         channel_format (`str`): what its channels are.
 
+            - `"auto"`: `"fuma"` where the file says so, as `.amb` files and the ambisonic kind of WAV do, else
+              `"ambix"`.
             - `"ambix"`: W, Y, Z, X, SN3D.
             - `"fuma"`: W, X, Y, Z, W 3 dB down; read as AmbiX.
             - `"aformat"`: the cardioid capsules of a tetrahedral microphone in the order front left up, front right
@@ -52,46 +77,41 @@ class Recording:
             - `"mono"`: one channel.
 
     Raises:
-        ValueError: the file cannot be read, or the recording has no samples or another number of channels.
+        ValueError: the file cannot be read, or the recording has no samples, another number of channels or a rate that
+            audio does not have.
     """
 
-    def __init__(self, source, sampling_rate: int, channel_format: str = "ambix"):
+    def __init__(self, source, sampling_rate: int, channel_format: str = "auto"):
         if channel_format not in CHANNEL_FORMATS:
             raise ValueError(f"channel format {channel_format!r} is unknown: use one of {', '.join(CHANNEL_FORMATS)}")
-        description, self.mixing = CHANNEL_FORMATS[channel_format]
         self.sampling_rate = sampling_rate
-        if isinstance(source, str | os.PathLike):
-            self.name, self._array = str(source), None
-            if not Path(source).is_file():
-                raise ValueError(f"{source}: no such file")
-            try:
-                self._file = soundfile.SoundFile(source)
-            except (soundfile.LibsndfileError, TypeError) as error:
-                raise ValueError(f"{source}: not readable audio, use WAV, FLAC, OGG or AMB ({error})") from None
-            if _is_truncated(self._file.extra_info):
-                raise ValueError(f"{source}: truncated, it ends before its header says: copy it again")
-            channels, samples, self.source_rate = self._file.channels, self._file.frames, self._file.samplerate
-        else:
-            array, self.source_rate = source
-            self.name, self._file, self._array = "the array", None, np.asarray(array)
-            if self._array.ndim != 2:
-                raise ValueError(f"{self.name}: expected shape (channels, samples), got {self._array.shape}")
-            channels, samples = self._array.shape
-        if channels != self.mixing.shape[1]:
-            raise ValueError(
-                f"{self.name}: {channels} channels where {description} has {self.mixing.shape[1]}:"
-                " give a recording of that kind"
-            )
-        if samples == 0:
-            raise ValueError(f"{self.name}: no samples in it: record it again or leave it out")
+        self._samples = open_samples(source)
+        try:
+            self._check(channel_format)
+        except ValueError:
+            self.close()
+            raise
         # Exact for the usual rates; an odd one is met within a millionth, as its own filter bank would be too large.
-        ratio = Fraction(self.source_rate, sampling_rate).limit_denominator(1000)
+        ratio = Fraction(self._samples.rate, sampling_rate).limit_denominator(1000)
         self._source_step, self._step = ratio.numerator, ratio.denominator
-        from torchaudio.transforms import Resample
+        self._resample = Resampler(self._source_step, self._step)
+        self.num_samples = ceil(self._samples.num_samples * self._step / self._source_step)
 
-        self._resample = Resample(self._source_step, self._step)
-        self._source_samples = samples
-        self.num_samples = ceil(samples * self._step / self._source_step)
+    def _check(self, channel_format: str) -> None:
+        samples = self._samples
+        if channel_format == "auto" and samples.is_fuma:
+            channel_format = "fuma"
+        description, self.mixing = CHANNEL_FORMATS[channel_format]
+        expected = self.mixing.shape[1]
+        if samples.num_channels != expected:
+            hint = "give a recording of that kind"
+            if isinstance(samples, ArraySamples) and samples.num_samples == expected:
+                hint = "it looks transposed, give array.T"
+            raise ValueError(
+                f"{samples.name}: {samples.num_channels} channels where {description} has {expected}: {hint}"
+            )
+        if samples.num_samples == 0:
+            raise ValueError(f"{samples.name}: no samples in it: record it again or leave it out")
 
     @property
     def seconds(self) -> float:
@@ -102,12 +122,10 @@ class Recording:
         """Samples from `start` on, both at `sampling_rate`, as float32 (channels, num_samples); zeros after the end.
 
         Raises:
-            ValueError: the file breaks off, or a sample is NaN or infinite.
+            ValueError: the file breaks off, or samples are NaN, infinite or far beyond full scale.
         """
         if self._source_step == self._step:
             return self._read_source(start, num_samples)
-        import torch
-
         # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.
         margin = ceil(self._resample.width / self._source_step) + 1
         first = start // self._step - margin
@@ -119,32 +137,17 @@ class Recording:
 
     def _read_source(self, start: int, num_samples: int) -> np.ndarray:
         """Samples at the recording's own rate; zeros before the start and after the end."""
-        begin, end = max(start, 0), min(max(start + num_samples, 0), self._source_samples)
+        begin, end = max(start, 0), min(max(start + num_samples, 0), self._samples.num_samples)
         waveform = np.zeros((len(self.mixing), num_samples), dtype=np.float32)
         if begin < end:
-            waveform[:, begin - start : end - start] = self.mixing @ self._read_part(begin, end)
+            part = self._samples.read(begin, end)
+            check_samples(np.abs(part).max(), f"{self._samples.name}, near {begin / self._samples.rate:.1f} s")
+            waveform[:, begin - start : end - start] = self.mixing @ part
         return waveform
-
-    def _read_part(self, begin: int, end: int) -> np.ndarray:
-        if self._file is None:
-            part = np.asarray(self._array[:, begin:end], dtype=np.float32)
-        else:
-            try:
-                self._file.seek(begin)
-                part = self._file.read(end - begin, dtype="float32", always_2d=True).T
-            except soundfile.LibsndfileError as error:
-                raise ValueError(f"{self.name}: unreadable at {begin / self.source_rate:.1f} s ({error})") from None
-            if part.shape[1] < end - begin:
-                broken = (begin + part.shape[1]) / self.source_rate
-                raise ValueError(f"{self.name}: truncated, it breaks off at {broken:.1f} s: copy it again")
-        if not np.isfinite(part).all():
-            raise ValueError(f"{self.name}: samples that are NaN or infinite near {begin / self.source_rate:.1f} s")
-        return part
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file is not None:
-            self._file.close()
+        self._samples.close()
 
     def __enter__(self) -> "Recording":
         return self
@@ -153,12 +156,383 @@ class Recording:
         self.close()
 
 
+def open_samples(source) -> "ArraySamples | FileSamples":
+    """The samples of whatever stands for a recording, of those that [`Recording`] takes.
+
+    Raises:
+        ValueError: it is none of them, or cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return _open_mapping(source)
+    if hasattr(source, "get_all_samples"):
+        source = source.get_all_samples()
+    if hasattr(source, "data") and hasattr(source, "sample_rate"):
+        return ArraySamples(source.data, source.sample_rate)
+    if isinstance(source, str | os.PathLike):
+        return FileSamples(source, str(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return FileSamples(io.BytesIO(source), "the bytes")
+    if hasattr(source, "read"):
+        file = source if source.seekable() else io.BytesIO(source.read())
+        return FileSamples(file, str(getattr(source, "name", "the file")))
+    if isinstance(source, tuple | list) and len(source) == 2 and (source[1] is None or np.ndim(source[1]) == 0):
+        return ArraySamples(*source)
+    raise ValueError(f"a {type(source).__name__} is no recording: give {ACCEPTED}")
+
+
+def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
+    array = source["array"] if source.get("array") is not None else source.get("raw")
+    if array is not None:
+        return ArraySamples(array, source.get("sampling_rate"))
+    name = str(source.get("path") or "the bytes")
+    if source.get("bytes") is not None:
+        return FileSamples(io.BytesIO(source["bytes"]), name)
+    if source.get("path") is not None:
+        return FileSamples(source["path"], name)
+    if source.get("audio") is not None:
+        return open_samples(source["audio"])
+    raise ValueError(f"a dict of {', '.join(map(str, source)) or 'nothing'} is no recording: give {ACCEPTED}")
+
+
+def checked_rate(rate, name: str) -> int:
+    """A sampling rate in Hz as an integer.
+
+    Raises:
+        ValueError: it is missing, no whole number or none that audio has.
+    """
+    if rate is None:
+        raise ValueError(f"{name}: its sampling rate is missing: give sampling_rate in Hz")
+    try:
+        whole = int(rate) if float(rate).is_integer() else operator.index(rate)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}: a sampling rate of {rate!r}: give a whole number of Hz") from None
+    if not LOWEST_RATE <= whole <= HIGHEST_RATE:
+        raise ValueError(
+            f"{name}: a sampling rate of {whole} Hz, which no audio has: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )
+    return whole
+
+
+def float_samples(samples: np.ndarray | torch.Tensor):
+    """Samples of any type as float32 with full scale 1: integers are divided by the full scale of their type.
+
+    Raises:
+        ValueError: the type tells no scale.
+    """
+    name = str(samples.dtype).removeprefix("torch.")
+    if name not in INTEGER_SCALES and name not in FLOATS:
+        raise ValueError(
+            f"samples of type {name}: give floats of full scale 1, or integers of type {', '.join(INTEGER_SCALES)}"
+        )
+    as_float = samples.float() if isinstance(samples, torch.Tensor) else samples.astype(np.float32, copy=False)
+    if name in FLOATS:
+        return as_float
+    silence, full_scale = INTEGER_SCALES[name]
+    return (as_float - silence) / full_scale
+
+
+def check_samples(largest: float, name: str) -> None:
+    """Refuses samples whose largest absolute value, NaN where one is NaN, no audio has.
+
+    Raises:
+        ValueError: it is NaN, infinite or far beyond full scale.
+    """
+    if not np.isfinite(largest):
+        raise ValueError(f"{name}: samples that are NaN or infinite: repair the file or leave it out")
+    if largest > LARGEST_SAMPLE:
+        raise ValueError(
+            f"{name}: samples up to {largest:.3g} where full scale is 1: divide integers that were made floats by"
+            " their full scale, such as 32768 for 16 bit"
+        )
+
+
+def as_channels(array) -> np.ndarray | torch.Tensor:
+    """An array, a tensor or nested lists of numbers as an array or a tensor.
+
+    Raises:
+        ValueError: it is a list of arrays of one axis, which are mono recordings, or of unequal rows.
+    """
+    if isinstance(array, torch.Tensor | np.ndarray):
+        return array
+    if isinstance(array, list | tuple) and any(hasattr(row, "dtype") and np.ndim(row) == 1 for row in array):
+        raise ValueError(
+            f"a list of {len(array)} arrays of one axis is taken for as many mono recordings: give np.stack(them) if"
+            " they are the channels of one"
+        )
+    try:
+        return np.asarray(array, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError("expected an array (channels, samples) of numbers") from None
+
+
+class ArraySamples:
+    """Samples in memory, as float32 when they are read.
+
+    Args:
+        array: (channels, samples).
+        rate: in Hz.
+    """
+
+    name, is_fuma = "the array", False
+
+    def __init__(self, array, rate):
+        self.rate = checked_rate(rate, self.name)
+        self._array = as_channels(array)
+        if self._array.ndim == 1:
+            raise ValueError(
+                f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}: what datasets"
+                " decodes as ['array'] is the mean of the channels; take get_all_samples().data"
+            )
+        if self._array.ndim != 2:
+            raise ValueError(f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}")
+        self.num_channels, self.num_samples = self._array.shape
+        float_samples(self._array[:, :0])
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Samples (channels, end - begin)."""
+        part = self._array[:, begin:end]
+        return float_samples(part.detach().cpu() if isinstance(part, torch.Tensor) else part).__array__()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FileSamples:
+    """Samples in a file, read when they are asked for.
+
+    What its header says of its length is not believed: a file that holds less is refused, one that holds more, or says
+    nothing, is read to its end.
+
+    Args:
+        file: a path, or an open file that can be sought in.
+        name: for messages.
+    """
+
+    def __init__(self, file, name: str):
+        if isinstance(file, str | os.PathLike) and not Path(file).is_file():
+            raise ValueError(f"{name}: no such file")
+        self.name, self._opened = name, []
+        try:
+            self._open(file)
+        except (OSError, soundfile.LibsndfileError, TypeError, struct.error) as error:
+            self.close()
+            raise ValueError(f"{name}: not readable audio, use WAV, FLAC, OGG or AMB ({error})") from None
+        except ValueError:
+            self.close()
+            raise
+        self.is_fuma = self.is_fuma or name.lower().endswith(".amb")
+
+    def _open(self, file) -> None:
+        is_path = isinstance(file, str | os.PathLike)
+        stream = open(file, "rb") if is_path else file  # noqa: SIM115 (closed with the samples)
+        if is_path:
+            self._opened.append(stream)
+        wave = read_wave_header(stream, self.name)
+        stream.seek(0)
+        self.is_fuma = wave is not None and wave.is_ambisonic
+        if wave is not None and wave.is_longer:
+            layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}
+            self._file = soundfile.SoundFile(View(stream, wave.begin), endian="LITTLE", **layout)
+        else:
+            self._file = soundfile.SoundFile(file)
+        self._opened.insert(0, self._file)
+        if self._file.frames > MOST_SAMPLES:
+            self._file = soundfile.SoundFile(flac_with_length(stream, self.name))
+            self._opened.insert(0, self._file)
+        if _is_truncated(self._file.extra_info):
+            raise ValueError(f"{self.name}: truncated, it ends before its header says: copy it again")
+        self.rate = checked_rate(self._file.samplerate, self.name)
+        self.num_channels, self.num_samples = self._file.channels, self._file.frames
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Samples (channels, end - begin), float32.
+
+        Raises:
+            ValueError: the file breaks off.
+        """
+        try:
+            self._file.seek(begin)
+            part = self._file.read(end - begin, dtype="float32", always_2d=True).T
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{self.name}: unreadable at {begin / self.rate:.1f} s ({error})") from None
+        if part.shape[1] < end - begin:
+            broken = (begin + part.shape[1]) / self.rate
+            raise ValueError(f"{self.name}: truncated, it breaks off at {broken:.1f} s: copy it again")
+        return part
+
+    def close(self) -> None:
+        """Closes what was opened here."""
+        for file in self._opened:
+            file.close()
+
+
+# The end of the identifier of ambisonic B-format, PCM or float (Dobson, "Creating WAVE-EX ambisonic B-format files").
+B_FORMAT = bytes.fromhex("2107d3118644c8c1ca000000")
+EXTENSIBLE = 0xFFFE
+RAW_SUBTYPES = {
+    (1, 8): "PCM_U8", (1, 16): "PCM_16", (1, 24): "PCM_24", (1, 32): "PCM_32", (3, 32): "FLOAT", (3, 64): "DOUBLE"
+}  # fmt: skip
+
+
+class WaveHeader(NamedTuple):
+    """What a WAV says of itself.
+
+    Attributes:
+        is_ambisonic: whether it is of the kind that is FuMa by definition.
+        is_longer: whether samples go on where the header says that they end.
+        begin: where samples begin, in bytes.
+        rate, channels, subtype: of the samples.
+    """
+
+    is_ambisonic: bool
+    is_longer: bool
+    begin: int
+    rate: int
+    channels: int
+    subtype: str | None
+
+
+def read_wave_header(file, name: str) -> WaveHeader | None:
+    """The header of a WAV, RIFF or RF64; None for files of another kind, or without samples.
+
+    Raises:
+        ValueError: samples go on after the length that it says, in a coding that cannot be read so.
+    """
+    kind, _, form = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+    if kind not in (b"RIFF", b"RF64") or form != b"WAVE":
+        return None
+    end = file.seek(0, os.SEEK_END)
+    position, layout = 12, b""
+    while position + 8 <= end:
+        file.seek(position)
+        chunk, size = struct.unpack("<4sI", file.read(8))
+        if chunk == b"fmt ":
+            layout = file.read(min(size, 40))
+        if chunk == b"data":
+            break
+        position += 8 + size + size % 2
+    if len(layout) < 16 or position + 8 > end:
+        return None
+    coding, channels, rate, _, _, bits = struct.unpack("<HHIIHH", layout[:16])
+    guid = layout[24:40] if coding == EXTENSIBLE else b""
+    if coding == EXTENSIBLE and len(guid) == 16:
+        coding = struct.unpack("<H", guid[:2])[0]
+    begin = position + 8
+    longer = kind == b"RIFF" and _samples_go_on(file, begin, begin + size, end)
+    subtype = RAW_SUBTYPES.get((coding, bits))
+    if longer and subtype is None:
+        raise ValueError(f"{name}: it goes on where its header says that it ends: write it anew, e.g. with FFmpeg")
+    return WaveHeader(guid[4:] == B_FORMAT, longer, begin, rate, channels, subtype)
+
+
+def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
+    """Whether what comes after `stop`, where samples end by the header, are samples too and not further chunks."""
+    for position in (stop, stop + stop % 2):
+        file.seek(position)
+        name = file.read(8)[:4]
+        if position >= end - 8 and stop > begin:
+            return False
+        if name and all(0x20 <= byte < 0x7F for byte in name):
+            return False
+    if stop == begin:
+        return begin < end
+    file.seek(stop)
+    # Some recorders fill their last block with zeros.
+    return any(block.strip(b"\0") for block in iter(lambda: file.read(2**20), b""))
+
+
+class View(io.RawIOBase):
+    """An open file from some byte on, with other bytes at one place."""
+
+    def __init__(self, file, begin: int = 0, place: int = 0, other: bytes = b""):
+        self._file, self._begin, self._place, self._other = file, begin, place, other
+        self.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell() - self._begin
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset + self._begin * (whence == os.SEEK_SET), whence) - self._begin
+
+    def readinto(self, buffer) -> int:
+        position = self.tell()
+        count = self._file.readinto(buffer)
+        first, last = max(position, self._place), min(position + count, self._place + len(self._other))
+        if first < last:
+            buffer[first - position : last - position] = self._other[first - self._place : last - self._place]
+        return count
+
+
+# Where the header of a FLAC says its rate, channels and, in 36 bits, its number of samples.
+FLAC_NUMBERS, FLAC_LENGTH = slice(18, 26), (1 << 36) - 1
+# Past any length that a header can tell: libsndfile's number for an unknown one.
+MOST_SAMPLES = 2**62
+
+
+def flac_with_length(file, name: str) -> View:
+    """A FLAC that came through a pipe, whose header does not say how long it is, as one that does.
+
+    Raises:
+        ValueError: it is no FLAC.
+    """
+    file.seek(0)
+    header = file.read(FLAC_NUMBERS.stop)
+    if not header.startswith(b"fLaC"):
+        raise ValueError(f"{name}: it does not say how long it is: write it anew, e.g. with FFmpeg")
+    numbers = int.from_bytes(header[FLAC_NUMBERS], "big") & ~FLAC_LENGTH
+    # A sample that can be sought is there; what failed once seeks no more.
+    there, beyond, opened = 0, FLAC_LENGTH, None
+    while beyond - there > 1:
+        middle = (there + beyond) // 2
+        opened = opened or soundfile.SoundFile(View(file))
+        try:
+            opened.seek(middle)
+            there = middle
+        except soundfile.LibsndfileError:
+            beyond, opened = middle, None
+    return View(file, 0, FLAC_NUMBERS.start, (numbers | (there + 1)).to_bytes(8, "big"))
+
+
 def _is_truncated(report: str) -> bool:
     """Whether libsndfile's report on a file tells that its end is missing, which libsndfile itself passes over."""
     found = re.search(r"^data : (\d+) \(should be (\d+)\)", report, flags=re.MULTILINE)
     # Programs that write to a pipe put the largest number, or 0, for a length that they do not know.
     shorter = found is not None and int(found[2]) < int(found[1]) < 0x7FFFF000
     return shorter or "lacks an end-of-stream bit" in report
+
+
+class Resampler:
+    """Samples at another rate, by windowed sinc functions (Smith, "Digital audio resampling").
+
+    Args:
+        source_step, step: the rates, in lowest terms.
+    """
+
+    zero_crossings, rolloff = 6, 0.99
+
+    def __init__(self, source_step: int, step: int):
+        self.source_step, self.step = source_step, step
+        # The cutoff as a part of the source's rate.
+        cutoff = min(source_step, step) * self.rolloff / source_step
+        self.width = ceil(self.zero_crossings / cutoff)
+        offset = torch.arange(-self.width, self.width + source_step, dtype=torch.float64)
+        phase = torch.arange(step, dtype=torch.float64)[:, None] * source_step / step
+        crossing = ((offset - phase) * cutoff).clamp(-self.zero_crossings, self.zero_crossings)
+        window = (crossing * pi / self.zero_crossings / 2).cos().square()
+        self.filters = (crossing.sinc() * window * cutoff).float().unsqueeze(1)
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Samples (channels, samples) to (channels, ceil(samples * step / source_step))."""
+        padded = torch.nn.functional.pad(waveform, (self.width, self.width + self.source_step)).unsqueeze(1)
+        phases = torch.nn.functional.conv1d(padded, self.filters, stride=self.source_step)
+        length = ceil(waveform.shape[1] * self.step / self.source_step)
+        return phases.transpose(1, 2).flatten(1)[:, :length]
 
 
 def find_audio(path: str | os.PathLike) -> list[Path]:

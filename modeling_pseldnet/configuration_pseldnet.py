@@ -1,10 +1,18 @@
 """PSELDNet model configuration."""
 
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
+from .events import MAX_CLASSES
+
+
+logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_pseldnet.PSELDNetConfig",
@@ -48,6 +56,44 @@ BACKBONE_DEFAULTS: dict[str, dict[str, Any]] = {
         "decoder_layers": 2,
     },
 }
+
+# What the numbers of a config may be, and how many a list has: no network that is of use is beyond.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "sampling_rate": (1_000, 768_000),
+    "hop_length": (1, 768_000),
+    "num_mel_bins": (1, 512),
+    "num_channels": (1, 64),
+    "window_seconds": (1, 60),
+    "unify_degrees": (0, 180),
+    "sed_loss_weight": (0, 1000),
+    "doa_loss_weight": (0, 1000),
+    "alpha": (0, 1),
+    "spec_size": (8, 2048),
+    "patch_size": (1, 64),
+    "embed_dim": (1, 1024),
+    "depths": (1, 64),
+    "num_heads": (1, 256),
+    "window_size": (1, 16),
+    "hidden_size": (1, 4096),
+    "num_hidden_layers": (1, 64),
+    "num_attention_heads": (1, 256),
+    "patch_stride": (1, 64),
+    "time_patchout": (0, 10_000),
+    "frequency_patchout": (0, 512),
+    "unstructured_patchout": (0, 100_000),
+    "hidden_sizes": (1, 8192),
+    "decoder_layers": (1, 32),
+    "decoder_attention_heads": (1, 256),
+    "decoder_dropout_prob": (0, 0.99),
+    "conv_depthwise_kernel_size": (1, 255),
+    "mlp_ratio": (0.1, 16),
+    "hidden_dropout_prob": (0, 0.99),
+    "attention_probs_dropout_prob": (0, 0.99),
+    "drop_path_rate": (0, 0.99),
+    "layer_norm_eps": (1e-12, 0.1),
+    "initializer_range": (0, 10),
+}
+MAX_LIST, MAX_WINDOW_FRAMES, MAX_TOKENS, MAX_PARAMETERS = 12, 20_000, 16_384, 10**9
 
 # HTS-AT networks by name: the published one and smaller ones of its shape, with heads of equal width in all stages.
 HTSAT_SIZES: dict[str, dict[str, list[int] | int]] = {
@@ -198,14 +244,40 @@ class PSELDNetConfig(PreTrainedConfig):
     conv_depthwise_kernel_size: int = 31
     mlp_ratio: float | int = 4.0
     qkv_bias: bool = True
-    hidden_act: str = "gelu"
+    hidden_act: Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "mish"] = (
+        "gelu"
+    )
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int | None = None
     layer_norm_eps: float | None = None
     initializer_range: float = 0.02
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Sets a field; `label2id` follows `id2label`, and the thresholds of other classes are dropped."""
+        classes = self.id2label
+        if key == "label2id" and isinstance(classes, dict):
+            value = _inverse(classes)
+        super().__setattr__(key, value)
+        if key == "id2label" and isinstance(value, dict):
+            super().__setattr__("label2id", _inverse(value))
+            if classes and list(classes.values()) != list(value.values()) and isinstance(self.threshold, list):
+                logger.warning("thresholds of other classes are dropped: 0.5 is taken for all; set config.threshold")
+                super().__setattr__("threshold", 0.5)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
+        """As in transformers; thresholds in a file that do not fit its classes are dropped with a warning."""
+        threshold, classes = config_dict.get("threshold"), config_dict.get("id2label")
+        if isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
+            logger.warning(f"{len(threshold)} thresholds for {len(classes)} classes are dropped: 0.5 is taken for all")
+            config_dict = {**config_dict, "threshold": 0.5}
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        return loaded
+
     def __post_init__(self, **kwargs):
+        self._refuse_misspelt(kwargs)
         for name, value in BACKBONE_DEFAULTS.get(self.backbone, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -215,6 +287,15 @@ class PSELDNetConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules."):
             # The package registers the pipeline; where a config names it too, transformers insists on remote code.
             kwargs.pop("custom_pipelines", None)
+        classes, count = self.id2label, kwargs.pop("num_labels", None)
+        if classes is not None:
+            if [str(key) for key in classes] != [str(index) for index in range(len(classes))]:
+                raise ValueError("id2label must number the classes from 0, in order")
+            if count not in (None, len(classes)):
+                logger.warning(f"num_labels={count} replaces the {len(classes)} classes of id2label")
+                self.id2label = {index: f"LABEL_{index}" for index in range(count)}
+        elif count is not None:
+            kwargs["num_labels"] = count
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
 
@@ -243,30 +324,151 @@ class PSELDNetConfig(PreTrainedConfig):
         """Feature frames in the longest input, without the one at its very end."""
         return self.window_seconds * self.sampling_rate // self.hop_length
 
-    def validate_backbone(self):
-        """The fields must fit the encoder."""
-        if self.backbone == "htsat" and self.decoder not in (None, "none"):
-            raise ValueError(f"HTS-AT has no decoder: take 'none' in place of {self.decoder!r}")
-        if self.backbone != "passt" or self.patch_size is None or self.patch_stride is None:
-            return
-        if self.patch_size < self.patch_stride or (self.patch_size - self.patch_stride) % 2:
-            raise ValueError(
-                f"patch_size {self.patch_size} must be patch_stride {self.patch_stride} or an even number more"
-            )
-        bins = self.num_mel_bins // self.patch_stride - self.frequency_patchout
-        steps = self.window_frames // self.patch_stride - self.time_patchout
-        if min(bins, steps) < 1 or bins * steps <= self.unstructured_patchout:
-            raise ValueError("patchout leaves no patch: take smaller numbers")
-        if self.output_format == "einv2" and self.time_patchout + self.frequency_patchout + self.unstructured_patchout:
-            raise ValueError("patchout would leave out other patches in each branch of einv2: take 0")
+    def _refuse_misspelt(self, given: Mapping[str, Any]) -> None:
+        """Refuses an unknown argument that looks like a field; transformers keeps others as attributes.
 
-    def validate_frame_rate(self):
+        Raises:
+            TypeError: there is one; the message names both.
+        """
+        for name in given:
+            near = get_close_matches(
+                name, BOUNDS.keys() | {"backbone", "output_format", "threshold", "loss_type"}, 1, 0.8
+            )
+            if near and not hasattr(type(self), name):
+                raise TypeError(f"PSELDNetConfig got an unknown argument: {name}; did you mean {near[0]}?")
+
+    def validate_backbone(self):
+        """The fields must fit each other, and be such that a network can be built of them."""
+        self._check_numbers()
+        self._check_frames()
+        self._check_classes()
+        {"htsat": self._check_htsat, "passt": self._check_passt}.get(self.backbone, self._check_crnn)()
+        if self.decoder != "none":
+            self._check_decoder()
+        if self.approximate_parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"a network of about {self.approximate_parameters / 1e9:.1f} billion parameters, more than"
+                f" {MAX_PARAMETERS / 1e9:.0f}: take smaller numbers"
+            )
+
+    def _check_numbers(self) -> None:
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            values = value if isinstance(value, list) else [value]
+            if not 1 <= len(values) <= MAX_LIST:
+                raise ValueError(f"{name} has {len(values)} numbers: give 1 to {MAX_LIST}")
+            for number in values:
+                if number is not None and not low <= number <= high:
+                    raise ValueError(f"{name} {value} is out of range: give {low:g} to {high:g}")
+
+    def _check_frames(self) -> None:
         """A label frame must hold a whole number of feature frames."""
         if self.sampling_rate % (10 * self.hop_length):
             raise ValueError(
                 f"hop_length {self.hop_length} does not divide 100 ms at {self.sampling_rate} Hz:"
                 f" take {self.sampling_rate // 100}"
             )
+        if self.window_frames > MAX_WINDOW_FRAMES:
+            raise ValueError(f"a window has {self.window_frames} frames, more than {MAX_WINDOW_FRAMES}")
+
+    def _check_classes(self) -> None:
+        labels = list((self.id2label or {}).values())
+        if not 1 <= len(labels) <= MAX_CLASSES:
+            raise ValueError(f"id2label has {len(labels)} classes: give 1 to {MAX_CLASSES}")
+        if len(set(labels)) < len(labels):
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise ValueError(f"id2label has class {twice!r} twice: rename one")
+        thresholds = self.threshold if isinstance(self.threshold, list) else [self.threshold]
+        if isinstance(self.threshold, list) and len(thresholds) != len(labels):
+            raise ValueError(
+                f"threshold has {len(thresholds)} numbers for {len(labels)} classes: give one, or one a class"
+            )
+        if not all(0 < threshold < 1 for threshold in thresholds):
+            raise ValueError("threshold must lie between 0 and 1")
+
+    def _check_htsat(self) -> None:
+        if self.decoder not in (None, "none"):
+            raise ValueError(f"HTS-AT has no decoder: take 'none' in place of {self.decoder!r}")
+        stages, folds = len(self.depths), self.spec_size // self.num_mel_bins
+        if len(self.num_heads) != stages:
+            raise ValueError(f"num_heads has {len(self.num_heads)} stages and depths {stages}: give as many")
+        if self.spec_size % self.num_mel_bins:
+            raise ValueError(f"num_mel_bins {self.num_mel_bins} do not divide spec_size {self.spec_size}")
+        if self.window_frames + 1 > folds * self.spec_size:
+            raise ValueError(
+                f"a window of {self.window_seconds} s has {self.window_frames + 1} frames, and a spec_size of"
+                f" {self.spec_size} with {self.num_mel_bins} mel bins holds {folds * self.spec_size}: take a shorter"
+                " window_seconds or a larger spec_size"
+            )
+        smallest = self.patch_size * 2 ** (stages - 1)
+        if self.num_mel_bins % smallest or self.spec_size % smallest:
+            raise ValueError(
+                f"num_mel_bins {self.num_mel_bins} and spec_size {self.spec_size} must be multiples of {smallest}:"
+                f" patch_size {self.patch_size}, halved by {stages} depths"
+            )
+        if (self.spec_size // self.patch_size) ** 2 > MAX_TOKENS:
+            raise ValueError(
+                f"a spec_size of {self.spec_size} has more than {MAX_TOKENS} patches: take a larger patch_size"
+            )
+        for stage, heads in enumerate(self.num_heads):
+            side, width = self.spec_size // self.patch_size // 2**stage, self.embed_dim * 2**stage
+            if side % min(self.window_size, side):
+                raise ValueError(f"window_size {self.window_size} does not divide the {side} patches of stage {stage}")
+            if width % heads:
+                raise ValueError(f"num_heads: a width of {width} cannot be shared by {heads} heads in stage {stage}")
+
+    def _check_passt(self) -> None:
+        if self.patch_size < self.patch_stride or (self.patch_size - self.patch_stride) % 2:
+            raise ValueError(
+                f"patch_size {self.patch_size} must be patch_stride {self.patch_stride} or an even number more"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads: a width of {self.hidden_size} cannot be shared by {self.num_attention_heads}"
+            )
+        bins, steps = self.num_mel_bins // self.patch_stride, self.window_frames // self.patch_stride
+        if min(bins, steps) < 1 or bins * steps > MAX_TOKENS:
+            raise ValueError(f"{bins} bins and {steps} steps of patches: give 1 to {MAX_TOKENS} by patch_stride")
+        bins, steps = bins - self.frequency_patchout, steps - self.time_patchout
+        if min(bins, steps) < 1 or bins * steps <= self.unstructured_patchout:
+            raise ValueError("patchout leaves no patch: take smaller numbers")
+        if self.output_format == "einv2" and self.time_patchout + self.frequency_patchout + self.unstructured_patchout:
+            raise ValueError("patchout would leave out other patches in each branch of einv2: take 0")
+
+    def _check_crnn(self) -> None:
+        halvings = min(len(self.hidden_sizes), 5)
+        if self.num_mel_bins < 2**halvings:
+            raise ValueError(f"num_mel_bins {self.num_mel_bins} cannot be halved {halvings} times, as hidden_sizes do")
+
+    def _check_decoder(self) -> None:
+        width = self.hidden_size if self.backbone == "passt" else self.hidden_sizes[-1]
+        parts = 2 if self.decoder == "gru" else self.decoder_attention_heads
+        if width % parts or (self.decoder == "conformer" and width % 2):
+            what = "two directions" if self.decoder == "gru" else f"{parts} decoder_attention_heads"
+            raise ValueError(f"a width of {width} cannot be shared by {what} of the decoder")
+
+    @property
+    def approximate_parameters(self) -> int:
+        """About as many parameters as the network has, known before it is built."""
+        block = 4 + 2 * self.mlp_ratio
+        if self.backbone == "htsat":
+            widths = [self.embed_dim * 2**stage for stage in range(len(self.depths))]
+            encoder = sum((depth * block + 8) * width**2 for depth, width in zip(self.depths, widths, strict=True))
+        elif self.backbone == "passt":
+            widths = [self.hidden_size]
+            encoder = self.num_hidden_layers * block * self.hidden_size**2
+        else:
+            widths = self.hidden_sizes
+            encoder = sum(9 * width * (before + width) for before, width in zip([7, *widths], widths, strict=False))
+        branches, tracks = (2, 3) if self.output_format == "einv2" else (1, 1)
+        of_layer = {"none": 0, "gru": 4.5, "transformer": block, "conformer": 8 + 4 * self.mlp_ratio}[self.decoder]
+        decoder = tracks * (self.decoder_layers or 0) * of_layer * widths[-1] ** 2
+        head = widths[-1] * 9 * self.num_labels * (6 if self.backbone == "htsat" else 1)
+        return math.ceil(branches * (encoder + decoder) + head)
+
+
+def _inverse(id2label: Mapping[int, str]) -> dict[str, int]:
+    return {label: int(index) for index, label in id2label.items()}
 
 
 __all__ = ["PSELDNetConfig"]

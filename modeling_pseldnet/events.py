@@ -4,9 +4,11 @@ Axes: x front, y left, z up. Azimuth is counter-clockwise from the front in (-18
 [-90, 90] degrees. A frame is 100 ms.
 """
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,11 @@ import numpy as np
 from .files import write_atomically
 
 
+logger = logging.getLogger(__name__)
+
 FRAME_SECONDS = 0.1
+# No recording is longer than 100 hours and no model knows more classes: an index beyond comes from another column.
+MAX_FRAMES, MAX_CLASSES = 3_600_000, 10_000
 
 
 def direction_to_vector(azimuth, elevation) -> np.ndarray:
@@ -52,7 +58,7 @@ class Events:
         class_id (`np.ndarray` of int64): class index.
         track (`np.ndarray` of int64): tells simultaneous or successive sources of one class apart.
         azimuth, elevation (`np.ndarray` of float64): degrees.
-        distance (`np.ndarray` of float64, *optional*): centimetres, as DCASE metadata has it.
+        distance (`np.ndarray` of float64, *optional*): metres; only DCASE CSV files have centimetres.
         confidence (`np.ndarray` of float64, *optional*): the activity a model gave, 0 to 1.
     """
 
@@ -65,11 +71,12 @@ class Events:
     confidence: np.ndarray | None = None
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                dtype = np.int64 if field.name in ("frame", "class_id", "track") else np.float64
-                object.__setattr__(self, field.name, np.asarray(value, dtype=dtype).reshape(-1))
+        for name, value in self.columns().items():
+            value = np.asarray(value)
+            whole = name in ("frame", "class_id", "track")
+            if whole and value.dtype.kind not in "iu" and not np.equal(np.mod(value, 1), 0).all():
+                raise ValueError(f"{name} must hold whole numbers")
+            object.__setattr__(self, name, value.astype(np.int64 if whole else np.float64, copy=False).reshape(-1))
         lengths = {name: len(column) for name, column in self.columns().items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the columns of events differ in length: {lengths}")
@@ -81,12 +88,73 @@ class Events:
 
     @classmethod
     def concatenate(cls, parts: Iterable["Events"]) -> "Events":
-        """All rows of `parts` in order; an optional column is kept if every part has it."""
+        """All rows of `parts` in order; an optional column is kept if every part that has rows has it."""
         parts = list(parts)
+        parts = [part for part in parts if len(part)] or parts
         if not parts:
             return cls.empty()
         names = set.intersection(*(set(part.columns()) for part in parts))
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[float]] | np.ndarray) -> "Events":
+        """Rows `[frame, class, track, azimuth, elevation]`, all with a `distance` in metres or none, as events.
+
+        Raises:
+            ValueError: rows differ in length, or a value is out of range; the message names the row.
+        """
+        if not len(rows):
+            return cls.empty()
+        if any(len(row) not in (5, 6) or len(row) != len(rows[0]) for row in rows):
+            raise ValueError("rows of events must all be frame, class, track, azimuth, elevation[, distance]")
+        try:
+            table = np.array(rows, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("rows of events must hold numbers alone") from None
+        for complaint, wrong in _wrong_rows(table, "polar").items():
+            if wrong.any():
+                raise ValueError(f"row {int(wrong.argmax())}: {complaint}")
+        return cls(
+            *table[:, :3].T, wrap_azimuth(table[:, 3]), table[:, 4], table[:, 5] if table.shape[1] > 5 else None
+        )
+
+    def to_rows(self) -> list[list[float]]:
+        """The rows that [`Events.from_rows`] takes, without confidence."""
+        columns = [self.frame, self.class_id, self.track, self.azimuth, self.elevation]
+        columns += [] if self.distance is None else [self.distance]
+        return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping], label2id: Mapping[str, int]) -> "Events":
+        """What the pipeline gives, or the JSON of `pseldnet-predict`, as events of the frames of each trajectory.
+
+        Args:
+            records: dicts of `label`, `track`, `confidence` and `trajectory`, as [`to_records`] makes them.
+            label2id: class indices, as of the config of the model.
+
+        Raises:
+            ValueError: a label is unknown or a record incomplete.
+        """
+        parts = []
+        for number, record in enumerate(records):
+            try:
+                label, points = record["label"], record["trajectory"]
+                columns = {name: [point[name] for point in points] for name in ("time", "azimuth", "elevation")}
+                distance = [point["distance"] for point in points] if points and "distance" in points[0] else None
+                frame = np.rint(np.array(columns["time"], dtype=np.float64) / FRAME_SECONDS)
+                track = int(record["track"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"record {number} is not an event of the pipeline ({error!r})") from None
+            if label not in label2id:
+                near = get_close_matches(str(label), label2id, n=3)
+                hint = f": did you mean {' or '.join(near)}?" if near else ""
+                raise ValueError(f"record {number}: class {label!r} is not one of the {len(label2id)} classes{hint}")
+            same, confidence = np.ones(len(points)), record.get("confidence")
+            columns = [frame, label2id[label] * same, track * same, columns["azimuth"], columns["elevation"]]
+            columns += [] if distance is None else [distance]
+            events = cls.from_rows(np.column_stack(columns)) if points else cls.empty()
+            parts.append(events if confidence is None else events.replace(confidence=confidence * same))
+        return cls.concatenate(parts).sort()
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that are present, by name."""
@@ -114,33 +182,104 @@ class Events:
         return direction_to_vector(self.azimuth, self.elevation)
 
 
-def read_csv(path: str | os.PathLike, coordinates: str = "polar") -> Events:
-    """Reads DCASE metadata: `frame,class,track,azimuth,elevation[,distance[,sources]]`, no header.
+# What a column of a CSV with a header may be called; DCASE 2025 has `frame,class,source,azimuth,distance,onscreen`.
+COLUMN_NAMES = {
+    "frame": "frame", "class": "class", "class_id": "class", "track": "track", "source": "track", "azimuth": "azimuth",
+    "elevation": "elevation", "distance": "distance", "x": "x", "y": "y", "z": "z", "onscreen": "onscreen",
+}  # fmt: skip
+# Columns of files without a header, by coordinates and the number of columns.
+POLAR, CARTESIAN = ["azimuth", "elevation"], ["x", "y", "z"]
+LAYOUTS = {
+    "polar": {
+        4: ["frame", "class", *POLAR],
+        5: ["frame", "class", "track", *POLAR],
+        6: ["frame", "class", "track", *POLAR, "distance"],
+        7: ["frame", "class", "track", *POLAR, "distance", "sources"],
+    },
+    "cartesian": {
+        5: ["frame", "class", *CARTESIAN],
+        6: ["frame", "class", "track", *CARTESIAN],
+        7: ["frame", "class", "track", *CARTESIAN, "distance"],
+    },
+}
+# No vector that stands for an event is longer, though networks without a bound overshoot 1.
+LONGEST_VECTOR = 1.5
+# Nothing is annotated nearer than this, nor farther.
+NEAREST_METRES, FARTHEST_METRES = 0.2, 100.0
 
-    Rows without a track, `frame,class,azimuth,elevation` or `frame,class,x,y,z` as systems wrote them for DCASE 2020
-    and 2021, are of track 0.
+
+def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
+    """Reads the metadata and the predictions of DCASE.
+
+    - `frame,class,track,azimuth,elevation[,distance in cm[,sources]]`, that of all data sets;
+    - `frame,class,track,x,y,z[,distance in m]`, vectors, as baselines of 2022 and 2024 write them;
+    - `frame,class,azimuth,elevation` or `frame,class,x,y,z`, of systems for DCASE 2020 and 2021: track 0;
+    - files with a header, which names the columns, in any order. In those of DCASE 2025,
+      `frame,class,source,azimuth,distance,onscreen`, the elevation is 0 and `onscreen` is left out.
 
     Args:
         path: the file.
-        coordinates: `"polar"`, or `"cartesian"` for rows `frame,class,track,x,y,z`.
+        coordinates: `"polar"`, `"cartesian"` for vectors, or `"auto"`: vectors are told by their length, up to 1,
+            where no recording has all its sources within 1.5° of the front and 1.5 cm away.
 
     Raises:
         ValueError: the file is not text or a row is malformed; the message names file and line.
     """
-    if coordinates not in ("polar", "cartesian"):
-        raise ValueError(f"coordinates must be 'polar' or 'cartesian', not {coordinates!r}")
+    if coordinates not in ("auto", *LAYOUTS):
+        raise ValueError(f"coordinates must be 'auto', 'polar' or 'cartesian', not {coordinates!r}")
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(number, line.split(",")) for number, line in enumerate(lines, 1) if line.strip()]
+    names = _header(path, numbered[0][1]) if numbered else None
+    if names:
+        numbered = numbered[1:]
     if not numbered:
         return Events.empty()
-    least = 4 if coordinates == "polar" else 5
-    width = min(len(numbered[0][1].split(",")), 6)
+    table = _numbers(path, numbered, len(names) if names else None)
+    if names is None:
+        coordinates, names = _layout(path, table, coordinates)
+    columns = dict(zip(names, table.T, strict=False))
+    coordinates = "cartesian" if "x" in columns else "polar"
+    zeros = np.zeros(len(table))
+    columns = (
+        {"track": zeros} | columns if coordinates == "cartesian" else {"track": zeros, "elevation": zeros} | columns
+    )
+    direction = CARTESIAN if coordinates == "cartesian" else POLAR
+    table = np.stack([columns[name] for name in ("frame", "class", "track", *direction)], axis=1)
+    distance = columns.get("distance")
+    metres = None if distance is None else distance / (1 if coordinates == "cartesian" else 100)
+    checked = table if metres is None else np.column_stack([table, metres])
+    for complaint, wrong in _wrong_rows(checked, coordinates).items():
+        if wrong.any():
+            raise ValueError(f"{path}, line {numbered[int(wrong.argmax())][0]}: {complaint}")
+    if metres is not None:
+        _warn_of_units(path, metres, coordinates)
+    azimuth, elevation = table[:, 3:].T if coordinates == "polar" else vector_to_direction(table[:, 3:])
+    return Events(*table[:, :3].T, wrap_azimuth(azimuth), elevation, metres)
+
+
+def _header(path: str | os.PathLike, cells: list[str]) -> list[str] | None:
+    """The columns that a first line names; None where it is a row."""
+    cells = [cell.strip().lower() for cell in cells]
+    if cells[0] not in COLUMN_NAMES:
+        return None
+    names = [COLUMN_NAMES.get(cell, cell) for cell in cells]
+    if not {"frame", "class"} <= set(names) or not ({"azimuth"} <= set(names) or set(CARTESIAN) <= set(names)):
+        raise ValueError(f"{path}, line 1: a header must name frame, class and azimuth, elevation or x, y, z")
+    return names
+
+
+def _numbers(path: str | os.PathLike, numbered: list[tuple[int, list[str]]], width: int | None) -> np.ndarray:
+    """Rows of text as a table (rows, columns): up to six columns, or seven where all rows have seven numbers."""
+    most, least = (6, 4) if width is None else (width, width)
+    if width is None and all(len(cells) == 7 and _is_number(cells[6]) for _, cells in numbered):
+        most = 7
+    width = width or min(len(numbered[0][1]), most)
     rows = []
-    for number, line in numbered:
-        cells = line.split(",")[:6]
+    for number, cells in numbered:
+        cells = cells[:most]
         if len(cells) < least:
             raise ValueError(f"{path}, line {number}: {len(cells)} columns, expected at least {least}")
         if len(cells) != width:
@@ -148,40 +287,80 @@ def read_csv(path: str | os.PathLike, coordinates: str = "polar") -> Events:
         try:
             rows.append([float(cell) for cell in cells])
         except ValueError:
-            raise ValueError(f"{path}, line {number}: not a row of numbers: {line!r}") from None
-    table = np.array(rows)
-    if width == least:
-        table = np.insert(table, 2, 0.0, axis=1)
-    for complaint, wrong in _wrong_rows(table, coordinates).items():
-        if wrong.any():
-            raise ValueError(f"{path}, line {numbered[int(wrong.argmax())][0]}: {complaint}")
-    frame, class_id, track = table[:, :3].T
-    if coordinates == "cartesian":
-        return Events(frame, class_id, track, *vector_to_direction(table[:, 3:6]))
-    distance = table[:, 5] if width == 6 else None
-    return Events(frame, class_id, track, wrap_azimuth(table[:, 3]), table[:, 4], distance)
+            raise ValueError(f"{path}, line {number}: not a row of numbers: {','.join(cells)!r}") from None
+    return np.array(rows)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tuple[str, list[str]]:
+    """The coordinates and the columns of a table (rows, 4 to 7) without a header."""
+    width = table.shape[1]
+    if width > 5:
+        length = np.linalg.norm(table[:, 3:6], axis=1)
+        vectors = bool(((length > 0) & (length <= LONGEST_VECTOR)).all() and (table[:, 3:5] % 1 != 0).any())
+    else:
+        # A track is a whole number; x is not, but where all sources lie on an axis.
+        vectors = width == 5 and bool((table[:, 2] % 1 != 0).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
+    found = "cartesian" if vectors else "polar"
+    if coordinates != "auto" and width > 5 and found != coordinates:
+        logger.warning(
+            f"{path}: read as {coordinates}, but its numbers look {found}: take coordinates {found!r} or 'auto'"
+        )
+    coordinates = found if coordinates == "auto" else coordinates
+    if width not in LAYOUTS[coordinates]:
+        raise ValueError(f"{path}: {width} columns, expected at least {min(LAYOUTS[coordinates])}")
+    return coordinates, LAYOUTS[coordinates][width]
+
+
+def _warn_of_units(path: str | os.PathLike, metres: np.ndarray, coordinates: str) -> None:
+    """Says so where distances look like metres in place of centimetres, or the other way round."""
+    taken, other = ("metres", "centimetres") if coordinates == "cartesian" else ("centimetres", "metres")
+    if metres.max() < NEAREST_METRES if coordinates == "polar" else np.median(metres) > FARTHEST_METRES:
+        logger.warning(f"{path}: distances are taken for {taken}, but look like {other}: write them in {taken}")
 
 
 def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
-    """Which rows of a table (rows, columns) break which rule."""
+    """Which rows of a table (rows, columns) break which rule; angles in degrees, distances last, if any."""
     numbers = table[:, :3]
     rules = {
         "a value is not finite": ~np.isfinite(table).all(1),
         "frame, class and track must be whole numbers from 0": ((numbers < 0) | (numbers % 1 != 0)).any(1),
+        f"frame must be below {MAX_FRAMES} (100 hours), track too": (numbers[:, [0, 2]] >= MAX_FRAMES).any(1),
+        f"class must be below {MAX_CLASSES}": numbers[:, 1] >= MAX_CLASSES,
     }
     if coordinates == "polar":
         outside = (np.abs(table[:, 3]) > 360) | (np.abs(table[:, 4]) > 90)
         rules["azimuth must be in [-360, 360] and elevation in [-90, 90] degrees"] = outside
+    else:
+        rules["a vector of length 0 has no direction"] = ~table[:, 3:6].any(1)
+    if table.shape[1] > (5 if coordinates == "polar" else 6):
+        rules["a distance is negative"] = table[:, -1] < 0
     return rules
 
 
 def write_csv(path: str | os.PathLike, events: Events) -> None:
-    """Writes DCASE metadata, sorted by frame, angles to a tenth of a degree; the file appears whole or not at all."""
+    """Writes DCASE metadata, sorted by frame; the file appears whole or not at all.
+
+    Angles are rounded to a tenth of a degree, distances, which are in centimetres there, to a hundredth of one.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
     events = events.sort()
     columns = [events.frame, events.class_id, events.track]
     columns += [wrap_azimuth(np.round(events.azimuth, 1)), np.round(events.elevation, 1)]
     if events.distance is not None:
-        columns.append(np.round(events.distance, 2))
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+        columns.append(np.round(100 * events.distance, 2))
+    if not all(np.isfinite(column).all() for column in columns):
+        raise ValueError(f"{path}: an angle or a distance is not finite")
+    # Adding 0 makes 0 of -0.
+    rows = zip(*((column + 0).tolist() for column in columns), strict=True)
     text = "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
     write_atomically(path, text)

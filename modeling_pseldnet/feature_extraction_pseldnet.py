@@ -1,14 +1,18 @@
 """Feature extractor: spectrograms and what tells direction, of first-order ambisonics, microphone arrays or mono."""
 
+import math
 from collections.abc import Callable
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torchaudio.functional import melscale_fbanks
 from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import hertz_to_mel
 from transformers.utils import logging
+
+from .audio import HIGHEST_RATE, LOWEST_RATE, as_channels, check_samples, checked_rate, float_samples
+from .keywords import refuse_unknown
 
 
 logger = logging.get_logger(__name__)
@@ -19,18 +23,35 @@ SPEED_OF_SOUND = 343.0
 SALSA_LITE_TOP_HERTZ, SALSA_LITE_PHASE_HERTZ = 9000.0, (50.0, 2000.0)
 
 
+def mel_triangles(n_fft: int, num_bins: int, lowest_hertz: float, sampling_rate: int, scale: str) -> torch.Tensor:
+    """Triangles of equal area up to half the rate, on the scale `"htk"` or `"slaney"`: (frequencies, bins).
+
+    In single precision, as published networks were trained with: narrow triangles differ by their rounding.
+    """
+    lowest, highest = (hertz_to_mel(hertz, mel_scale=scale) for hertz in (lowest_hertz, sampling_rate / 2))
+    mels = torch.linspace(lowest, highest, num_bins + 2)
+    if scale == "htk":
+        edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    else:
+        # Linear to 1000 Hz, then 27 steps for a factor of 6.4.
+        edges = torch.where(mels < 15, mels * 200 / 3, 1000.0 * torch.exp(math.log(6.4) / 27 * (mels - 15)))
+    hertz = torch.linspace(0, sampling_rate // 2, n_fft // 2 + 1)
+    slopes = edges - hertz[:, None]
+    widths = edges.diff()
+    triangles = torch.minimum(-slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]).clamp(min=0)
+    return triangles * (2.0 / (edges[2:] - edges[:-2]))
+
+
 def mel_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
     """Triangles on the HTK scale from 20 Hz, of equal area: (1, frequencies, bins)."""
-    top = sampling_rate / 2
-    return melscale_fbanks(n_fft // 2 + 1, 20.0, top, num_bins, sampling_rate, norm="slaney", mel_scale="htk")[None]
+    return mel_triangles(n_fft, num_bins, 20.0, sampling_rate, "htk")[None]
 
 
 def gcc_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
     """Mel filters on Slaney's scale from 0 Hz, then what turns the real and the imaginary part of a spectrum into the
     values at the lags around 0: (3, frequencies, bins)."""
-    top, num_frequencies = sampling_rate / 2, n_fft // 2 + 1
-    mel = melscale_fbanks(num_frequencies, 0.0, top, num_bins, sampling_rate, norm="slaney", mel_scale="slaney")
-    frequency = torch.arange(num_frequencies, dtype=torch.float64)
+    mel = mel_triangles(n_fft, num_bins, 0.0, sampling_rate, "slaney")
+    frequency = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
     lag = torch.arange(num_bins, dtype=torch.float64) - num_bins // 2
     angle = 2 * torch.pi / n_fft * (frequency[:, None] * lag % n_fft)
     # All but the first and the last frequency stand for their negative too.
@@ -122,9 +143,17 @@ class FeatureType(NamedTuple):
 AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics (AmbiX: ACN, SN3D)", 4)
 ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
 MONO = ("1 channel of mono audio", 1)
+PADDED_LABEL = -100  # what transformers pads labels with
+# What the numbers of an extractor may be: audio has such rates, and more bins or a longer window are no use.
+BOUNDS = {
+    "feature_size": (1, 512),
+    "sampling_rate": (LOWEST_RATE, HIGHEST_RATE),
+    "hop_length": (1, HIGHEST_RATE),
+    "n_fft": (2, 16384),
+}
 FEATURE_TYPES = {
     "logmel_iv": FeatureType(
-        *AMBISONICS, 7, ("ambix", "fuma", "aformat"), "reflect", mel_filters, log_mel_and_intensity
+        *AMBISONICS, 7, ("auto", "ambix", "fuma", "aformat"), "reflect", mel_filters, log_mel_and_intensity
     ),
     "logmel_gcc": FeatureType(*ARRAY, 10, ("array",), "constant", gcc_filters, log_mel_and_gcc),
     "salsa_lite": FeatureType(*ARRAY, 7, ("array",), "constant", salsa_lite_filters, salsa_lite),
@@ -169,7 +198,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             Which features, of the list above.
 
     Raises:
-        ValueError: there is no such feature type, or too many bins for it.
+        ValueError: there is no such feature type, or too many bins for it, or a number is out of range.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -185,8 +214,16 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         feature_type: str = "logmel_iv",
         **kwargs,
     ):
-        if feature_type not in FEATURE_TYPES:
+        if not isinstance(feature_type, str) or feature_type not in FEATURE_TYPES:
             raise ValueError(f"feature_type {feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
+        numbers = {"feature_size": feature_size, "sampling_rate": sampling_rate, "n_fft": n_fft}
+        numbers |= {} if hop_length is None else {"hop_length": hop_length}
+        for name, value in numbers.items():
+            low, high = BOUNDS[name]
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{name} {value!r} of the feature extractor must be an integer from {low} to {high}")
+        if type(padding_value) not in (int, float) or not np.isfinite(padding_value):
+            raise ValueError(f"padding_value {padding_value!r} of the feature extractor must be a number")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = sampling_rate // 100 if hop_length is None else hop_length
         self.n_fft = n_fft
@@ -239,50 +276,45 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         self,
         waveform: np.ndarray | torch.Tensor | list,
         sampling_rate: int | None = None,
-        return_tensors: str = "pt",
+        return_tensors: str | None = "pt",
         device: str | torch.device | None = None,
+        padding: bool | str = True,
         **kwargs,
     ) -> BatchFeature:
         """
         Args:
             waveform (`np.ndarray`, `torch.Tensor` or a list of them):
                 One recording (audio channels, samples), a batch (batch, audio channels, samples), or recordings of
-                different lengths in a list. Audio channels are 4, but 1 for mono.
+                different lengths in a list. Audio channels are 4, but 1 for mono. Integers are scaled by their type.
             sampling_rate (`int`, *optional*):
                 Rate of the audio in Hz; give it, so that audio of a wrong rate is refused.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"` or `"np"`.
             device (`str` or `torch.device`, *optional*):
                 Where the features are computed and stay; that of the waveform if left out.
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                Shorter recordings are padded to the longest; `True` or `"longest"`, there is no other way.
 
         Returns:
             [`BatchFeature`] with `input_features` (batch, channels, frames, bins), a frame every `hop_length` samples,
             and `attention_mask` (batch, frames), 1 for frames of the recording and 0 for what pads a shorter one.
 
         Raises:
+            TypeError: an argument is unknown.
             ValueError: the rate or the number of channels is another than the extractor's, or the audio has no
-                samples or values that are not finite.
+                samples or values that are not finite or far beyond full scale.
         """
-        if sampling_rate is None:
-            logger.warning_once(
-                "give sampling_rate to the feature extractor, so that audio of a wrong rate is refused"
-            )
-        elif sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"the audio is at {sampling_rate} Hz and the model takes {self.sampling_rate} Hz: resample it, e.g. by"
-                f" torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})"
-            )
+        refuse_unknown(kwargs, ("sampling_rate", "return_tensors", "device", "padding"), "the feature extractor")
+        if padding not in (True, "longest"):
+            raise ValueError(f"padding {padding!r}: shorter recordings are padded to the longest, padding=True")
+        self._check_rate(sampling_rate)
         recordings = [self._checked(recording, device) for recording in _as_list(waveform)]
         lengths = [recording.shape[-1] for recording in recordings]
         if len(set(lengths)) == 1:
             features = self.features(torch.stack(recordings))
         else:
             each = [self.features(recording.unsqueeze(0))[0] for recording in recordings]
-            longest = max(feature.shape[1] for feature in each)
-            pad = torch.nn.functional.pad
-            features = torch.stack(
-                [pad(feature, (0, 0, 0, longest - feature.shape[1]), value=self.padding_value) for feature in each]
-            )
+            features = _stack_padded(each, 1, max(feature.shape[1] for feature in each), self.padding_value)
         num_frames = torch.tensor([1 + length // self.hop_length for length in lengths], device=features.device)
         mask = torch.arange(features.shape[2], device=features.device) < num_frames.unsqueeze(1)
         data = {"input_features": features, "attention_mask": mask.long()}
@@ -290,8 +322,19 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             data = {name: tensor.cpu().numpy() for name, tensor in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def _check_rate(self, sampling_rate) -> None:
+        if sampling_rate is None:
+            logger.warning_once(
+                "give sampling_rate to the feature extractor, so that audio of a wrong rate is refused"
+            )
+        elif checked_rate(sampling_rate, "the audio") != self.sampling_rate:
+            raise ValueError(
+                f"the audio is at {sampling_rate} Hz and the model takes {self.sampling_rate} Hz: resample it, e.g. by"
+                f" torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})"
+            )
+
     def _checked(self, recording, device) -> torch.Tensor:
-        recording = torch.as_tensor(recording, dtype=torch.float32, device=device)
+        recording = torch.as_tensor(float_samples(as_channels(recording)), device=device)
         expected = self._type.num_audio_channels
         if recording.ndim != 2 or recording.shape[0] != expected:
             hint = ""
@@ -299,23 +342,110 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
                 hint = "; it looks transposed: give waveform.T"
             elif recording.ndim == 1 and expected == 1:
                 hint = "; give waveform[None]"
+            elif recording.ndim == 1:
+                hint = "; what datasets decodes as ['array'] is the mean of the channels: take get_all_samples().data"
             raise ValueError(
                 f"expected {self._type.audio}, shape ({expected}, samples), and got shape"
                 f" {tuple(recording.shape)}{hint}"
             )
         if recording.shape[1] == 0:
             raise ValueError("the recording has no samples")
-        if not recording.isfinite().all():
-            raise ValueError("the recording has samples that are NaN or infinite: repair the file or leave it out")
+        check_samples(float(recording.detach().abs().max()), "the recording")
         # The reflection at the ends needs more samples than half a window.
         return torch.nn.functional.pad(recording, (0, max(self.n_fft // 2 + 1 - recording.shape[1], 0)))
+
+    def pad(
+        self,
+        processed_features: list[dict] | dict,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """Recordings of different lengths, each with features of its own, as a batch; for collators of transformers.
+
+        Args:
+            processed_features (`list[dict]` or `dict` of lists):
+                `input_features` (channels, frames, bins), or with a first axis of 1 as the extractor gives them, and,
+                where there are, `attention_mask` (frames) and `labels` (label frames, …).
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                `True` or `"longest"`: to the longest; `"max_length"`: to `max_length`.
+            max_length (`int`, *optional*):
+                Frames to pad to, with `"max_length"`.
+            pad_to_multiple_of (`int`, *optional*):
+                Frames of the batch are a multiple of this.
+            return_tensors (`str`, *optional*, defaults to `"pt"`):
+                `"pt"` or `"np"`.
+
+        Returns:
+            [`BatchFeature`] with `input_features`, padded with `padding_value`, `attention_mask`, padded with 0, and
+            `labels`, padded with -100, which losses pass over.
+
+        Raises:
+            TypeError: an argument is unknown.
+            ValueError: something else is to be padded, or a recording is longer than `max_length`.
+        """
+        known = ("padding", "max_length", "pad_to_multiple_of", "return_tensors")
+        refuse_unknown(kwargs, known, "pad of the feature extractor")
+        if not isinstance(processed_features, list | tuple):
+            names = list(processed_features)
+            rows = zip(*processed_features.values(), strict=True)
+            processed_features = [dict(zip(names, row, strict=True)) for row in rows]
+        unknown = {name for row in processed_features for name in row} - {"input_features", "attention_mask", "labels"}
+        if unknown or any("input_features" not in row for row in processed_features):
+            raise ValueError(
+                f"a batch is padded of input_features, attention_mask and labels, not of {', '.join(sorted(unknown))}"
+                if unknown
+                else "input_features are missing from what is to be padded"
+            )
+        features, masks, labels = [], [], []
+        for row in processed_features:
+            feature = torch.as_tensor(row["input_features"])
+            single = feature.ndim == 4 and len(feature) == 1
+            features.append(feature[0] if single else feature)
+            if features[-1].ndim != 3:
+                raise ValueError(f"input_features must be (channels, frames, bins), not {tuple(feature.shape)}")
+            mask = torch.as_tensor(row.get("attention_mask", torch.ones(features[-1].shape[1], dtype=torch.long)))
+            masks.append(mask[0] if mask.ndim == 2 else mask)
+            if row.get("labels") is not None:
+                labels.append(torch.as_tensor(row["labels"]))
+        longest = max(feature.shape[1] for feature in features)
+        if padding == "max_length" and max_length is not None:
+            if longest > max_length:
+                raise ValueError(f"a recording has {longest} frames, more than a max_length of {max_length}")
+            longest = max_length
+        elif padding not in (True, "longest"):
+            raise ValueError(f"padding {padding!r}: take True, or 'max_length' with a max_length")
+        longest = -(-longest // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
+        data = {
+            "input_features": _stack_padded(features, 1, longest, self.padding_value),
+            "attention_mask": _stack_padded(masks, 0, longest, 0),
+        }
+        if labels:
+            if len(labels) != len(features):
+                raise ValueError("labels are missing from some of what is to be padded")
+            data["labels"] = _stack_padded(labels, 0, max(len(label) for label in labels), PADDED_LABEL)
+        if return_tensors == "np":
+            data = {name: tensor.numpy() for name, tensor in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _stack_padded(tensors: list[torch.Tensor], axis: int, length: int, value: float) -> torch.Tensor:
+    """Tensors of different lengths along an axis, filled up at its end, (batch, …)."""
+
+    def filled(tensor: torch.Tensor) -> torch.Tensor:
+        later_axes = (0, 0) * (tensor.ndim - 1 - axis)
+        return torch.nn.functional.pad(tensor, (*later_axes, 0, length - tensor.shape[axis]), value=value)
+
+    return torch.stack([filled(tensor) for tensor in tensors])
 
 
 def _as_list(waveform) -> list:
     """A recording or a batch in any of its forms as a list of recordings."""
     if isinstance(waveform, list | tuple) and len(waveform) and np.ndim(waveform[0]) == 2:
         return list(waveform)
-    array = waveform if isinstance(waveform, torch.Tensor) else np.asarray(waveform, dtype=np.float32)
+    array = as_channels(waveform)
     return list(array) if array.ndim == 3 else [array]
 
 

@@ -14,7 +14,15 @@ from torch import nn
 
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
-from .tracks import nearest_order, occurrence, unify_tracks, vectors_to_events
+from .tracks import (
+    checked_labels,
+    mean_of_frames,
+    nearest_order,
+    occurrence,
+    unify_tracks,
+    vectors_to_events,
+    without_padding,
+)
 
 
 # No more sources than this sound at a time in the data that published networks learnt from.
@@ -26,6 +34,7 @@ class ACCDOAFormat:
 
     num_tracks = 1
     output_names = ("accdoa",)
+    silence = {"accdoa": 0.0}
     class_head, numbers_a_class = "accdoa", 3
 
     def __init__(self, config: PSELDNetConfig):
@@ -52,13 +61,29 @@ class ACCDOAFormat:
         labels[events.frame, track, :, events.class_id] = events.vector
         return torch.from_numpy(labels)
 
-    def loss(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Mean squared error between outputs and labels."""
-        return nn.functional.mse_loss(outputs["accdoa"], labels.to(outputs["accdoa"].dtype))
+    @property
+    def label_shapes(self) -> list[tuple[int, ...]]:
+        """What may follow batch and frames in labels."""
+        return [(self.num_tracks, 3, self.num_classes)]
 
-    def loss_parts(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def loss(
+        self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean squared error between outputs and labels, of the frames that are not padded."""
+        prediction = outputs["accdoa"]
+        labels, counts = checked_labels(labels, prediction, self.label_shapes, mask)
+        target = self.target(prediction.detach(), labels.to(prediction.dtype))
+        return mean_of_frames(nn.functional.mse_loss(prediction, target, reduction="none"), counts)
+
+    def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What a prediction is to be, (batch, frames, tracks, 3, classes): the labels."""
+        return labels
+
+    def loss_parts(
+        self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """`loss`, which has no parts."""
-        return {"loss": self.loss(outputs, labels)}
+        return {"loss": self.loss(outputs, labels, mask)}
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs with their tracks in the order of the reference: as they are, since there is one track."""
@@ -71,7 +96,7 @@ class ACCDOAFormat:
             outputs: `accdoa` (frames, 1, 3, classes), of any float type.
             threshold: activity, one or (classes,).
         """
-        events = vectors_to_events(np.moveaxis(np.asarray(outputs["accdoa"], dtype=np.float32), 2, -1), threshold)
+        events = vectors_to_events(np.moveaxis(without_padding(outputs["accdoa"]), 2, -1), threshold)
         longest_first = np.lexsort((-events.confidence, events.frame))
         rank = np.empty(len(events), dtype=np.int64)
         rank[longest_first] = occurrence(events.frame[longest_first])
@@ -102,13 +127,14 @@ class MultiACCDOAFormat(ACCDOAFormat):
         super().__init__(config)
         self.unify_degrees = config.unify_degrees
 
-    def loss(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """ADPIT: the mean squared error to the best of the 13 assignments, chosen for each frame and class."""
-        prediction = outputs["accdoa"]
-        if labels.shape[-3:-1] == (6, 4):
-            labels = from_adpit_labels(labels)
-        target = assigned_labels(prediction.detach(), labels.to(prediction.dtype))
-        return nn.functional.mse_loss(prediction, target)
+    @property
+    def label_shapes(self) -> list[tuple[int, ...]]:
+        """What may follow batch and frames in labels."""
+        return [(3, 3, self.num_classes), (6, 4, self.num_classes)]
+
+    def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """ADPIT: the labels in the best of the 13 assignments, chosen for each frame and class."""
+        return assigned_labels(prediction, from_adpit_labels(labels) if labels.shape[2] == 6 else labels)
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs with the tracks of each frame and class in the order that is nearest to the reference.
@@ -127,7 +153,7 @@ class MultiACCDOAFormat(ACCDOAFormat):
             outputs: `accdoa` (frames, 3, 3, classes), of any float type.
             threshold: a vector must be longer than this; one, or (classes,).
         """
-        vectors = np.moveaxis(np.asarray(outputs["accdoa"], dtype=np.float32), 2, -1)
+        vectors = np.moveaxis(without_padding(outputs["accdoa"]), 2, -1)
         return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees, repeats_first=True), 0.0).sort()
 
 

@@ -13,12 +13,15 @@ from .events import Events
 from .tracks import (
     NUM_TRACKS,
     best_order,
+    checked_labels,
     in_order,
+    mean_of_frames,
     nearest_order,
     occurrence,
     pairwise,
     unify_tracks,
     vectors_to_events,
+    without_padding,
 )
 
 
@@ -30,15 +33,19 @@ class EINV2Format:
     """
 
     output_names = ("sed_logits", "doa")
+    silence = {"sed": -100.0, "doa": 0.0}
     class_head, numbers_a_class = "sed", NUM_TRACKS
 
     def __init__(self, config: PSELDNetConfig):
         self.num_classes = config.num_labels
         self.unify_degrees = config.unify_degrees
         self.loss_type = config.loss_type
-        self.sed_loss_weight = config.sed_loss_weight
-        self.doa_loss_weight = config.doa_loss_weight
-        self.alpha = config.alpha
+        self.loss_weights = {
+            "loss_sed": config.sed_loss_weight,
+            "loss_doa": config.doa_loss_weight,
+            "loss_maccdoa": config.alpha,
+            "loss_accdoa": 1 - config.alpha,
+        }
 
     @property
     def head_sizes(self) -> dict[str, int]:
@@ -65,41 +72,47 @@ class EINV2Format:
         labels[events.frame, track, self.num_classes :] = events.vector
         return torch.from_numpy(labels)
 
-    def loss(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """The loss that the config's `loss_type` names."""
-        return self.loss_parts(outputs, labels)["loss"]
+    def loss(
+        self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss that the config's `loss_type` names, of the frames that are not padded."""
+        return self.loss_parts(outputs, labels, mask)["loss"]
 
-    def loss_parts(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def loss_parts(
+        self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """`loss`, and what it is made of, before weighting.
 
         That is `loss_sed` and `loss_doa`, or `loss_maccdoa` and `loss_accdoa` if it is aggregated.
         """
-        sed_labels, doa_labels = labels.float().split([self.num_classes, 3], dim=-1)
-        loss_parts = {"tpit": self._tpit, "aggregated": self._aggregated}[self.loss_type]
-        return loss_parts(outputs["sed_logits"].float(), outputs["doa"].float(), sed_labels, doa_labels)
+        shape = (NUM_TRACKS, self.num_classes + 3)
+        labels, counts = checked_labels(labels, outputs["sed_logits"], [shape], mask)
+        sed_labels, doa_labels = labels.split([self.num_classes, 3], dim=-1)
+        errors = {"tpit": self._tpit, "aggregated": self._aggregated}[self.loss_type]
+        errors = errors(outputs["sed_logits"].float(), outputs["doa"].float(), sed_labels, doa_labels)
+        parts = {name: mean_of_frames(error, counts) for name, error in errors.items()}
+        return {"loss": sum(self.loss_weights[name] * part for name, part in parts.items()), **parts}
 
     def _tpit(
         self, sed_logits: torch.Tensor, doa: torch.Tensor, sed_labels: torch.Tensor, doa_labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Frame-level permutation-invariant training (Cao et al.)."""
+        """Frame-level permutation-invariant training (Cao et al.), errors of each frame."""
         sed = pairwise(nn.functional.binary_cross_entropy_with_logits, sed_logits, sed_labels)
         doa = pairwise(nn.functional.mse_loss, doa, doa_labels)
-        order = best_order(self.sed_loss_weight * sed + self.doa_loss_weight * doa)
-        parts = {"loss_sed": in_order(sed, order), "loss_doa": in_order(doa, order)}
-        return {"loss": self.sed_loss_weight * parts["loss_sed"] + self.doa_loss_weight * parts["loss_doa"], **parts}
+        order = best_order(self.loss_weights["loss_sed"] * sed + self.loss_weights["loss_doa"] * doa)
+        return {"loss_sed": in_order(sed, order), "loss_doa": in_order(doa, order)}
 
     def _aggregated(
         self, sed_logits: torch.Tensor, doa: torch.Tensor, sed_labels: torch.Tensor, doa_labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Both outputs as vectors: those of each track in the best order, and their sum over tracks."""
+        """Errors of both outputs as vectors: those of each track in the best order, and their sum over tracks."""
         prediction = activity_vectors(sed_logits.sigmoid(), doa)
         target = activity_vectors(sed_labels, doa_labels)
         by_track = pairwise(nn.functional.mse_loss, prediction, target)
-        parts = {
+        return {
             "loss_maccdoa": in_order(by_track, best_order(by_track)),
-            "loss_accdoa": nn.functional.mse_loss(prediction.sum(2), target.sum(2)),
+            "loss_accdoa": nn.functional.mse_loss(prediction.sum(2), target.sum(2), reduction="none"),
         }
-        return {"loss": self.alpha * parts["loss_maccdoa"] + (1 - self.alpha) * parts["loss_accdoa"], **parts}
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs with the tracks of each frame in the order that is nearest to the reference.
@@ -125,7 +138,9 @@ class EINV2Format:
             outputs: `sed_logits` (frames, 3, classes) and `doa` (frames, 3, 3), of any float type.
             threshold: activity between 0 and 1, one or (classes,).
         """
-        logits, doa = (torch.from_numpy(np.asarray(outputs[name], dtype=np.float32)) for name in self.output_names)
+        # Padding is read as a track that is silent.
+        logits = torch.from_numpy(np.asarray(outputs["sed_logits"], dtype=np.float32))
+        doa = torch.from_numpy(without_padding(outputs["doa"]))
         likeliest = nn.functional.one_hot(logits.argmax(-1), self.num_classes)
         vectors = activity_vectors(logits.sigmoid() * likeliest, doa).movedim(-2, -1).numpy()
         return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees), 0.0).sort()

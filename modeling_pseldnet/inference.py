@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +13,33 @@ from .audio import Recording
 from .events import Events
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
+from .output_formats import OutputFormat
 from .timeline import link_tracks
 
 
 FRAMES_PER_SECOND = 10
+Outputs = dict[str, np.ndarray]
 # Below -120 dB of full scale in every channel nothing sounds, whatever a network makes of it.
 SILENCE = 1e-6
+
+
+class Window(NamedTuple):
+    """What a model makes of a window.
+
+    Attributes:
+        first: frame of the recording that it begins with.
+        outputs: arrays (frames, …), float32.
+        peak: its level in each frame, (frames,).
+    """
+
+    first: int
+    outputs: Outputs
+    peak: np.ndarray
+
+    def part(self, begin: int, end: int | None = None) -> "Window":
+        """Its frames from `begin` up to `end`, as a window."""
+        outputs = {name: values[begin:end] for name, values in self.outputs.items()}
+        return Window(self.first + begin, outputs, self.peak[begin:end])
 
 
 def detect(
@@ -36,10 +58,10 @@ def detect(
 
     Args:
         model, feature_extractor: as loaded; the model runs where its weights are.
-        source (`str`, `os.PathLike` or `tuple[np.ndarray, int]`): a file, or an array (channels, samples) and its
-            rate.
+        source: a file or its bytes, or an array (channels, samples) and its rate; all that [`Recording`] takes.
         channel_format (`str`): what the channels are, as for [`Recording`]; what the model takes if left out:
-            `"ambix"` (W, Y, Z, X, SN3D), but `"array"` or `"mono"` with features of those.
+            ambisonics as the file says, or else `"ambix"` (W, Y, Z, X, SN3D), but `"array"` or `"mono"` with features
+            of those.
         threshold: activity above which an event is reported, one or one a class; the model's own if left out.
         hop_seconds (`float`): step between windows, a multiple of 0.1 s; outputs that overlap are averaged, each track
             with the one that stands for the same source. The length of a window if left out. A tenth of it costs ten
@@ -60,39 +82,48 @@ def detect(
     hop_frames = checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
     channel_format = choose_channel_format(channel_format, feature_extractor)
     predict = rotation_averaging(model, feature_extractor) if tta else model.predict
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
     with Recording(source, model.config.sampling_rate, channel_format) as recording, evaluating(model):
         num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
         num_windows = 1 + ceil(max(num_frames - window_frames, 0) / hop_frames)
-        starts = [hop_frames * i for i in range(num_windows)]
+        # The last window ends where the recording does, so that its end is heard with as much before it as there is.
+        latest = max(num_frames - window_frames, 0)
+        starts = [min(hop_frames * i, latest) for i in range(num_windows)]
         windows = window_outputs(model, predict, feature_extractor, recording, starts, batch_size, progress)
-        events = decode_windows(model.output_format, windows, threshold)
+        new = (window.part(hop_frames * i - window.first) for i, window in enumerate(windows))
+        events = decode_windows(model.output_format, new, threshold)
     return link_tracks(events[events.frame < num_frames])
 
 
-def decode_windows(
-    output_format, windows: Iterable[tuple[int, dict[str, np.ndarray]]], threshold: float | np.ndarray
-) -> Events:
-    """The events of a recording.
+def decode_windows(output_format: OutputFormat, windows: Iterable[Window], threshold: float | np.ndarray) -> Events:
+    """The events of a recording; none where it is silent.
 
     Args:
         output_format: decodes the outputs.
-        windows: as for [`average_overlaps`]; besides the outputs each has `peak` (frames,), its level in each frame.
+        windows: in order; where they overlap, they are averaged, as by [`average_overlaps`].
         threshold: activity above which an event is reported, one or (classes,).
     """
+    loud = np.zeros(0, dtype=bool)
+
+    def outputs() -> Iterator[tuple[int, Outputs]]:
+        nonlocal loud
+        for first, of_window, peak in windows:
+            loud = np.pad(loud, (0, max(first + len(peak) - len(loud), 0)))
+            loud[first : first + len(peak)] |= peak > SILENCE
+            yield first, of_window
+
     parts = []
-    for first, outputs in average_overlaps(output_format, windows):
-        peak = outputs.pop("peak")
-        events = output_format.decode(outputs, threshold)
-        events = events[peak[events.frame] > SILENCE]
-        parts.append(events.replace(frame=events.frame + first))
+    for first, averaged in average_overlaps(output_format, outputs()):
+        events = output_format.decode(averaged, threshold)
+        events = events.replace(frame=events.frame + first)
+        parts.append(events[loud[events.frame]])
     return Events.concatenate(parts)
 
 
 def average_overlaps(
-    output_format, windows: Iterable[tuple[int, dict[str, np.ndarray]]]
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    output_format: OutputFormat, windows: Iterable[tuple[int, Outputs]]
+) -> Iterator[tuple[int, Outputs]]:
     """Averages the outputs of windows where they overlap, their tracks in the order of the windows before.
 
     Args:
@@ -135,8 +166,8 @@ def window_outputs(
     starts: list[int],
     batch_size: int,
     progress: Callable[[int, int], None] | None,
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """The outputs of each window, float32 (frames, …), and `peak` (frames,), its level in each frame."""
+) -> Iterator[Window]:
+    """What the model makes of each window."""
     frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
     window_samples = model.config.window_seconds * recording.sampling_rate
     for done in range(0, len(starts), batch_size):
@@ -145,9 +176,9 @@ def window_outputs(
         inputs = feature_extractor(waveforms, sampling_rate=recording.sampling_rate, device=model.device)
         outputs = predict(inputs["input_features"].to(model.dtype))
         arrays = {name: output.float().cpu().numpy() for name, output in outputs.items()}
-        arrays["peak"] = np.abs(waveforms).max(1).reshape(len(batch), -1, frame_samples).max(2)
+        peak = np.abs(waveforms).max(1).reshape(len(batch), -1, frame_samples).max(2)
         for row, start in enumerate(batch):
-            yield start, {name: array[row] for name, array in arrays.items()}
+            yield Window(start, {name: array[row] for name, array in arrays.items()}, peak[row])
         if progress is not None:
             progress(done + len(batch), len(starts))
 

@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_pseldnet import PSELDNetConfig
+from .keywords import refuse_unknown
 from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
 from .modeling_htsat import HTSATAttention, HTSATEncoder, HTSATHead, HTSATStage, init_htsat_weights
@@ -45,6 +46,8 @@ INITIALISERS = (
 )
 
 
+# What the forward of both models takes.
+FORWARD_ARGUMENTS = ("input_features", "attention_mask", "output_hidden_states", "output_attentions", "return_dict")
 # What a model is tagged with on the Hub.
 TAGS = [
     "sound-event-localization-and-detection",
@@ -263,7 +266,13 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        output_embeddings: bool = True,
+        **kwargs,
     ) -> PSELDNetModelOutput:
         r"""
         Args:
@@ -271,10 +280,20 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
                 From [`PSELDNetFeatureExtractor`]; up to `window_seconds`.
             attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
                 1 for frames of the recording, 0 for padding, which does not change the other frames' outputs.
+            output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
+                As everywhere in transformers; the config's if left out.
+            output_embeddings (`bool`, *optional*, defaults to `True`):
+                Whether `last_hidden_state` is computed.
 
         Raises:
+            TypeError: an argument is unknown.
             ValueError: the features have another number of channels or mel bins than the model, or too many frames.
         """
+        refuse_unknown(kwargs, (*FORWARD_ARGUMENTS, "output_embeddings"), type(self).__name__)
+        if input_features.ndim != 4:
+            raise ValueError(
+                f"input_features must be (batch, channels, frames, mel bins), not {tuple(input_features.shape)}"
+            )
         _, channels, num_frames, mel_bins = input_features.shape
         if (channels, mel_bins) != (self.config.num_channels, self.config.num_mel_bins):
             raise ValueError(
@@ -288,16 +307,22 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
             )
         normalised = self.input_norm(input_features)
         if attention_mask is not None:
+            if attention_mask.shape != (len(input_features), num_frames):
+                raise ValueError(
+                    f"attention_mask is for {tuple(attention_mask.shape)} (batch, frames), input_features for"
+                    f" {(len(input_features), num_frames)}"
+                )
             normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
         # Every input is a whole window, so that it makes no difference what else is in its batch.
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - num_frames))
         feature_map = self.decoder(self.encoder(normalised))
-        branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
-        states = torch.cat([branch.mean(2).transpose(1, 2) for branch in branches], dim=-1)
-        embeddings = to_label_frames(states, self.encoder.time_reduction, self.config)
-        return PSELDNetModelOutput(
-            last_hidden_state=embeddings[:, : self.num_label_frames(num_frames)], feature_map=feature_map
-        )
+        embeddings = None
+        if output_embeddings:
+            branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
+            states = torch.cat([branch.mean(2).transpose(1, 2) for branch in branches], dim=-1)
+            embeddings = to_label_frames(states, self.encoder.time_reduction, self.config)
+            embeddings = embeddings[:, : self.num_label_frames(num_frames)]
+        return PSELDNetModelOutput(last_hidden_state=embeddings, feature_map=feature_map)
 
 
 class Heads(nn.Module):
@@ -341,17 +366,20 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> PSELDNetSELDOutput:
         r"""
         Args:
-            input_features, attention_mask:
-                As in [`PSELDNetModel`].
+            input_features, attention_mask, output_hidden_states, output_attentions, return_dict:
+                As in [`PSELDNetModel`]. Label frames that are padding altogether are silent and have no loss.
             labels (`torch.FloatTensor` of shape `(batch, label frames, …)`, *optional*):
                 As the output format's `encode` makes them of events; for the ACCDOA formats of the shape of `accdoa`,
-                for EINV2 and SEDDOA `(batch, label frames, 3, classes + 3)`.
+                for EINV2 and SEDDOA `(batch, label frames, 3, classes + 3)`. Frames of -100 have no loss.
 
         Raises:
+            TypeError: an argument is unknown.
             ValueError: the features do not fit the model, or the labels do not fit the features.
 
         Example:
@@ -367,16 +395,18 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         >>> outputs = model(**inputs)
         ```
         """
-        encoded = self.pseldnet(input_features, attention_mask, **kwargs)
-        outputs = self._outputs(encoded.feature_map, self.pseldnet.num_label_frames(input_features.shape[2]))
-        loss = None
-        if labels is not None:
-            frames = next(iter(outputs.values())).shape[:2]
-            if labels.shape[:2] != frames:
-                raise ValueError(
-                    f"labels are for {tuple(labels.shape[:2])} (batch, label frames), the features for {tuple(frames)}"
-                )
-            loss = self.output_format.loss(outputs, labels)
+        refuse_unknown(kwargs, (*FORWARD_ARGUMENTS, "labels"), type(self).__name__)
+        requests = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        encoded = self.pseldnet(
+            input_features,
+            attention_mask,
+            output_embeddings=False,
+            **{name: value for name, value in requests.items() if value is not None},
+        )
+        num_frames = self.pseldnet.num_label_frames(input_features.shape[2])
+        mask = None if attention_mask is None else self._label_frame_mask(attention_mask, num_frames)
+        outputs = self._outputs(encoded.feature_map, num_frames, mask)
+        loss = None if labels is None else self.output_format.loss(outputs, labels, mask)
         return PSELDNetSELDOutput(
             loss=loss, **outputs, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
@@ -386,14 +416,30 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         outputs = self(input_features)
         return {name: outputs[name] for name in self.output_format.output_names}
 
+    def _label_frame_mask(self, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Which label frames begin before the padding does, (batch, label frames)."""
+        # A feature frame later, as the one at the very end of a recording begins no label frame.
+        step = self.config.feature_frames_per_label_frame
+        later = attention_mask[:, 1::step] if attention_mask.shape[1] > 1 else attention_mask
+        mask = later[:, :num_frames].bool()
+        # A recording has a label frame, however short it is.
+        return torch.cat([mask[:, :1] | attention_mask[:, :1].bool(), mask[:, 1:]], dim=1)
+
     def _outputs(
-        self, feature_map: torch.Tensor | dict[str, torch.Tensor], num_frames: int
+        self,
+        feature_map: torch.Tensor | dict[str, torch.Tensor],
+        num_frames: int,
+        mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         time_reduction = self.pseldnet.encoder.time_reduction
         heads = {
             name: to_label_frames(head, time_reduction, self.config) for name, head in self.heads(feature_map).items()
         }
-        return self.output_format.outputs({name: head[:, :num_frames] for name, head in heads.items()})
+        heads = {name: head[:, :num_frames] for name, head in heads.items()}
+        if mask is not None:
+            silence = self.output_format.silence
+            heads = {name: head.masked_fill(~mask.unsqueeze(2), silence[name]) for name, head in heads.items()}
+        return self.output_format.outputs(heads)
 
 
 __all__ = ["PSELDNetForSELD", "PSELDNetModel", "PSELDNetPreTrainedModel"]

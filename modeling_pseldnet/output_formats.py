@@ -1,25 +1,62 @@
-"""Output formats: how events become labels, labels and outputs a loss, and outputs events.
+"""Output formats: how events become labels, labels and outputs a loss, and outputs events; one file a family."""
 
-A format is a class with these members; one file holds one format.
+from typing import Protocol
 
-    head_sizes                              numbers a frame that each head gives, by the head's name
-    class_head, numbers_a_class             name of the head that tells classes, and what it gives a frame for each
-    output_names                            fields of the model's output that hold what it predicts
-    outputs(heads) -> dict                  heads (batch, frames, numbers) as these fields
-    encode(events, num_frames) -> Tensor    labels (frames, …) of one recording or window
-    loss(outputs, labels) -> Tensor         scalar
-    loss_parts(outputs, labels) -> dict     the same as `loss`, and by name what it is made of
-    align_tracks(outputs, reference)        the first with tracks in the order of the second, both arrays (frames, …)
-                                            of the same frames, so that they can be averaged
-    decode(outputs, threshold) -> Events    from arrays (frames, …) of one recording
-"""
+import numpy as np
+import torch
 
 from .configuration_pseldnet import PSELDNetConfig
+from .events import Events
 from .format_accdoa import ACCDOAFormat, MultiACCDOAFormat
 from .format_einv2 import EINV2Format, SEDDOAFormat
 
 
-FORMATS = {
+class OutputFormat(Protocol):
+    """What a model has to know of its output format, and nothing else of it.
+
+    Attributes:
+        output_names: fields of the model's output that hold what it predicts.
+        head_sizes: numbers a frame that each head gives, by the head's name.
+        silence: what each head gives where a recording is padded.
+        class_head, numbers_a_class: name of the head that tells classes, and what it gives a frame for each.
+    """
+
+    output_names: tuple[str, ...]
+    silence: dict[str, float]
+    class_head: str
+    numbers_a_class: int
+
+    @property
+    def head_sizes(self) -> dict[str, int]: ...
+
+    def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Heads (batch, frames, numbers) as the fields of `output_names`."""
+
+    def encode(self, events: Events, num_frames: int) -> torch.Tensor:
+        """Labels (frames, …) of one recording or window."""
+
+    def loss(
+        self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss, a scalar, of all frames but those whose labels are -100 or whose `mask` (batch, frames) is 0.
+
+        Raises:
+            ValueError: the labels are of another shape.
+        """
+
+    def loss_parts(
+        self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`loss`, and by name what it is made of."""
+
+    def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs (frames, …) with tracks in the order of the reference's, so that they can be averaged."""
+
+    def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
+        """The events of outputs (frames, …) of one recording; none of frames that are padded with -100."""
+
+
+FORMATS: dict[str, type[OutputFormat]] = {
     "accdoa": ACCDOAFormat,
     "multi_accdoa": MultiACCDOAFormat,
     "einv2": EINV2Format,
@@ -27,6 +64,6 @@ FORMATS = {
 }
 
 
-def get_output_format(config: PSELDNetConfig):
+def get_output_format(config: PSELDNetConfig) -> OutputFormat:
     """The output format that `config` names, set up for its classes."""
     return FORMATS[config.output_format](config)

@@ -1,8 +1,12 @@
 """The pipeline `sound-event-localization-and-detection`."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from transformers import Pipeline
 
 from .inference import detect
+from .keywords import refuse_unknown
 from .timeline import to_records
 
 
@@ -29,11 +33,18 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
     _load_feature_extractor = True
     _load_tokenizer = False
 
+    def __init__(self, *args, batch_size: int | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Windows are what is batched, not recordings, which differ in length.
+        if batch_size is not None:
+            self._forward_params["batch_size"] = batch_size
+
     def __call__(self, inputs, **kwargs):
         """
         Args:
-            inputs (`str`, `dict` or a list of them):
-                An audio file, or a dict of `array` (channels, samples) and `sampling_rate`.
+            inputs (`str`, `bytes`, `dict` or a list, tuple, generator or data set of them):
+                An audio file or its bytes, a dict of `array` or `raw` (channels, samples) and `sampling_rate` or of
+                `path` and `bytes`, a decoder of `datasets`, or a dict with any of these as `audio`.
             channel_format (`str`, *optional*):
                 What the channels are, such as `"ambix"` (W, Y, Z, X, SN3D), `"fuma"` (W, X, Y, Z, W 3 dB down) or
                 `"aformat"` (capsules of a tetrahedral microphone); what the model takes if left out, mostly `"ambix"`.
@@ -47,21 +58,27 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
                 Windows that go through the model at once.
 
         Returns:
-            A list of events for one recording, a list of such lists for several. An event is a dict of `onset`,
+            A list of events for one recording, a list of such lists for several, of a generator or data set an
+            iterator over them. An event is a dict of `onset`,
             `offset` (seconds), `label`, `track`, `azimuth`, `elevation` (degrees), `confidence` and `trajectory`.
 
         Raises:
+            TypeError: an argument is unknown.
             ValueError: a recording cannot be used; the message says what is wrong.
         """
-        # Windows are what is batched, not recordings, which differ in length.
         kwargs["window_batch_size"] = kwargs.pop("batch_size", None)
+        if hasattr(inputs, "column_names") and not isinstance(inputs, dict):
+            # A data set of `datasets`, which transformers takes for one input.
+            return super().__call__((row for row in inputs), **kwargs)
+        if _are_several(inputs):
+            return [super(SoundEventLocalizationAndDetectionPipeline, self).__call__(one, **kwargs) for one in inputs]
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
         self, channel_format=None, threshold=None, hop_seconds=None, tta=None, window_batch_size=None, **kwargs
     ):
-        if kwargs:
-            raise TypeError(f"unknown arguments: {', '.join(kwargs)}")
+        known = ("channel_format", "threshold", "hop_seconds", "tta", "batch_size", "num_workers")
+        refuse_unknown(kwargs, known, "the pipeline")
         options = {
             "channel_format": channel_format,
             "threshold": threshold,
@@ -77,11 +94,17 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def preprocess(self, inputs):
-        source = (inputs["array"], inputs["sampling_rate"]) if isinstance(inputs, dict) else inputs
-        return {"source": source}
+        return {"source": inputs}
 
     def _forward(self, model_inputs, **options):
         return detect(self.model, self.feature_extractor, model_inputs["source"], **options)
 
     def postprocess(self, model_outputs):
         return to_records(model_outputs, self.model.config.id2label)
+
+
+def _are_several(inputs) -> bool:
+    """Whether these are recordings, and not one: a tuple of samples and their rate is one."""
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes | bytearray | memoryview):
+        return False
+    return not (isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], int | float | np.number))

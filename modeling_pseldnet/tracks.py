@@ -1,6 +1,6 @@
 """Tracks, which have no order: matched with those of labels or of another window, and made events of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import permutations
 
 import numpy as np
@@ -11,6 +11,47 @@ from .events import Events, vector_to_direction
 
 
 NUM_TRACKS = 3
+# What transformers pads outputs and labels of different lengths with.
+PADDING = -100
+
+
+def checked_labels(
+    labels: torch.Tensor, output: torch.Tensor, shapes: Iterable[tuple[int, ...]], mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels with 0 in padded frames, and which frames count, (batch, frames) of 0 and 1, float32.
+
+    Args:
+        labels: (batch, frames, …).
+        output: one of the outputs, (batch, frames, …).
+        shapes: what may follow batch and frames in labels.
+        mask: 0 for frames that do not count, (batch, frames).
+
+    Raises:
+        ValueError: the labels have another shape.
+    """
+    fitting = [(*output.shape[:2], *shape) for shape in shapes]
+    if tuple(labels.shape) not in fitting:
+        raise ValueError(
+            f"labels are for {tuple(labels.shape)}, the features and the output format for"
+            f" {' or '.join(map(str, fitting))}"
+        )
+    counts = (labels != PADDING).flatten(2).all(2)
+    if mask is not None:
+        counts = counts & mask.bool()
+    return torch.where(counts.view(*counts.shape, *[1] * (labels.ndim - 2)), labels.float(), 0.0), counts.float()
+
+
+def mean_of_frames(error: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The mean of errors (batch, frames, …) over frames that count, (batch, frames) of 0 and 1."""
+    of_frames = error.float().flatten(2).mean(2) if error.ndim > 2 else error.float()
+    return (of_frames * counts).sum() / counts.sum().clamp(min=1)
+
+
+def without_padding(values: np.ndarray) -> np.ndarray:
+    """Outputs (frames, …) as float32, 0 in the frames that are padded."""
+    values = np.asarray(values, dtype=np.float32)
+    padded = (values.reshape(len(values), -1) == PADDING).all(1)
+    return np.where(padded.reshape(-1, *[1] * (values.ndim - 1)), np.float32(0), values) if padded.any() else values
 
 
 def pairwise(loss: Callable, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -29,8 +70,8 @@ def best_order(cost: torch.Tensor) -> torch.Tensor:
 
 
 def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Mean cost when each track predicts its label slot in `order`."""
-    return cost.gather(3, order.unsqueeze(3)).mean()
+    """Mean cost of each frame, (batch, frames), when each track predicts its label slot in `order`."""
+    return cost.gather(3, order.unsqueeze(3)).mean((2, 3))
 
 
 def nearest_order(tracks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

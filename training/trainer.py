@@ -23,7 +23,7 @@ from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.hub_folder import model_card
-from modeling_pseldnet.inference import decode_windows
+from modeling_pseldnet.inference import Window, decode_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 
@@ -200,8 +200,9 @@ class SELDTrainer(Trainer):
         losses: dict[str, float] = {}
         recordings = []
         windows = self._predict_windows(model, dataloader, losses)
+        hop = getattr(dataloader.dataset.dataset, "hop", 0)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
-            recordings.append((name, *self._join(model, of_recording)))
+            recordings.append((name, *self._join(model, of_recording, hop)))
         num_windows = len(dataloader.dataset)
         if self.accelerator.num_processes > 1:
             recordings = gather_object(recordings)
@@ -234,27 +235,29 @@ class SELDTrainer(Trainer):
             parts = model.output_format.loss_parts(outputs, inputs["labels"])
             for name, value in parts.items():
                 losses[name] = losses.get(name, 0.0) + float(value) * size
-            arrays = {name: value.cpu().numpy() for name, value in outputs.items()} | {"peak": peak}
+            arrays = {name: value.cpu().numpy() for name, value in outputs.items()}
             for row in range(size):
                 yield {
                     **{name: batch[name][row] for name in ("recording", "start_frame", "num_frames")},
                     "outputs": {name: array[row] for name, array in arrays.items()},
+                    "peak": peak[row],
                     "events": take_examples(events, self.window_frames, np.array([row])),
                 }
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
-    def _join(self, model: nn.Module, windows: Iterator[dict]) -> tuple[Events, Events]:
-        """The reference and the predicted events of a recording, from its windows in order."""
+    def _join(self, model: nn.Module, windows: Iterator[dict], hop: int) -> tuple[Events, Events]:
+        """The reference and the predicted events of a recording, from its windows in order, `hop` frames apart."""
         reference, ends = [], []
 
         def outputs():
-            for window in windows:
+            for number, window in enumerate(windows):
                 first, events = window["start_frame"], window["events"]
                 # What an earlier window reached is known already.
                 new = events[events.frame + first >= max(ends, default=0)]
                 reference.append(new.replace(frame=new.frame + first))
                 ends.append(first + window["num_frames"])
-                yield first, window["outputs"]
+                # As in `detect`, the last window, moved back to the end, leaves earlier frames their answer.
+                yield Window(first, window["outputs"], window["peak"]).part(max(number * hop - first, 0))
 
         prediction = decode_windows(model.output_format, outputs(), np.asarray(model.config.threshold))
         return Events.concatenate(reference), prediction[prediction.frame < max(ends)]

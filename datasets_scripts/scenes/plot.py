@@ -92,7 +92,7 @@ def plot_set(scene_set: SceneSet, indices: Sequence[int], path: Path) -> Path:
     axes["class"].set(ylim=(len(names) - 0.4, -0.6), xlabel="minutes", title="classes")
     _histogram(axes["azimuth"], labels.azimuth, np.arange(-180, 181, 20), "azimuth (°)")
     _histogram(axes["elevation"], labels.elevation, np.arange(-90, 91, 10), "elevation (°)")
-    metres = labels.distance / 100 if len(labels) else np.zeros(0)
+    metres = labels.distance if len(labels) else np.zeros(0)
     _histogram(axes["distance"], metres, np.arange(0, metres.max(initial=1) + 0.5, 0.5), "distance (m)")
     counts = np.bincount(np.concatenate(overlap)) if parts else np.zeros(1)
     axes["overlap"].bar(range(len(counts)), counts / max(counts.sum(), 1))

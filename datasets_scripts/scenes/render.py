@@ -8,6 +8,7 @@ import scipy
 from datasets_scripts.scenes.arrays import diffuse_field
 from datasets_scripts.scenes.rooms import Room, pressure_energy
 from datasets_scripts.scenes.scene_set import NOISE, PLAYBACK_STEPS, Scene, SceneEvent, SceneSet
+from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 
 
 # Louder scenes are turned down to this peak, so that none clips.
@@ -141,9 +142,7 @@ def rotated(mixture: np.ndarray, yaw: float) -> np.ndarray:
     """FOA (4, samples) turned counter-clockwise by `yaw` degrees."""
     if yaw == 0:
         return mixture
-    cosine, sine = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
-    w, y, z, x = mixture
-    return np.stack([w, cosine * y + sine * x, z, cosine * x - sine * y]).astype(np.float32)
+    return (channel_rotation(yaw_rotation(yaw)) @ mixture).astype(np.float32)
 
 
 def turned_down(mixture: np.ndarray) -> np.ndarray:

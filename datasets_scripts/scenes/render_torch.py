@@ -18,6 +18,7 @@ from datasets_scripts.scenes.arrays import CHANNELS
 from datasets_scripts.scenes.render import PEAK, event_signal, noise_bank, noise_start
 from datasets_scripts.scenes.rooms import pressure_energy
 from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
+from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 
 
@@ -153,9 +154,8 @@ class SceneBank:
     def _rotate(self, mixture: Tensor, scenes: Sequence[Scene]) -> Tensor:
         if self.scene_set.recipe.rotation == "none":
             return mixture
-        yaw = torch.tensor([scene.yaw for scene in scenes], device=self.device).deg2rad()[:, None]
-        w, y, z, x = mixture.unbind(1)
-        return torch.stack([w, yaw.cos() * y + yaw.sin() * x, z, yaw.cos() * x - yaw.sin() * y], dim=1)
+        turns = channel_rotation(yaw_rotation([scene.yaw for scene in scenes]))
+        return torch.from_numpy(turns).to(mixture) @ mixture
 
 
 def _blocks_of(event: SceneEvent, point: int) -> tuple[int, int]:

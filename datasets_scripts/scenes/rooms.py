@@ -12,6 +12,7 @@ import scipy
 
 from datasets_scripts.scenes.arrays import CHANNELS, PRESSURE_CHANNELS, SPEED_OF_SOUND, diffuse_field, encode_arrivals
 from datasets_scripts.scenes.recipe import RoomRecipe
+from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, yaw_rotation
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 
@@ -234,8 +235,7 @@ def eyring_absorption(size: np.ndarray, rt60: float) -> float:
 
 def turned(points: np.ndarray, yaw: float) -> np.ndarray:
     """Points (…, 3) turned counter-clockwise about the z axis by `yaw` degrees."""
-    cosine, sine = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
-    return points @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+    return points @ yaw_rotation(yaw).T
 
 
 def shortest_rt60(size: np.ndarray) -> float:
@@ -377,7 +377,7 @@ def read_measured_rooms(
     rooms: dict[str, dict[tuple, list]] = {}
     for number, (room, path, position, samples, rate) in enumerate(rows):
         if convention == "fuma":
-            samples = samples[[0, 2, 3, 1]] * np.float32([[math.sqrt(2)], [1], [1], [1]])
+            samples = FUMA_TO_AMBIX @ samples
         if rate != sampling_rate:
             divisor = math.gcd(rate, sampling_rate)
             samples = scipy.signal.resample_poly(samples, sampling_rate // divisor, rate // divisor, axis=1)

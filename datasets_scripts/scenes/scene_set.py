@@ -295,7 +295,7 @@ class SceneSet:
             positions = position_at(room, event, (frames + 0.5) * FRAME_SECONDS * rate)
             azimuth, elevation = vector_to_direction(positions)
             same = np.ones(len(frames), dtype=int)
-            distance = 100 * np.linalg.norm(positions, axis=1)
+            distance = np.linalg.norm(positions, axis=1)
             azimuth = wrap_azimuth(azimuth + scene.yaw)
             parts.append(Events(frames, event.class_id * same, event.track * same, azimuth, elevation, distance))
         return Events.concatenate(parts).sort()

@@ -42,7 +42,7 @@ def evaluate_files(
     variant: str = "dcase2023",
     jackknife: bool = False,
     by: str | None = None,
-    coordinates: str = "polar",
+    coordinates: str = "auto",
 ) -> dict:
     """Scores the CSV files below `prediction` folders against those of the same name below `reference` folders.
 
@@ -52,7 +52,7 @@ def evaluate_files(
         prediction_labels: those of the predictions, where they are others or in another order; classes are matched by
             name, and one that is predicted must be among `labels`.
         by: `"room"` or `"fold"`, to score each by itself too; the number follows that word in the file names.
-        coordinates: `"polar"` or `"cartesian"`, of the predictions; references are polar.
+        coordinates: of the predictions, as for `read_csv`; references are polar.
 
     Returns:
         `dict`: that of [`seld_scores`], with the groups under the name `by`, and `variant`, `num_classes`,
@@ -219,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to this file")
     parser.add_argument(
         "--coordinates",
-        choices=("polar", "cartesian"),
-        default="polar",
+        choices=("auto", "polar", "cartesian"),
+        default="auto",
         help="columns of the predictions after frame, class and track: azimuth, elevation or x, y, z"
         " (default: %(default)s)",
     )

@@ -89,7 +89,7 @@ def seld_scores(
 
         The scores are `ER` (error rate), `F` (location-dependent F-score), `LE` (localization error of the matched
         events in degrees), `LR` (localization recall) and `SELD`, the mean of ER, 1 - F, LE / 180 and 1 - LR. For
-        `dcase2024` they are `F`, `AngE` (degrees), `DistE` (in the unit of the distances), `RelDistE` (as a fraction
+        `dcase2024` they are `F`, `AngE` (degrees), `DistE` (metres), `RelDistE` (as a fraction
         of the reference distance), `LR` and `SELD`, the mean of 1 - F, AngE / 180 and RelDistE. A score that is not
         defined is NaN: ER without any reference, `dcase2024`'s errors without a match (its SELD is then the mean of
         what is left), an interval from one recording.

@@ -10,11 +10,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, Recording
+from ..audio import CHANNEL_FORMATS, Recording, float_samples
 from ..events import FRAME_SECONDS, Events
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
     FRAMES_PER_SECOND,
+    Window,
     checked_threshold,
     choose_channel_format,
     decode_windows,
@@ -74,7 +75,7 @@ def detect_stream(
     num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
 
     samples, first = np.zeros((num_channels, 0), dtype=np.float32), 0  # the last window, and the frame it begins with
-    windows: list[tuple[int, dict[str, np.ndarray]]] = []
+    windows: list[Window] = []
     heard, told, tracks = 0, 0, {}
     for block in _pieces(blocks, num_channels, window_frames * frame_samples):
         samples, heard = np.concatenate([samples, block], axis=1), heard + block.shape[1]
@@ -85,10 +86,11 @@ def detect_stream(
         recording = Recording((samples, sampling_rate), model.config.sampling_rate, channel_format)
         start = end - window_frames
         with evaluating(model):
-            ((_, outputs),) = window_outputs(
+            (window,) = window_outputs(
                 model, model.predict, feature_extractor, recording, [start - first], batch_size=1, progress=None
             )
-        windows = [window for window in windows if window[0] + window_frames > told] + [(start, outputs)]
+        windows = [earlier for earlier in windows if earlier.first + window_frames > told]
+        windows.append(window._replace(first=start))
         final = max(heard // frame_samples - delay_frames, told)
         yield from _final_frames(model.output_format, windows, told, final, threshold, tracks)
         told = final
@@ -105,12 +107,12 @@ def _pieces(blocks: Iterable[np.ndarray], num_channels: int, most_samples: int) 
         if block.ndim != 2 or len(block) != num_channels:
             raise ValueError(f"a block of shape {block.shape}: give blocks of shape ({num_channels}, samples)")
         for start in range(0, block.shape[1], most_samples):
-            yield block[:, start : start + most_samples]
+            yield float_samples(block[:, start : start + most_samples])
 
 
 def _final_frames(
     output_format,
-    windows: list[tuple[int, dict[str, np.ndarray]]],
+    windows: list[Window],
     begin: int,
     end: int,
     threshold: np.ndarray,
@@ -119,14 +121,8 @@ def _final_frames(
     """The frames from `begin` to `end`, averaged over the windows that hold them, and their events."""
     if begin == end:
         return
-    parts = [
-        (
-            max(start - begin, 0),
-            {name: values[max(begin - start, 0) : end - start] for name, values in outputs.items()},
-        )
-        for start, outputs in windows
-        if start < end
-    ]
+    parts = [window.part(max(begin - window.first, 0), end - window.first) for window in windows if window.first < end]
+    parts = [window._replace(first=window.first - begin) for window in parts]
     events = decode_windows(output_format, parts, threshold)
     events = link_tracks(events.replace(frame=events.frame + begin), tracks)
     for frame in range(begin, end):

@@ -167,8 +167,8 @@ def test_fold_and_room_come_from_the_name(starss23, prepare):
     ("rows", "distance"),
     [
         ("0,1,0,-30,10\n3,0,2,179,-5\n", None),
-        ("0,1,0,-30,10,150\n3,0,2,179,-5,90\n", [150.0, 90.0]),
-        ("0,1,0,-30,10,150,[1]\n3,0,2,179,-5,90,[1,2]\n", [150.0, 90.0]),
+        ("0,1,0,-30,10,150\n3,0,2,179,-5,90\n", [1.5, 0.9]),
+        ("0,1,0,-30,10,150,[1]\n3,0,2,179,-5,90,[1,2]\n", [1.5, 0.9]),
     ],
     ids=["5 columns", "6 columns", "7 columns"],
 )
@@ -210,7 +210,7 @@ def test_l3das22_rows_become_frames_and_directions(make_tree, prepare, write_tex
     ]
     np.testing.assert_allclose(events.azimuth, [45, 45, -90, -90, 180])
     np.testing.assert_allclose(events.elevation, [0, 0, 0, 0, 45], atol=1e-9)
-    np.testing.assert_allclose(events.distance, [2**0.5 * 100] * 2 + [50] * 2 + [8**0.5 * 100])
+    np.testing.assert_allclose(events.distance, [2**0.5] * 2 + [0.5] * 2 + [8**0.5])
 
 
 def test_synthetic_classes_come_from_the_list_beside_the_data(make_tree, prepare):

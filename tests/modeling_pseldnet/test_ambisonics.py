@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from modeling_pseldnet.ambisonics import TETRAHEDRON, a_to_b_format
+from modeling_pseldnet.ambisonics import TETRAHEDRON, a_to_b_format, channel_rotation, yaw_rotation
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import angle_between, direction_to_vector
 
@@ -77,3 +77,11 @@ def test_a_recording_in_a_format_is_read_as_ambisonics():
 def test_capsules_that_do_not_do_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         a_to_b_format(np.ones((4, 100)), **options)
+
+
+def test_yaw_turns_sources_and_channels_alike_counter_clockwise():
+    turn = yaw_rotation(90.0)
+    np.testing.assert_allclose(turn @ [1, 0, 0], [0, 1, 0], atol=1e-15)
+    w, y, z, x = channel_rotation(turn) @ np.array([1.0, 0.0, 0.3, 0.9])
+    np.testing.assert_allclose([w, y, z, x], [1, 0.9, 0.3, 0], atol=1e-15)
+    assert yaw_rotation([0.0, 30.0]).shape == (2, 3, 3)

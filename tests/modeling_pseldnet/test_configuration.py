@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
-from modeling_pseldnet.configuration_pseldnet import HTSAT_SIZES
+from modeling_pseldnet.configuration_pseldnet import BACKBONE_DEFAULTS, HTSAT_SIZES
+from tests.helpers import tiny_config
 
 
 def num_parameters(size: str) -> int:
@@ -35,3 +38,77 @@ def test_other_fields_go_with_a_size():
 def test_a_size_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="'huge' is unknown: use one of tiny, small, base"):
         PSELDNetConfig.named("huge")
+
+
+def test_label2id_follows_id2label_always(tmp_path):
+    config = tiny_config(label2id={"other": 0})
+    assert config.label2id == {"speech": 0, "footsteps": 1, "door": 2}
+    config.id2label = {0: "bell", 1: "door"}
+    assert config.label2id == {"bell": 0, "door": 1}
+    config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "label2id": None}))
+    assert PSELDNetConfig.from_pretrained(tmp_path).label2id == {"bell": 0, "door": 1}
+    assert PSELDNetConfig.from_pretrained(tmp_path, id2label={0: "car"}).label2id == {"car": 0}
+    assert PSELDNetConfig.from_pretrained(tmp_path, num_labels=3).label2id == {f"LABEL_{i}": i for i in range(3)}
+
+
+@pytest.mark.parametrize("change", [{"id2label": {0: "car", 1: "bus", 2: "door"}}, {"num_labels": 2}])
+def test_thresholds_of_other_classes_are_dropped(tmp_path, change):
+    tiny_config(threshold=[0.2, 0.3, 0.4]).save_pretrained(tmp_path)
+    assert PSELDNetConfig.from_pretrained(tmp_path).threshold == [0.2, 0.3, 0.4]
+    assert PSELDNetConfig.from_pretrained(tmp_path, **change).threshold == 0.5
+
+
+def test_thresholds_in_a_file_that_do_not_fit_its_classes_are_dropped(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "threshold": [0.2] * 24}))
+    assert PSELDNetConfig.from_pretrained(tmp_path).threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"threshold": [0.5, 0.5]}, "2 numbers for 3 classes"),
+        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"threshold": [0.5, 0.5, 0.0]}, "between 0 and 1"),
+        ({"id2label": {0: "a", 1: "a"}}, "class 'a' twice"),
+        ({"id2label": {1: "a"}}, "must number the classes from 0"),
+        ({"id2label": {}}, "0 classes"),
+        ({"window_seconds": 20}, "window of 20 s has 2001 frames, and a spec_size of 256 with 64 mel bins holds 1024"),
+        ({"num_mel_bins": 60}, "num_mel_bins 60 do not divide spec_size 256"),
+        ({"num_mel_bins": 16, "depths": [1] * 5, "num_heads": [1] * 5}, "must be multiples of 64"),
+        ({"depths": [2, 2]}, "num_heads has 4 stages and depths 2"),
+        ({"depths": []}, "depths has 0 numbers"),
+        ({"depths": [2, -1, 1, 1]}, r"depths \[2, -1, 1, 1\] is out of range"),
+        ({"num_heads": [3, 2, 2, 2]}, "width of 8 cannot be shared by 3 heads"),
+        ({"window_size": 7}, "window_size 7 does not divide the 64 patches"),
+        ({"hop_length": 0}, "hop_length 0 is out of range"),
+        ({"sampling_rate": 10**9}, "sampling_rate 1000000000 is out of range"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio nan is out of range"),
+        ({"embed_dim": 1024, "depths": [64] * 4}, "billion parameters"),
+        ({"backbone": "passt", "num_attention_heads": 7}, "width of 768 cannot be shared by 7"),
+        ({"backbone": "passt", "num_mel_bins": 8}, "0 bins"),
+        ({"backbone": "crnn", "num_mel_bins": 8}, "cannot be halved 4 times"),
+        ({"backbone": "crnn", "hidden_sizes": [63]}, "width of 63 cannot be shared by two directions"),
+        ({"backbone": "crnn", "decoder": "conformer", "hidden_sizes": [36]}, "shared by 8 decoder_attention_heads"),
+    ],
+)
+def test_numbers_of_which_no_network_can_be_built_are_refused(fields, complaint):
+    with pytest.raises(Exception, match=complaint):
+        tiny_config(**fields)
+
+
+@pytest.mark.parametrize("backbone", BACKBONE_DEFAULTS)
+@pytest.mark.parametrize("output_format", ["multi_accdoa", "einv2"])
+def test_parameters_are_known_before_a_network_is_built(backbone, output_format):
+    config = PSELDNetConfig(backbone=backbone, output_format=output_format, num_labels=13)
+    with torch.device("meta"):
+        exact = PSELDNetForSELD(config).num_parameters()
+    assert 0.5 < config.approximate_parameters / exact < 2
+
+
+def test_a_misspelt_field_is_refused():
+    with pytest.raises(TypeError, match="unknown argument: embed_dims; did you mean embed_dim"):
+        tiny_config(embed_dims=8)

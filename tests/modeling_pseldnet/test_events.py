@@ -34,13 +34,15 @@ def test_small_angles_are_exact():
 
 
 def test_events_survive_the_way_to_a_csv_and_back(tmp_path):
-    events = Events([3, 0, 0], [1, 2, 0], [0, 1, 0], [-179.96, 30, -10.5], [0.04, -45, 90], distance=[120, 33.25, 7])
+    events = Events(
+        [3, 0, 0], [1, 2, 0], [0, 1, 0], [-179.96, 30, -10.5], [0.04, -45, 90], distance=[1.2, 0.3325, 0.07]
+    )
     write_csv(tmp_path / "events.csv", events)
     assert (tmp_path / "events.csv").read_text() == "0,0,0,-10.5,90,7\n0,2,1,30,-45,33.25\n3,1,0,180,0,120\n"
     assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
     back = read_csv(tmp_path / "events.csv")
     np.testing.assert_array_equal(back.frame, [0, 0, 3])
-    np.testing.assert_array_equal(back.distance, [7, 33.25, 120])
+    np.testing.assert_array_equal(back.distance, [0.07, 0.3325, 1.2])
 
 
 def test_an_empty_csv_holds_no_events(tmp_path):
@@ -50,7 +52,7 @@ def test_an_empty_csv_holds_no_events(tmp_path):
 
 def test_source_ids_in_a_seventh_column_are_left_out(tmp_path):
     (tmp_path / "events.csv").write_text("0,1,2,10,20,150,3;4\n")
-    assert read_csv(tmp_path / "events.csv").distance == [150]
+    assert read_csv(tmp_path / "events.csv").distance == [1.5]
 
 
 def test_rows_without_a_track_are_of_track_0(tmp_path):
@@ -132,3 +134,139 @@ def test_records_have_onset_offset_mean_direction_and_trajectory():
     assert [point["azimuth"] for point in first["trajectory"]] == [170, 180, -170]
     assert (second["onset"], second["confidence"]) == (0.9, 1.0)
     assert to_records(Events.empty(), {}) == []
+
+
+ROWS = [[0, 1, 0, 40.0, 10.0, 2.5], [1, 1, 0, -140.5, -30.0, 1.0]]
+
+
+def vectors(rows) -> np.ndarray:
+    return direction_to_vector([row[3] for row in rows], [row[4] for row in rows])
+
+
+def csv_of(path, *columns):
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)))
+    return path
+
+
+def test_rows_become_events_and_rows_again_with_distances_in_metres():
+    assert Events.from_rows(ROWS).to_rows() == ROWS
+    assert Events.from_rows([row[:5] for row in ROWS]).to_rows() == [row[:5] for row in ROWS]
+    assert Events.from_rows([]).to_rows() == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([[0, 1, 0, 0, 0], [0.5, 1, 0, 0, 0]], "row 1: frame, class and track must be whole"),
+        ([[0, -1, 0, 0, 0]], "row 0: frame, class and track must be whole"),
+        ([[1e9, 0, 0, 0, 0]], "100 hours"),
+        ([[0, 1e6, 0, 0, 0]], "class must be below"),
+        ([[0, 0, 0, np.inf, 0]], "not finite"),
+        ([[0, 0, 0, 0, 91]], "elevation"),
+        ([[0, 0, 0, 0, 0, -1]], "distance is negative"),
+        ([[0, 0, 0, 0]], "rows of events must all be"),
+        ([[0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]], "rows of events must all be"),
+        ([[0, 0, 0, "left", 0]], "numbers alone"),
+    ],
+)
+def test_rows_out_of_range_are_refused(rows, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Events.from_rows(rows)
+
+
+def test_columns_of_indices_must_be_whole():
+    with pytest.raises(ValueError, match="frame must hold whole numbers"):
+        Events([0.5], [0], [0], [0], [0])
+
+
+def test_records_of_the_pipeline_become_the_events_they_were_made_of():
+    events = Events([4, 5, 9, 9], [1, 1, 1, 0], [0, 0, 0, 2], [170, -179.5, 0, 3], [0, 1, 2, 3], confidence=[0.5] * 4)
+    events = events.sort()
+    back = Events.from_records(to_records(events, {0: "door", 1: "bell"}), {"door": 0, "bell": 1})
+    for name, column in events.columns().items():
+        np.testing.assert_array_equal(back.columns()[name], column, err_msg=name)
+    assert len(Events.from_records([], {"door": 0})) == 0
+
+
+def test_records_of_other_classes_or_of_another_form_are_refused():
+    (record,) = to_records(Events([0], [0], [0], [0], [0]), {0: "bells"})
+    with pytest.raises(ValueError, match=r"class 'bells' is not one of the 2 classes: did you mean bell\?"):
+        Events.from_records([record], {"bell": 0, "door": 1})
+    with pytest.raises(ValueError, match="record 0 is not an event of the pipeline"):
+        Events.from_records([{"label": "bell"}], {"bell": 0})
+
+
+@pytest.mark.parametrize("coordinates", ["auto", "cartesian"])
+def test_vectors_of_baselines_are_told_from_angles_and_their_distance_is_in_metres(tmp_path, coordinates, caplog):
+    frame, class_id, track, azimuth, elevation, metres = zip(*ROWS, strict=True)
+    xyz = 0.7 * vectors(ROWS)
+    seven = read_csv(csv_of(tmp_path / "7.csv", frame, class_id, track, *xyz.T, metres), coordinates)
+    six = read_csv(csv_of(tmp_path / "6.csv", frame, class_id, track, *xyz.T), coordinates)
+    five = read_csv(csv_of(tmp_path / "5.csv", frame, class_id, *xyz.T), coordinates)
+    for events in (seven, six, five):
+        np.testing.assert_allclose(events.azimuth, azimuth)
+        np.testing.assert_allclose(events.elevation, elevation)
+    np.testing.assert_array_equal(seven.distance, metres)
+    assert six.distance is None
+    assert not caplog.messages
+
+
+def test_a_seventh_column_of_source_ids_does_not_make_angles_vectors(tmp_path):
+    (tmp_path / "events.csv").write_text("0,1,2,10,20,150,3\n1,1,2,1,0,150,3\n")
+    events = read_csv(tmp_path / "events.csv")
+    assert (events.azimuth.tolist(), events.distance.tolist()) == ([10, 1], [1.5, 1.5])
+
+
+def test_vectors_that_are_read_as_angles_are_told_in_words(tmp_path, caplog):
+    path = csv_of(tmp_path / "out.csv", [0, 1], [1, 1], [0, 0], *np.abs(vectors(ROWS)).T)
+    read_csv(path, "polar")
+    assert "out.csv: read as polar, but its numbers look cartesian" in caplog.text
+
+
+def test_distances_in_another_unit_are_told_in_words(tmp_path, caplog):
+    (tmp_path / "metres.csv").write_text("0,1,0,40,10,2.5\n1,1,0,41,10,3.5\n")
+    read_csv(tmp_path / "metres.csv")
+    assert "metres.csv: distances are taken for centimetres, but look like metres" in caplog.text
+    read_csv(csv_of(tmp_path / "seven.csv", [0, 1], [1, 1], [0, 0], *vectors(ROWS).T, [250, 100]))
+    assert "seven.csv: distances are taken for metres, but look like centimetres" in caplog.text
+
+
+def test_a_header_names_the_columns(tmp_path):
+    (tmp_path / "2025.csv").write_text("frame,class,source,azimuth,distance,onscreen\n3,1,0,-30,150,1\n")
+    events = read_csv(tmp_path / "2025.csv")
+    assert events.to_rows() == [[3, 1, 0, -30, 0, 1.5]]
+    (tmp_path / "2025.csv").write_text("frame,class,source,azimuth,distance,onscreen\n")
+    assert len(read_csv(tmp_path / "2025.csv")) == 0
+    (tmp_path / "xyz.csv").write_text("Frame, Class, X, Y, Z\n3,1,0,0.5,0\n")
+    assert read_csv(tmp_path / "xyz.csv").to_rows() == [[3, 1, 0, 90, 0]]
+    (tmp_path / "other.csv").write_text("frame,event,angle\n0,1,0\n")
+    with pytest.raises(ValueError, match=r"other.csv, line 1: a header must name frame, class and azimuth"):
+        read_csv(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("99999999999,0,0,0,0\n", "line 1: frame must be below"),
+        ("0,0,0,0,0\n0,99999999999,0,0,0\n", "line 2: class must be below"),
+        ("frame,class,azimuth\n0,1,0\n-1,1,0\n", "line 3: frame, class and track must be whole"),
+        ("0,1,0,40,10,-5\n", "line 1: a distance is negative"),
+    ],
+)
+def test_numbers_beyond_any_recording_are_refused(tmp_path, text, complaint):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=complaint):
+        read_csv(tmp_path / "bad.csv")
+
+
+def test_minus_zero_is_never_written_and_what_is_not_finite_is_refused(tmp_path):
+    write_csv(tmp_path / "events.csv", Events([0], [0], [0], [-0.04], [-0.0], distance=[-0.0]))
+    assert (tmp_path / "events.csv").read_text() == "0,0,0,0,0,0\n"
+    with pytest.raises(ValueError, match="not finite"):
+        write_csv(tmp_path / "nan.csv", Events([0], [0], [0], [np.nan], [0]))
+    assert not (tmp_path / "nan.csv").exists()
+
+
+def test_a_part_without_events_does_not_take_the_distances_of_others():
+    one = Events([0], [1], [0], [10], [0], distance=[1.0])
+    assert Events.concatenate([Events.empty(), one]).distance.tolist() == [1.0]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import DataCollatorWithPadding
 
 from modeling_pseldnet import Events, PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.ambisonics import TETRAHEDRON
@@ -229,3 +230,87 @@ def test_features_that_cannot_be_made_are_refused():
         PSELDNetFeatureExtractor(feature_type="mfcc")
     with pytest.raises(ValueError, match="feature_size 64 is more than the 48 frequencies of an n_fft of 128"):
         PSELDNetFeatureExtractor(feature_type="salsa_lite", n_fft=128)
+
+
+def test_integers_are_scaled_by_their_type():
+    extractor, wave = PSELDNetFeatureExtractor(), 0.1 * noise_from(30, 10)
+    expected = extractor(wave, sampling_rate=24000)["input_features"]
+    for dtype in (np.int16, np.int32):
+        integers = np.round(wave.astype(np.float64) * np.iinfo(dtype).max).astype(dtype)
+        for form in (integers, torch.from_numpy(integers)):
+            found = extractor(form, sampling_rate=24000.0)["input_features"]
+            assert (found - expected)[:, :4].abs().mean() < 0.05
+
+
+def test_four_mono_clips_are_not_one_ambisonic_recording_and_huge_samples_no_audio():
+    extractor, wave = PSELDNetFeatureExtractor(), noise_from(30, 10)
+    with pytest.raises(ValueError, match="list of 4 arrays of one axis is taken for as many mono recordings"):
+        extractor(list(wave), sampling_rate=24000)
+    with pytest.raises(ValueError, match="full scale is 1"):
+        extractor(wave * 2.0**31, sampling_rate=24000)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "complaint"),
+    [
+        ({"samplingrate": 24000}, TypeError, "unknown argument: samplingrate; did you mean sampling_rate"),
+        ({"truncation": True}, TypeError, "unknown argument: truncation"),
+        ({"padding": "max_length"}, ValueError, "padding 'max_length'"),
+    ],
+)
+def test_options_that_would_be_passed_over_are_refused(options, error, complaint):
+    with pytest.raises(error, match=complaint):
+        PSELDNetFeatureExtractor()(noise_from(30, 10), **options)
+
+
+def test_a_collator_of_transformers_pads_frames_and_labels():
+    extractor = PSELDNetFeatureExtractor()
+    rows = []
+    for seconds, frames in ((0.5, 5), (0.3, 3)):
+        features = extractor(noise_from(30, 10, seconds), sampling_rate=24000)
+        rows.append({"input_features": features["input_features"][0], "labels": torch.zeros(frames, 3, 3, 2)})
+    rows[1] = {name: value.numpy() for name, value in rows[1].items()}
+    batch = DataCollatorWithPadding(extractor, pad_to_multiple_of=8)(rows)
+    assert batch["input_features"].shape == (2, 7, 56, 64)
+    assert batch["attention_mask"].sum(1).tolist() == [51, 31]
+    assert not batch["input_features"][1, :, 31:].any()
+    assert batch["labels"].shape == (2, 5, 3, 3, 2)
+    assert (batch["labels"][1, 3:] == -100).all()
+    together = extractor.pad([extractor(noise_from(30, 10, 0.5), sampling_rate=24000) for _ in range(2)])
+    assert together["input_features"].shape == (2, 7, 51, 64)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "complaint"),
+    [
+        ([{"labels": [0]}], {}, "input_features are missing"),
+        ([{"input_features": torch.zeros(7, 5, 64), "name": "a"}], {}, "not of name"),
+        ([{"input_features": torch.zeros(5, 64)}], {}, "must be .channels, frames, bins."),
+        ([{"input_features": torch.zeros(7, 5, 64)}], {"padding": "max_length", "max_length": 3}, "5 frames, more"),
+        ([{"input_features": torch.zeros(7, 5, 64)}], {"padding": False}, "padding False"),
+    ],
+)
+def test_what_cannot_be_padded_is_refused(rows, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        PSELDNetFeatureExtractor().pad(rows, **options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("feature_size", "64"), ("n_fft", 10**9), ("hop_length", 0), ("sampling_rate", 1), ("padding_value", None),
+     ("feature_type", ["logmel"])],
+)  # fmt: skip
+def test_wrong_values_in_a_preprocessor_config_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        PSELDNetFeatureExtractor(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("feature_type", "lowest", "scale"), [("logmel_iv", 20.0, "htk"), ("logmel_gcc", 0.0, "slaney")]
+)
+def test_mel_filters_are_those_that_published_networks_were_trained_with(feature_type, lowest, scale):
+    functional = pytest.importorskip("torchaudio.functional")
+    for rate in (24000, 32000):
+        filters = PSELDNetFeatureExtractor(sampling_rate=rate, feature_type=feature_type).mel_filters[0]
+        expected = functional.melscale_fbanks(513, lowest, rate / 2, 64, rate, norm="slaney", mel_scale=scale)
+        torch.testing.assert_close(filters, expected, atol=1e-6, rtol=0)

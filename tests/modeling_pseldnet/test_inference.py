@@ -9,7 +9,7 @@ from modeling_pseldnet.ambisonics import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.format_accdoa import ACCDOAFormat
-from modeling_pseldnet.inference import average_overlaps, decode_windows
+from modeling_pseldnet.inference import Window, average_overlaps, decode_windows
 from modeling_pseldnet.output_formats import get_output_format
 from tests.helpers import scattered, tiny_config
 
@@ -95,14 +95,14 @@ def test_windows_that_order_their_tracks_differently_from_frame_to_frame_average
     outputs = outputs_of(output_format, truth, num_frames=18)
     windows = []
     for start in range(0, 12, 2):
-        window = {"peak": np.ones(8, dtype=np.float32)}
+        window = {}
         by_class = name == "multi_accdoa"
         order = generator.random((8, 3, 1, 3 if by_class else 1)).argsort(1)
         for key, values in outputs.items():
             values = values[start : start + 8]
             values = np.take_along_axis(values, order if by_class else order[..., 0], axis=1)
             window[key] = (values + 0.05 * generator.standard_normal(values.shape)).astype(np.float32)
-        windows.append((start, window))
+        windows.append(Window(start, window, np.ones(8, dtype=np.float32)))
     found = decode_windows(output_format, windows, 0.5)
     assert len(found) == len(truth)
     for event in range(len(truth)):
@@ -245,3 +245,16 @@ def test_turning_a_recording_turns_what_the_extractor_sees(real):
     straight = extractor(np.stack([w, y, z, x]), sampling_rate=24000)["input_features"][0]
     turned = extractor(np.stack([w, x, z, -y]), sampling_rate=24000)["input_features"][0]
     torch.testing.assert_close(turned[4:], torch.stack([straight[6], straight[5], -straight[4]]))
+
+
+def test_the_end_of_a_recording_is_heard_as_in_a_window_that_ends_with_it(model, extractor):
+    wave = noise(13.3)
+    whole = detect(model, extractor, (wave, 24000), threshold=0.01)
+    first = detect(model, extractor, (wave[:, :240000], 24000), threshold=0.01)
+    last = detect(model, extractor, (wave[:, -240000:], 24000), threshold=0.01)
+    for part, shift, begin, end in ((first, 0, 0, 100), (last, 33, 100, 133)):
+        found = whole[(whole.frame >= begin) & (whole.frame < end)]
+        expected = part.replace(frame=part.frame + shift)
+        expected = expected[(expected.frame >= begin) & (expected.frame < end)]
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(np.sort(found.azimuth), np.sort(expected.azimuth), atol=1e-2)

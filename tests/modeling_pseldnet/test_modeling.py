@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
 
-from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, PSELDNetModel
+from modeling_pseldnet import Events, PSELDNetFeatureExtractor, PSELDNetForSELD, PSELDNetModel
 from tests.helpers import scattered, tiny_config
 
 
@@ -197,3 +197,76 @@ def test_bf16_on_a_gpu_is_close_to_fp32(tiny_model):
         with torch.autocast("cuda", dtype=torch.bfloat16):
             found = tiny_model.cuda()(features().cuda()).accdoa
     torch.testing.assert_close(found.float().cpu(), expected, atol=0.1, rtol=0)
+
+
+FORMATS = ("accdoa", "multi_accdoa", "einv2", "seddoa")
+
+
+def labels_of(model, frames: int) -> torch.Tensor:
+    """Two sources in every frame, (1, frames, …)."""
+    frame = [*range(frames)] * 2
+    events = Events(frame, [0] * frames + [1] * frames, [0] * 2 * frames, frame, [10] * 2 * frames)
+    return model.output_format.encode(events.sort(), frames)[None]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_padded_labels_and_padded_frames_have_no_loss(name):
+    model = scattered(PSELDNetForSELD(tiny_config(output_format=name))).eval()
+    labels, short = labels_of(model, 30), features(301, batch=1)
+    padded = torch.nn.functional.pad(short, (0, 0, 0, 200), value=3.0)
+    mask = (torch.arange(501) < 301).long()[None]
+    more = torch.cat([labels, torch.full_like(labels_of(model, 20), -100)], dim=1)
+    silent = torch.cat([labels, torch.zeros_like(labels_of(model, 20))], dim=1)
+    with torch.no_grad():
+        expected = model(short, labels=labels).loss
+        for of_padded in (more, silent):
+            torch.testing.assert_close(model(padded, mask, of_padded).loss, expected)
+        outputs = model(padded, mask)
+        part = model(
+            short, labels=torch.where(torch.arange(30).view(1, 30, *[1] * (labels.ndim - 2)) < 20, labels, -100)
+        )
+        of_20 = {key: value[:, :20] for key, value in model.predict(short).items()}
+        torch.testing.assert_close(part.loss, model.output_format.loss(of_20, labels[:, :20]))
+    arrays = {key: outputs[key][0].numpy() for key in model.output_format.output_names}
+    found = model.output_format.decode(arrays, 1e-3)
+    assert found.frame.max() < 30
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_outputs_that_are_padded_with_minus_100_are_no_events(name):
+    output_format = PSELDNetForSELD(tiny_config(output_format=name)).output_format
+    shapes = {"accdoa": (output_format.encode(Events.empty(), 1).shape[1], 3, 3), "sed_logits": (3, 3), "doa": (3, 3)}
+    outputs = {key: torch.full((5, *shapes[key]), -100.0).numpy() for key in output_format.output_names}
+    assert len(output_format.decode(outputs, 0.01)) == 0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_labels_of_another_format_are_refused_and_not_broadcast(name):
+    model = PSELDNetForSELD(tiny_config(output_format=name)).eval()
+    good = labels_of(model, 10)
+    for wrong in (
+        good[..., :1],
+        good[:, :, :1] if good.shape[2] > 1 else good.expand(-1, -1, 2, -1, -1),
+        good[0],
+        good[:, :9],
+    ):
+        with pytest.raises(ValueError, match="labels are for"):
+            model(features(101, batch=1), labels=wrong)
+
+
+def test_arguments_that_nobody_takes_are_refused(tiny_model):
+    mask = torch.ones(2, 101)
+    for model in (tiny_model, tiny_model.pseldnet):
+        with pytest.raises(TypeError, match="unknown argument: attention_maks; did you mean attention_mask"):
+            model(features(101), attention_maks=mask)
+    with pytest.raises(ValueError, match=r"attention_mask is for \(2, 100\)"):
+        tiny_model(features(101), attention_mask=mask[:, 1:])
+    with pytest.raises(ValueError, match="input_features must be"):
+        tiny_model(features(101)[0])
+
+
+def test_embeddings_are_computed_only_where_they_are_wanted(tiny_model):
+    with torch.no_grad():
+        encoded = tiny_model.pseldnet(features(101), output_embeddings=False)
+    assert encoded.last_hidden_state is None
+    assert encoded.feature_map is not None

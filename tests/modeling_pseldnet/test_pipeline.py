@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from datasets import Dataset
 from transformers import pipeline
 
 import modeling_pseldnet
@@ -65,7 +66,7 @@ def test_bad_input_is_named(detector, write_recording, tmp_path):
         detector(str(tmp_path / "nothing.wav"))
     with pytest.raises(ValueError, match="NaN"):
         detector({"array": np.full((4, 24000), np.nan), "sampling_rate": 24000})
-    with pytest.raises(TypeError, match="unknown arguments: treshold"):
+    with pytest.raises(TypeError, match="unknown argument: treshold; did you mean threshold"):
         detector(str(write_recording()), treshold=0.3)
 
 
@@ -75,3 +76,30 @@ def test_silence_gives_no_events(detector):
 
 def test_the_package_exports_what_it_registers():
     assert all(hasattr(modeling_pseldnet, name) for name in modeling_pseldnet.__all__)
+
+
+def test_a_batch_size_is_taken_where_the_pipeline_is_made(hub_folder, detector, write_recording):
+    paths = [str(write_recording(f"{seconds}.wav", seconds=seconds)) for seconds in (1, 2)]
+    batched = pipeline(TASK, model=str(hub_folder), batch_size=4)
+    assert batched(paths) == list(batched(path for path in paths)) == detector(paths)
+
+
+def test_many_recordings_come_in_any_container(detector, write_recording):
+    path = write_recording(seconds=1)
+    expected = detector(str(path))
+    assert detector((str(path), str(path))) == [expected, expected]
+    assert detector([]) == []
+    rows = Dataset.from_list([{"id": "a", "audio": {"path": str(path), "bytes": None}}] * 2)
+    assert list(detector(rows)) == [expected, expected]
+    assert detector(rows["audio"]) == [expected, expected]
+    assert detector(path.read_bytes()) == expected
+
+
+def test_what_is_no_recording_is_told_in_words(detector):
+    for source, complaint in (
+        ({"array": np.zeros((4, 100))}, "sampling rate is missing"),
+        ({"array": np.zeros((100, 4)), "sampling_rate": 24000}, "looks transposed, give array.T"),
+        ({"array": np.zeros(100), "sampling_rate": 24000}, "get_all_samples"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            detector(source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
+    from modeling_pseldnet.inference import Window
 
 
 VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
@@ -38,7 +39,7 @@ THRESHOLDS = np.arange(0.1, 0.81, 0.05)
 RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
 NOTHING = "nothing"
 
-Prediction = list[tuple[int, dict[str, np.ndarray]]]
+Prediction = list["Window"]
 Predict = Callable[["torch.Tensor"], dict[str, "torch.Tensor"]]
 
 
@@ -59,11 +60,7 @@ class Scenes:
     def predictions(self, model: PSELDNetForSELD, threshold: float | np.ndarray) -> list[Events]:
         from modeling_pseldnet.inference import decode_windows
 
-        return [decode_windows(model.output_format, _copied(windows), threshold) for windows in self.outputs]
-
-
-def _copied(windows: Prediction) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    return ((first, dict(outputs)) for first, outputs in windows)
+        return [decode_windows(model.output_format, windows, threshold) for windows in self.outputs]
 
 
 def run_scenes(
@@ -71,6 +68,8 @@ def run_scenes(
 ) -> list[Scenes]:
     """Renders scenes of a split, and makes of their features each of the predictions."""
     import torch
+
+    from modeling_pseldnet.inference import Window
 
     from ..data import RenderedScenes
 
@@ -85,7 +84,7 @@ def run_scenes(
         peak = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
         for predict, made_of_scenes in zip(predicts, outputs, strict=True):
             found = {name: values[0].numpy() for name, values in predict(features).items()}
-            made_of_scenes.append([(0, {**found, "peak": peak})])
+            made_of_scenes.append([Window(0, found, peak)])
         references.append(item["events"])
         rt60.append(scene_set.room(number % scene_set.number_of_rooms).rt60)
     return [Scenes(references, made_of_scenes, rt60) for made_of_scenes in outputs]

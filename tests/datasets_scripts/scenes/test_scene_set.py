@@ -181,7 +181,7 @@ def test_labels_follow_a_moving_event_frame_by_frame():
     azimuth, elevation = vector_to_direction(positions)
     assert labels.azimuth == pytest.approx(azimuth)
     assert labels.elevation == pytest.approx(elevation)
-    assert labels.distance == pytest.approx(100 * np.linalg.norm(positions, axis=1))
+    assert labels.distance == pytest.approx(np.linalg.norm(positions, axis=1))
     assert (np.diff(labels.frame) == 1).all()
 
 

@@ -72,7 +72,7 @@ def test_a_set_has_the_published_layout(made):
     assert all(len(row) == 5 for row in rows)
     for file in (made / "metadata").iterdir():
         labels = read_csv(file)
-        assert labels.distance.min() >= 70
+        assert labels.distance.min() >= 0.7
         assert labels.frame.max() < 30
 
 

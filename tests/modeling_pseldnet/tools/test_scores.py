@@ -39,13 +39,18 @@ def random_events(seed, num_frames=200, num_rows=300, num_classes=4):
     return Events(frame, class_id, track, azimuth, elevation, distance=generator.uniform(1, 5, num_rows)).sort()
 
 
+def in_metres(events):
+    """The golden files have metres where DCASE has centimetres."""
+    return events.replace(distance=100 * events.distance)
+
+
 @pytest.fixture(scope="module")
 def golden():
     expected = json.loads((SHARED / "reference" / "expected.json").read_text())
     num_frames = expected["metrics"]["frames"]
     folder = SHARED / "reference" / "metrics_distance"
     references, predictions = (
-        [read_csv(folder / kind / name) for name in num_frames] for kind in ("reference", "prediction")
+        [in_metres(read_csv(folder / kind / name)) for name in num_frames] for kind in ("reference", "prediction")
     )
     return expected, list(num_frames), references, predictions, list(num_frames.values())
 

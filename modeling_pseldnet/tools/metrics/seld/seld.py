@@ -25,7 +25,7 @@ _CITATION = """
 _INPUTS_DESCRIPTION = """
 Args:
     predictions, references: one list of rows a recording, as in DCASE metadata: `[frame, class, track, azimuth,
-        elevation]` with frames of 100 ms and angles in degrees, for `dcase2024` with the distance as sixth.
+        elevation]` with frames of 100 ms and angles in degrees, for `dcase2024` with the distance in metres as sixth.
     num_classes, num_frames, variant, jackknife, groups: see `modeling_pseldnet.tools.scores.seld_scores`.
 
 Returns:
@@ -59,4 +59,4 @@ class SELD(evaluate.Metric):
 
 
 def _events(rows: list[list[float]]) -> Events:
-    return Events(*zip(*(row[:6] for row in rows), strict=True)) if rows else Events.empty()
+    return Events.from_rows([row[:6] for row in rows])

@@ -1,0 +1,188 @@
+import io
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modeling_pseldnet.audio import Recording, Resampler, float_samples
+
+
+RATE = 24000
+WAVE = 0.1 * np.random.default_rng(0).standard_normal((4, RATE)).astype(np.float32)
+
+
+def bytes_of(wave=WAVE, rate=RATE, **options) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave.T, rate, **({"format": "WAV", "subtype": "FLOAT"} | options))
+    return file.getvalue()
+
+
+def read(source, channel_format="auto") -> np.ndarray:
+    with Recording(source, RATE, channel_format) as recording:
+        return recording.read(0, recording.num_samples)
+
+
+def with_length(data: bytes, length: int) -> bytes:
+    """A WAV whose header says that its samples take so many bytes."""
+    place = data.index(b"data") + 4
+    return data[:place] + struct.pack("<I", length) + data[place + 4 :]
+
+
+def test_whatever_stands_for_a_recording_gives_the_same_samples(tmp_path):
+    data, path = bytes_of(), tmp_path / "scene.wav"
+    path.write_bytes(data)
+    tensor = torch.from_numpy(WAVE)
+    with open(path, "rb") as file:
+        sources = {
+            "path": path,
+            "name": str(path),
+            "bytes": data,
+            "file": file,
+            "memory": io.BytesIO(data),
+            "path and no bytes": {"path": str(path), "bytes": None},
+            "bytes and path": {"path": "elsewhere.wav", "bytes": data},
+            "array": {"array": WAVE, "sampling_rate": RATE, "path": None},
+            "raw": {"raw": WAVE, "sampling_rate": float(RATE)},
+            "row of a data set": {"id": "scene", "audio": {"path": str(path), "bytes": None}},
+            "tuple": (WAVE, np.int64(RATE)),
+            "tensor": (tensor, RATE),
+            "lists": (WAVE.tolist(), RATE),
+            "decoder": SimpleNamespace(
+                get_all_samples=lambda: SimpleNamespace(data=tensor, sample_rate=RATE),
+            ),
+        }
+        for what, source in sources.items():
+            np.testing.assert_allclose(read(source), WAVE, atol=1e-7, err_msg=what)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ((WAVE, None), "sampling rate is missing"),
+        ({"array": WAVE}, "sampling rate is missing"),
+        ((WAVE, 0), "0 Hz, which no audio has"),
+        ((WAVE, 1), "1 Hz, which no audio has"),
+        ((WAVE, 10**6), "1000000 Hz, which no audio has"),
+        ((WAVE, 24000.5), "24000.5: give a whole number"),
+        ((WAVE, float("nan")), "give a whole number"),
+        ((WAVE, "fast"), "'fast': give a whole number"),
+        ((WAVE.T, RATE), "24000 channels where first-order ambisonics has 4: it looks transposed, give array.T"),
+        ((WAVE[0], RATE), r"mean of the channels; take get_all_samples\(\).data"),
+        ((list(WAVE), RATE), "list of 4 arrays of one axis is taken for as many mono recordings"),
+        ((list(torch.from_numpy(WAVE)), RATE), "as many mono recordings"),
+        (([[0.0, 1.0], [0.0]], RATE), "array .channels, samples. of numbers"),
+        ((WAVE.astype(np.int64), RATE), "type int64: give floats of full scale 1"),
+        ((WAVE > 0, RATE), "type bool"),
+        ((WAVE[None], RATE), r"got \(1, 4, 24000\)"),
+        ((WAVE * 2.0**31, RATE), "where full scale is 1: divide integers"),
+        ((np.where(WAVE > 0.3, np.nan, WAVE), RATE), "NaN or infinite"),
+        ((np.where(WAVE > 0.3, np.inf, WAVE), RATE), "NaN or infinite"),
+        ({"sampling_rate": RATE}, "a dict of sampling_rate is no recording: give a path"),
+        (17, "a int is no recording"),
+        (b"", "not readable audio"),
+        (b"RIFF", "not readable audio"),
+        (bytes_of(rate=1), "1 Hz, which no audio has"),
+        (bytes_of(rate=12), "12 Hz, which no audio has"),
+        (bytes_of(2.0**31 * WAVE), "where full scale is 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_recording_is_refused_in_words(source, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read(source)
+
+
+@pytest.mark.parametrize(("dtype", "silence", "full_scale"), [
+    ("int8", 0, 2**7), ("uint8", 2**7, 2**7), ("int16", 0, 2**15), ("int32", 0, 2**31)
+])  # fmt: skip
+def test_integers_are_scaled_by_their_type(dtype, silence, full_scale):
+    integers = np.round(WAVE.astype(np.float64) * full_scale + silence).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
+    found = read((integers.astype(dtype), RATE))
+    np.testing.assert_allclose(found, WAVE, atol=0.51 / full_scale + 1e-7)
+    as_tensor = float_samples(torch.from_numpy(integers.astype(dtype)))
+    np.testing.assert_array_equal(as_tensor.numpy(), found)
+
+
+def b_format(fuma: np.ndarray) -> bytes:
+    """A WAV of the ambisonic kind, PCM 16."""
+    pcm = np.round(fuma.T * 32767).astype("<i2").tobytes()
+    guid = struct.pack("<I", 1) + bytes.fromhex("2107d3118644c8c1ca000000")
+    layout = struct.pack("<HHIIHHHHI", 0xFFFE, 4, RATE, RATE * 8, 8, 16, 22, 16, 0) + guid
+    body = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(pcm)) + pcm
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_files_that_say_that_they_are_fuma_are_read_so_unless_told_otherwise(tmp_path):
+    w, y, z, x = WAVE
+    fuma = np.stack([w / 2**0.5, x, y, z])
+    (tmp_path / "plain.amb").write_bytes(bytes_of(fuma))
+    (tmp_path / "said.wav").write_bytes(b_format(fuma))
+    for source in (
+        tmp_path / "plain.amb",
+        tmp_path / "said.wav",
+        b_format(fuma),
+        {"path": "b.amb", "bytes": bytes_of(fuma)},
+    ):
+        np.testing.assert_allclose(read(source), WAVE, atol=1e-4)
+        np.testing.assert_allclose(read(source, "ambix"), fuma, atol=1e-4)
+    (tmp_path / "plain.wav").write_bytes(bytes_of(fuma))
+    np.testing.assert_allclose(read(tmp_path / "plain.wav"), fuma, atol=1e-7)
+
+
+def stream_flac(length: int = 0) -> bytes:
+    """A FLAC as it comes through a pipe: its header does not know its length."""
+    data = bytearray(bytes_of(format="FLAC", subtype="PCM_24"))
+    field = int.from_bytes(data[18:26], "big")
+    data[18:26] = (field & ~((1 << 36) - 1) | length).to_bytes(8, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("length", [0, 7, 960, 96000, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_is_read_to_its_end_whatever_its_header_says(subtype, length, tmp_path):
+    data = bytes_of(subtype=subtype)
+    expected = read(data)
+    np.testing.assert_array_equal(read(with_length(data, length)), expected)
+    (tmp_path / "scene.wav").write_bytes(with_length(data, length))
+    np.testing.assert_array_equal(read(tmp_path / "scene.wav"), expected)
+
+
+def test_chunks_and_padding_after_the_samples_are_no_samples():
+    data = bytes_of()
+    for more in (b"LIST" + struct.pack("<I", 4) + b"INFO", bytes(512), b"\0"):
+        assert read(data + more).shape == WAVE.shape
+
+
+def test_a_flac_of_unknown_length_is_read_to_its_end_and_one_that_breaks_off_is_refused():
+    np.testing.assert_allclose(read(stream_flac()), WAVE, atol=1e-6)
+    with pytest.raises(ValueError, match=r"unreadable|breaks off"):
+        read(stream_flac(2 * RATE))
+
+
+def test_a_file_that_ends_before_its_header_says_is_refused():
+    with pytest.raises(ValueError, match="truncated"):
+        read(bytes_of()[:-1000])
+
+
+def test_a_given_file_stays_open_and_an_own_one_is_closed(tmp_path):
+    file = io.BytesIO(with_length(bytes_of(), 960))
+    read(file)
+    assert not file.closed
+
+
+@pytest.mark.parametrize("rates", [(2, 1), (147, 80), (2, 3), (1, 3), (4, 1)])
+def test_resampling_keeps_what_both_rates_hold_and_its_level(rates):
+    source, target = 4000 * rates[0], 4000 * rates[1]
+    wave = torch.sin(2 * torch.pi * 700 * torch.arange(source) / source)[None]
+    expected = torch.sin(2 * torch.pi * 700 * torch.arange(target) / target)
+    found = Resampler(*rates)(wave)[0]
+    assert len(found) == target
+    torch.testing.assert_close(found[200:-200], expected[200:-200], atol=3e-3, rtol=0)
+
+
+def test_resampling_leaves_no_alias():
+    wave = torch.sin(2 * torch.pi * 20000 * torch.arange(48000) / 48000)[None]
+    assert Resampler(2, 1)(wave)[0, 200:-200].abs().max() < 0.01
