@@ -9,7 +9,7 @@ from tests.modeling_pseldnet.hub_server import serve_hub
 BY_REGISTRATION = """
 import json, sys
 import modeling_pseldnet
-from modeling_pseldnet.predict import main
+from modeling_pseldnet.tools.predict import main
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
 path = PATH
 AutoFeatureExtractor.from_pretrained("user/model")
