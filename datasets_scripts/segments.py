@@ -17,17 +17,17 @@ COLUMNS = ["id", "audio", "sampling_rate", "num_samples", "events"]
 def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train", "evaluation"]) -> list[int]:
     """First frames of the windows that cover a recording; all arguments are in frames.
 
-    A last window that would reach past the end is padded; in training it is moved back to the end instead when less
-    than half of it would be new.
+    A last window that would reach past the end is moved back to the end; in training it is padded instead when at
+    least half of it is new.
     """
     if num_frames <= window:
         return [0]
     starts = list(range(0, num_frames - window + 1, hop))
     new = num_frames - (starts[-1] + window)
-    if new and mode == "train" and new < window / 2:
-        starts.append(num_frames - window)
-    elif new:
+    if new and mode == "train" and new >= window / 2:
         starts.append(starts[-1] + hop)
+    elif new:
+        starts.append(num_frames - window)
     return starts
 
 
@@ -72,7 +72,10 @@ class SegmentedDataset:
         dataset: recordings, as the builders here give them, with audio as paths or embedded.
         seconds: length of a window, a multiple of 100 ms.
         hop_seconds: from one window to the next, a multiple of 100 ms up to `seconds`, which is the default.
-        mode: whether the last window of a recording may be moved back: see [`segment_starts`].
+        mode: whether the last window of a recording is always moved back: see [`segment_starts`].
+
+    Attributes:
+        hop: from one window to the next, in frames.
 
     Raises:
         ValueError: an argument is not as above.
@@ -88,15 +91,15 @@ class SegmentedDataset:
         if mode not in ("train", "evaluation"):
             raise ValueError(f"mode must be 'train' or 'evaluation', not {mode!r}")
         hop_seconds = seconds if hop_seconds is None else hop_seconds
-        self.window, hop = (round(length / FRAME_SECONDS) for length in (seconds, hop_seconds))
-        if not np.allclose([self.window, hop], np.array([seconds, hop_seconds]) / FRAME_SECONDS):
+        self.window, self.hop = (round(length / FRAME_SECONDS) for length in (seconds, hop_seconds))
+        if not np.allclose([self.window, self.hop], np.array([seconds, hop_seconds]) / FRAME_SECONDS):
             raise ValueError(f"windows of {seconds} s every {hop_seconds} s are not whole frames of {FRAME_SECONDS} s")
-        if not 0 < hop <= self.window:
+        if not 0 < self.hop <= self.window:
             raise ValueError(f"hop_seconds must be above 0 and at most seconds, not {hop_seconds} of {seconds}")
         self.dataset = dataset.select_columns(COLUMNS).with_format("arrow")
         lengths = dataset.select_columns(["num_samples", "sampling_rate"]).with_format("numpy")[:]
         self.num_frames = count_frames(lengths["num_samples"], lengths["sampling_rate"])
-        starts = [segment_starts(int(num_frames), self.window, hop, mode) for num_frames in self.num_frames]
+        starts = [segment_starts(int(num_frames), self.window, self.hop, mode) for num_frames in self.num_frames]
         self.recording = np.repeat(np.arange(len(starts)), [len(of_recording) for of_recording in starts])
         self.start = np.concatenate([np.zeros(0, int), *starts])
 
@@ -112,7 +115,10 @@ class SegmentedDataset:
         if row["events"].is_valid:
             columns = {name: column.values for name, column in row["events"].items()}
             events = columns_to_events(
-                {name: None if values is None else values.to_numpy() for name, values in columns.items()}
+                {
+                    name: None if values is None else values.to_numpy(zero_copy_only=False)
+                    for name, values in columns.items()
+                }
             )
             events = events[(events.frame >= start) & (events.frame < start + self.window)]
             events = events.replace(frame=events.frame - start)

@@ -38,8 +38,13 @@ class SELDConfig(datasets.BuilderConfig):
     num_channels: int = 4
 
 
-def events_feature(class_names: list[str]) -> dict:
-    """The type of the column `events`: one list a column, `distance` in metres or null."""
+def events_feature(class_names: list[str], onscreen: bool = False) -> dict:
+    """The type of the column `events`: one list a column, `distance` in metres or null.
+
+    Args:
+        onscreen: whether there is a column of that name too, of booleans.
+    """
+    beside = {"onscreen": datasets.List(datasets.Value("bool"))} if onscreen else {}
     return {
         "frame": datasets.List(datasets.Value("int32")),
         "class": datasets.List(datasets.ClassLabel(names=class_names)),
@@ -47,6 +52,7 @@ def events_feature(class_names: list[str]) -> dict:
         "azimuth": datasets.List(datasets.Value("float64")),
         "elevation": datasets.List(datasets.Value("float64")),
         "distance": datasets.List(datasets.Value("float64")),
+        **beside,
     }
 
 
@@ -88,6 +94,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
     # Eight recordings of five minutes stay far below the 2 GiB that fit in one Arrow array of embedded audio.
     DEFAULT_WRITER_BATCH_SIZE = 8
     CLASS_NAMES: tuple[str, ...] = ()
+    HAS_ONSCREEN = False
 
     def __init__(self, *, config_name: str | None = None, data_dir: str | os.PathLike | None = None, **kwargs):
         self.card = DatasetCard.load(CARDS / f"{type(self).__module__.rpartition('.')[2]}.md")
@@ -139,7 +146,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
                     "split": datasets.Value("string"),
                     "fold": datasets.Value("int32"),
                     "room": datasets.Value("int32"),
-                    "events": events_feature(self.class_names),
+                    "events": events_feature(self.class_names, self.HAS_ONSCREEN),
                 }
             ),
         )

@@ -50,6 +50,7 @@ CHANNEL_FORMATS = {
     "fuma": ChannelFormat("first-order ambisonics", FUMA_TO_AMBIX),
     "aformat": ChannelFormat("a tetrahedral microphone", a_to_b_matrix()),
     "array": ChannelFormat("a tetrahedral microphone array", np.eye(4, dtype=np.float32)),
+    "stereo": ChannelFormat("stereo audio", np.eye(2, dtype=np.float32)),
     "mono": ChannelFormat("mono audio", np.eye(1, dtype=np.float32)),
 }
 
@@ -74,6 +75,7 @@ class Recording:
               down, back left down, back right up; read as AmbiX, by [`a_to_b_format`], which says how far up in
               frequency that goes.
             - `"array"`: a tetrahedral microphone array, read as it is, for features of arrays.
+            - `"stereo"`: left and right.
             - `"mono"`: one channel.
 
     Raises:

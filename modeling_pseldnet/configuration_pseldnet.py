@@ -68,6 +68,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "sed_loss_weight": (0, 1000),
     "doa_loss_weight": (0, 1000),
     "alpha": (0, 1),
+    "distance_loss_weight": (0, 1000),
     "spec_size": (8, 2048),
     "patch_size": (1, 64),
     "embed_dim": (1, 1024),
@@ -95,6 +96,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 MAX_LIST, MAX_WINDOW_FRAMES, MAX_TOKENS, MAX_PARAMETERS = 12, 20_000, 16_384, 10**9
 
+# Fields that are no numbers, which a misspelt argument may mean.
+FIELDS_BY_NAME = {
+    "backbone", "output_format", "threshold", "loss_type", "distance_activation", "distance_loss", "num_axes"
+}  # fmt: skip
+
 # HTS-AT networks by name: the published one and smaller ones of its shape, with heads of equal width in all stages.
 HTSAT_SIZES: dict[str, dict[str, list[int] | int]] = {
     "tiny": {"embed_dim": 24, "depths": [2, 2, 2, 1], "num_heads": [1, 2, 4, 8]},
@@ -117,6 +123,24 @@ class PSELDNetConfig(PreTrainedConfig):
             How the outputs stand for events: `"accdoa"` (one track a class), `"multi_accdoa"` (three), `"einv2"`
             (three tracks of any class; one branch for the class, one for the direction) or `"seddoa"` (the same from
             one branch).
+        distance (`bool`, *optional*, defaults to `False`):
+            Whether the network tells distances too: beside each vector of the ACCDOA formats, one a track of EINV2 and
+            SEDDOA, in metres.
+        distance_activation (`str`, *optional*, defaults to `"softplus"`):
+            What makes metres of the distance head's outputs: `"softplus"`, `"relu"` (as the baseline of DCASE 2025)
+            or `"exp"`.
+        distance_loss (`str`, *optional*, defaults to `"relative"`):
+            `"relative"` (the error over the distance, as scores count it) or `"log"` (the difference of logarithms),
+            added with `distance_loss_weight` for the tracks as the directions alone assign them; or `"joint"`, the
+            squared error in metres as a further axis of the vectors, which takes part in the assignment, as in the
+            baselines of DCASE 2024 and 2025. Distances that are not known have no loss.
+        distance_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the error of the distances; `"joint"` in the ACCDOA formats has none.
+        num_axes (`int`, *optional*, defaults to 3):
+            ACCDOA formats: axes of the vectors, 3, or 2 for x and y alone, as of stereo audio.
+        onscreen (`bool`, *optional*, defaults to `False`):
+            ACCDOA formats: whether the network tells too if a source is within the picture of a camera that looks
+            forward, as in the audio-visual track of DCASE 2025.
         sampling_rate (`int`, *optional*, defaults to 24000):
             Rate of the audio in Hz.
         hop_length (`int`, *optional*, defaults to 240):
@@ -211,6 +235,12 @@ class PSELDNetConfig(PreTrainedConfig):
 
     backbone: Literal["htsat", "passt", "cnn14_conformer", "crnn"] = "htsat"
     output_format: Literal["accdoa", "multi_accdoa", "einv2", "seddoa"] = "multi_accdoa"
+    distance: bool = False
+    distance_activation: Literal["softplus", "relu", "exp"] = "softplus"
+    distance_loss: Literal["relative", "log", "joint"] = "relative"
+    distance_loss_weight: float | int = 1.0
+    num_axes: Literal[2, 3] = 3
+    onscreen: bool = False
     sampling_rate: int = 24000
     hop_length: int = 240
     num_mel_bins: int = 64
@@ -317,6 +347,11 @@ class PSELDNetConfig(PreTrainedConfig):
         return cls(backbone="htsat", **{**HTSAT_SIZES[size], **fields})
 
     @property
+    def csv_layout(self) -> str:
+        """How the events of such a model are written, as for [`write_csv`]."""
+        return "dcase2025" if self.num_axes == 2 and self.distance else "metadata"
+
+    @property
     def feature_frames_per_label_frame(self) -> int:
         """Feature frames in 100 ms."""
         return self.sampling_rate // (10 * self.hop_length)
@@ -333,9 +368,7 @@ class PSELDNetConfig(PreTrainedConfig):
             TypeError: there is one; the message names both.
         """
         for name in given:
-            near = get_close_matches(
-                name, BOUNDS.keys() | {"backbone", "output_format", "threshold", "loss_type"}, 1, 0.8
-            )
+            near = get_close_matches(name, BOUNDS.keys() | FIELDS_BY_NAME, 1, 0.8)
             if near and not hasattr(type(self), name):
                 raise TypeError(f"PSELDNetConfig got an unknown argument: {name}; did you mean {near[0]}?")
 
@@ -344,6 +377,8 @@ class PSELDNetConfig(PreTrainedConfig):
         self._check_numbers()
         self._check_frames()
         self._check_classes()
+        if self.output_format not in ("accdoa", "multi_accdoa") and (self.onscreen or self.num_axes != 3):
+            raise ValueError(f"onscreen and two axes go with accdoa or multi_accdoa, not with {self.output_format}")
         {"htsat": self._check_htsat, "passt": self._check_passt}.get(self.backbone, self._check_crnn)()
         if self.decoder != "none":
             self._check_decoder()

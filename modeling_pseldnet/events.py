@@ -44,6 +44,12 @@ def wrap_azimuth(azimuth) -> np.ndarray:
     return np.where(inside, azimuth, 180.0 - (180.0 - azimuth) % 360.0)
 
 
+def fold_azimuth(azimuth) -> np.ndarray:
+    """Any azimuth in degrees to that in [-90, 90] which stereo cannot tell from it: what is behind, to the front."""
+    azimuth = wrap_azimuth(azimuth)
+    return np.where(azimuth > 90, 180 - azimuth, np.where(azimuth < -90, -180 - azimuth, azimuth))
+
+
 def angle_between(a, b) -> np.ndarray:
     """Angle in degrees between vectors (…, 3) and (…, 3) of any length, broadcast; accurate for small angles too."""
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), np.sum(np.asarray(a) * b, axis=-1)))
@@ -59,7 +65,9 @@ class Events:
         track (`np.ndarray` of int64): tells simultaneous or successive sources of one class apart.
         azimuth, elevation (`np.ndarray` of float64): degrees.
         distance (`np.ndarray` of float64, *optional*): metres; only DCASE CSV files have centimetres.
+            NaN where it is not known.
         confidence (`np.ndarray` of float64, *optional*): the activity a model gave, 0 to 1.
+        onscreen (`np.ndarray` of bool, *optional*): whether a camera that looks forward sees the source.
     """
 
     frame: np.ndarray
@@ -69,6 +77,7 @@ class Events:
     elevation: np.ndarray
     distance: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    onscreen: np.ndarray | None = None
 
     def __post_init__(self):
         for name, value in self.columns().items():
@@ -76,7 +85,8 @@ class Events:
             whole = name in ("frame", "class_id", "track")
             if whole and value.dtype.kind not in "iu" and not np.equal(np.mod(value, 1), 0).all():
                 raise ValueError(f"{name} must hold whole numbers")
-            object.__setattr__(self, name, value.astype(np.int64 if whole else np.float64, copy=False).reshape(-1))
+            kind = np.int64 if whole else bool if name == "onscreen" else np.float64
+            object.__setattr__(self, name, value.astype(kind, copy=False).reshape(-1))
         lengths = {name: len(column) for name, column in self.columns().items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the columns of events differ in length: {lengths}")
@@ -98,28 +108,30 @@ class Events:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[float]] | np.ndarray) -> "Events":
-        """Rows `[frame, class, track, azimuth, elevation]`, all with a `distance` in metres or none, as events.
+        """Rows `[frame, class, track, azimuth, elevation]`, all with a `distance` in metres, all with that and
+        `onscreen`, or none, as events.
 
         Raises:
             ValueError: rows differ in length, or a value is out of range; the message names the row.
         """
         if not len(rows):
             return cls.empty()
-        if any(len(row) not in (5, 6) or len(row) != len(rows[0]) for row in rows):
-            raise ValueError("rows of events must all be frame, class, track, azimuth, elevation[, distance]")
+        if any(len(row) not in (5, 6, 7) or len(row) != len(rows[0]) for row in rows):
+            raise ValueError(
+                "rows of events must all be frame, class, track, azimuth, elevation[, distance[, onscreen]]"
+            )
         try:
             table = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError("rows of events must hold numbers alone") from None
-        for complaint, wrong in _wrong_rows(table, "polar").items():
+        for complaint, wrong in _wrong_rows(table[:, :6], "polar").items():
             if wrong.any():
                 raise ValueError(f"row {int(wrong.argmax())}: {complaint}")
-        return cls(
-            *table[:, :3].T, wrap_azimuth(table[:, 3]), table[:, 4], table[:, 5] if table.shape[1] > 5 else None
-        )
+        beside = dict(zip(("distance", "onscreen"), table[:, 5:].T, strict=False))
+        return cls(*table[:, :3].T, wrap_azimuth(table[:, 3]), table[:, 4], **beside)
 
     def to_rows(self) -> list[list[float]]:
-        """The rows that [`Events.from_rows`] takes, without confidence."""
+        """The rows that [`Events.from_rows`] takes, without confidence and what is on screen."""
         columns = [self.frame, self.class_id, self.track, self.azimuth, self.elevation]
         columns += [] if self.distance is None else [self.distance]
         return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
@@ -140,7 +152,7 @@ class Events:
             try:
                 label, points = record["label"], record["trajectory"]
                 columns = {name: [point[name] for point in points] for name in ("time", "azimuth", "elevation")}
-                distance = [point["distance"] for point in points] if points and "distance" in points[0] else None
+                distance = [point.get("distance") for point in points]
                 frame = np.rint(np.array(columns["time"], dtype=np.float64) / FRAME_SECONDS)
                 track = int(record["track"])
             except (KeyError, TypeError, ValueError) as error:
@@ -151,9 +163,11 @@ class Events:
                 raise ValueError(f"record {number}: class {label!r} is not one of the {len(label2id)} classes{hint}")
             same, confidence = np.ones(len(points)), record.get("confidence")
             columns = [frame, label2id[label] * same, track * same, columns["azimuth"], columns["elevation"]]
-            columns += [] if distance is None else [distance]
+            columns += [] if None in distance else [distance]
             events = cls.from_rows(np.column_stack(columns)) if points else cls.empty()
-            parts.append(events if confidence is None else events.replace(confidence=confidence * same))
+            beside = {} if confidence is None else {"confidence": confidence * same}
+            beside |= {} if record.get("onscreen") is None else {"onscreen": record["onscreen"] * same}
+            parts.append(events.replace(**beside))
         return cls.concatenate(parts).sort()
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -187,6 +201,7 @@ COLUMN_NAMES = {
     "frame": "frame", "class": "class", "class_id": "class", "track": "track", "source": "track", "azimuth": "azimuth",
     "elevation": "elevation", "distance": "distance", "x": "x", "y": "y", "z": "z", "onscreen": "onscreen",
 }  # fmt: skip
+HEADER_2025 = "frame,class,source,azimuth,distance,onscreen"
 # Columns of files without a header, by coordinates and the number of columns.
 POLAR, CARTESIAN = ["azimuth", "elevation"], ["x", "y", "z"]
 LAYOUTS = {
@@ -215,7 +230,7 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
     - `frame,class,track,x,y,z[,distance in m]`, vectors, as baselines of 2022 and 2024 write them;
     - `frame,class,azimuth,elevation` or `frame,class,x,y,z`, of systems for DCASE 2020 and 2021: track 0;
     - files with a header, which names the columns, in any order. In those of DCASE 2025,
-      `frame,class,source,azimuth,distance,onscreen`, the elevation is 0 and `onscreen` is left out.
+      `frame,class,source,azimuth,distance,onscreen`, the elevation is 0.
 
     Args:
         path: the file.
@@ -257,7 +272,11 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
     if metres is not None:
         _warn_of_units(path, metres, coordinates)
     azimuth, elevation = table[:, 3:].T if coordinates == "polar" else vector_to_direction(table[:, 3:])
-    return Events(*table[:, :3].T, wrap_azimuth(azimuth), elevation, metres)
+    onscreen = columns.get("onscreen")
+    if onscreen is not None and not np.isin(onscreen, (0, 1)).all():
+        wrong = int((~np.isin(onscreen, (0, 1))).argmax())
+        raise ValueError(f"{path}, line {numbered[wrong][0]}: onscreen must be 0 or 1")
+    return Events(*table[:, :3].T, wrap_azimuth(azimuth), elevation, metres, onscreen=onscreen)
 
 
 def _header(path: str | os.PathLike, cells: list[str]) -> list[str] | None:
@@ -345,22 +364,48 @@ def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
     return rules
 
 
-def write_csv(path: str | os.PathLike, events: Events) -> None:
-    """Writes DCASE metadata, sorted by frame; the file appears whole or not at all.
+def write_csv(path: str | os.PathLike, events: Events, layout: str = "metadata") -> None:
+    """Writes events as DCASE does, sorted by frame; the file appears whole or not at all.
 
-    Angles are rounded to a tenth of a degree, distances, which are in centimetres there, to a hundredth of one.
+    Args:
+        path: the file.
+        events: what to write.
+        layout: `"metadata"`, that of all data sets, angles rounded to a tenth of a degree, distances, which are in
+            centimetres there, to a hundredth of one; `"dcase2024"`, that of systems for DCASE 2024, vectors and
+            distances in metres; or `"dcase2025"`, with a header, whole degrees folded to the front and centimetres.
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: a value is not finite, or the layout is not known or has distances and the events have none.
     """
+    if layout not in ROWS:
+        raise ValueError(f"layout must be one of {', '.join(ROWS)}, not {layout!r}")
+    if layout != "metadata" and len(events) and events.distance is None:
+        raise ValueError(f"{path}: a CSV of {layout} has distances, and the events have none")
     events = events.sort()
-    columns = [events.frame, events.class_id, events.track]
-    columns += [wrap_azimuth(np.round(events.azimuth, 1)), np.round(events.elevation, 1)]
-    if events.distance is not None:
-        columns.append(np.round(100 * events.distance, 2))
+    columns = ROWS[layout](events if len(events) else Events.empty().replace(distance=()))
     if not all(np.isfinite(column).all() for column in columns):
         raise ValueError(f"{path}: an angle or a distance is not finite")
     # Adding 0 makes 0 of -0.
     rows = zip(*((column + 0).tolist() for column in columns), strict=True)
     text = "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
-    write_atomically(path, text)
+    write_atomically(path, f"{HEADER_2025}\n{text}" if layout == "dcase2025" else text)
+
+
+def _rows_of_metadata(events: Events) -> list[np.ndarray]:
+    columns = [events.frame, events.class_id, events.track]
+    columns += [wrap_azimuth(np.round(events.azimuth, 1)), np.round(events.elevation, 1)]
+    return columns if events.distance is None else [*columns, np.round(100 * events.distance, 2)]
+
+
+def _rows_of_2024(events: Events) -> list[np.ndarray]:
+    vectors = np.round(events.vector, 6).T
+    return [events.frame, events.class_id, events.track, *vectors, np.round(events.distance, 4)]
+
+
+def _rows_of_2025(events: Events) -> list[np.ndarray]:
+    azimuth, centimetres = np.round(fold_azimuth(events.azimuth)), np.round(100 * events.distance)
+    onscreen = np.zeros(len(events)) if events.onscreen is None else events.onscreen.astype(np.int64)
+    return [events.frame, events.class_id, events.track, azimuth, centimetres, onscreen]
+
+
+ROWS = {"metadata": _rows_of_metadata, "dcase2024": _rows_of_2024, "dcase2025": _rows_of_2025}

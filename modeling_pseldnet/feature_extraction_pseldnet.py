@@ -1,4 +1,4 @@
-"""Feature extractor: spectrograms and what tells direction, of first-order ambisonics, microphone arrays or mono."""
+"""Feature extractor: spectrograms and what tells direction, of ambisonics, microphone arrays, stereo or mono."""
 
 import math
 from collections.abc import Callable
@@ -113,6 +113,20 @@ def salsa_lite(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tenso
     return torch.cat([_decibels(power, filters[0]), torch.atan2(in_quadrature, in_phase) @ filters[1]], dim=1)
 
 
+def log_mel_and_balance(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Log-mel spectrograms of left and right, then how the two relate in each bin, as parts of their power.
+
+    These are left less right, and the real and the imaginary part of twice their product: level and phase as the
+    Stokes parameters of the pair. Of two cardioids to the sides, as of ambisonics, the first alone tells the side; of
+    two capsules apart the last does.
+    """
+    power = real * real + imaginary * imaginary
+    a, b, c, d = real[:, :1], imaginary[:, :1], real[:, 1:], imaginary[:, 1:]
+    both = torch.cat([power[:, :1] - power[:, 1:], 2 * (a * c + b * d), 2 * (a * d - b * c)], dim=1)
+    total = (power[:, :1] + power[:, 1:]) @ filters[0]
+    return torch.cat([_decibels(power, filters[0]), both @ filters[0] / (total + 1e-10)], dim=1)
+
+
 def _decibels(power: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
     return 10 * (power @ filters).clamp(min=1e-10).log10()
 
@@ -142,6 +156,7 @@ class FeatureType(NamedTuple):
 
 AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics (AmbiX: ACN, SN3D)", 4)
 ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
+STEREO = ("2 channels of stereo audio, left and right", 2)
 MONO = ("1 channel of mono audio", 1)
 PADDED_LABEL = -100  # what transformers pads labels with
 # What the numbers of an extractor may be: audio has such rates, and more bins or a longer window are no use.
@@ -157,6 +172,7 @@ FEATURE_TYPES = {
     ),
     "logmel_gcc": FeatureType(*ARRAY, 10, ("array",), "constant", gcc_filters, log_mel_and_gcc),
     "salsa_lite": FeatureType(*ARRAY, 7, ("array",), "constant", salsa_lite_filters, salsa_lite),
+    "stereo": FeatureType(*STEREO, 5, ("stereo",), "reflect", mel_filters, log_mel_and_balance),
     "logmel": FeatureType(*MONO, 1, ("mono",), "reflect", mel_filters, log_mel),
 }
 
@@ -178,6 +194,8 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
       frequencies; phases count from 50 Hz to 2 kHz. `feature_size` 64 goes with the `num_mel_bins` that models have;
       `n_fft` 512, `hop_length` 300 and `feature_size` 192, a bin for each frequency, are the paper's resolution at
       24 kHz, which all encoders but HTS-AT take.
+    - `"stereo"`, 5 channels: of left and right the log-mel spectrograms, then in each bin the difference of their
+      powers and the real and the imaginary part of twice their product, each over the sum of the powers.
     - `"logmel"`, 1 channel: the log-mel spectrogram of mono audio, which has no direction in it.
 
     A model for them has this extractor's `num_channels` and, as `num_mel_bins`, its `feature_size`.

@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from .configuration_pseldnet import PSELDNetConfig
-from .events import Events
+from .events import Events, direction_to_vector
 from .tracks import (
     checked_labels,
+    distance_activation,
+    distance_error,
+    known_distance,
     mean_of_frames,
     nearest_order,
     occurrence,
@@ -30,35 +33,69 @@ MAX_OVERLAP = 3
 
 
 class ACCDOAFormat:
-    """Outputs and labels are `accdoa` (batch, frames, 1, 3, classes): track, then x, y, z, then class."""
+    """Outputs are `accdoa` (batch, frames, 1, 3, classes): track, then x, y, z, then class; x, y alone of two axes.
 
-    num_tracks = 1
-    output_names = ("accdoa",)
-    silence = {"accdoa": 0.0}
-    class_head, numbers_a_class = "accdoa", 3
+    Where the config says so, `distance` in metres and `onscreen`, a probability, (batch, frames, 1, classes), stand
+    beside. Labels are one tensor (batch, frames, 1, 3 + …, classes): x, y, z, then the distance, 0 where it is not
+    known, then whether it is on screen.
+    """
+
+    num_tracks, keeps_last = 1, True
+    class_heads, numbers_a_class = ("accdoa", "distance", "onscreen"), 3
+    silence = {"accdoa": 0.0, "distance": -100.0, "onscreen": -100.0}
 
     def __init__(self, config: PSELDNetConfig):
-        self.num_classes = config.num_labels
+        self.num_classes, self.num_axes = config.num_labels, config.num_axes
+        self.beside = tuple(name for name in ("distance", "onscreen") if getattr(config, name))
+        self.output_names = ("accdoa", *self.beside)
+        self.to_metres = distance_activation(config.distance_activation)
+        self.distance_loss, self.distance_loss_weight = config.distance_loss, config.distance_loss_weight
 
     @property
     def head_sizes(self) -> dict[str, int]:
         """Outputs a frame of each head."""
-        return {"accdoa": self.num_tracks * 3 * self.num_classes}
+        numbers = {"accdoa": self.num_axes, **dict.fromkeys(self.beside, 1)}
+        return {name: self.num_tracks * count * self.num_classes for name, count in numbers.items()}
 
     def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Heads (batch, frames, size) to `accdoa` (batch, frames, tracks, 3, classes) within [-1, 1]."""
-        accdoa = heads["accdoa"].tanh()
-        return {"accdoa": accdoa.unflatten(-1, (self.num_tracks, 3, self.num_classes))}
+        """Heads (batch, frames, size) to `accdoa` (batch, frames, tracks, 3, classes) within [-1, 1], and the others
+        (batch, frames, tracks, classes)."""
+        activations = {"accdoa": torch.tanh, "distance": self.to_metres, "onscreen": torch.sigmoid}
+        shapes = {"accdoa": (self.num_tracks, self.num_axes, self.num_classes)}
+        other = (self.num_tracks, self.num_classes)
+        return {
+            name: activations[name](heads[name]).unflatten(-1, shapes.get(name, other)) for name in self.output_names
+        }
 
     def encode(self, events: Events, num_frames: int) -> torch.Tensor:
-        """Labels (frames, tracks, 3, classes): the events of a class in a frame, as unit vectors, fill its tracks.
+        """Labels (frames, tracks, 3 + …, classes): the events of a class in a frame, as unit vectors, fill its tracks.
 
-        Events after `num_frames` are left out; of more events than tracks, the last has the last track.
+        Events after `num_frames` are left out; of more events than tracks, the last has the last track, but for models
+        of distances or two axes with three tracks, which leave the fourth out as the baselines of DCASE do.
+
+        Raises:
+            ValueError: whether events are on screen is to be learnt, and not told of these.
         """
-        labels = np.zeros((num_frames, self.num_tracks, 3, self.num_classes), dtype=np.float32)
+        labels = np.zeros(
+            (num_frames, self.num_tracks, self.num_axes + len(self.beside), self.num_classes), np.float32
+        )
         events = events[events.frame < num_frames]
-        track = np.minimum(occurrence(events.frame * self.num_classes + events.class_id), self.num_tracks - 1)
-        labels[events.frame, track, :, events.class_id] = events.vector
+        track = occurrence(events.frame * self.num_classes + events.class_id)
+        if self.keeps_last:
+            track = np.minimum(track, self.num_tracks - 1)
+        else:
+            events, track = events[track < self.num_tracks], track[track < self.num_tracks]
+        vector = (
+            events.vector if self.num_axes == 3 else direction_to_vector(events.azimuth, 0 * events.azimuth)[:, :2]
+        )
+        columns = {"distance": known_distance(events), "onscreen": events.onscreen}
+        if "onscreen" in self.beside and columns["onscreen"] is None:
+            if len(events):
+                raise ValueError("the model tells what is on screen, and the labels do not: set model.onscreen=false")
+            columns["onscreen"] = np.zeros(0)
+        labels[events.frame, track, :, events.class_id] = np.column_stack(
+            [vector, *(columns[name] for name in self.beside)]
+        )
         return torch.from_numpy(labels)
 
     def decode_labels(self, labels: np.ndarray) -> Events:
@@ -71,26 +108,55 @@ class ACCDOAFormat:
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:
         """What may follow batch and frames in labels."""
-        return [(self.num_tracks, 3, self.num_classes)]
+        return [(self.num_tracks, self.num_axes + len(self.beside), self.num_classes)]
 
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Mean squared error between outputs and labels, of the frames that are not padded."""
-        prediction = outputs["accdoa"]
-        labels, counts = checked_labels(labels, prediction, self.label_shapes, mask)
-        target = self.target(prediction.detach(), labels.to(prediction.dtype))
-        return mean_of_frames(nn.functional.mse_loss(prediction, target, reduction="none"), counts)
-
-    def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What a prediction is to be, (batch, frames, tracks, 3, classes): the labels."""
-        return labels
+        """The loss of the frames that are not padded: see [`loss_parts`]."""
+        return self.loss_parts(outputs, labels, mask)["loss"]
 
     def loss_parts(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """`loss`, which has no parts."""
-        return {"loss": self.loss(outputs, labels, mask)}
+        """`loss`, and what it is made of, before weighting: the mean squared error of the vectors and, where there
+        are, the error of the distances and the cross-entropy of what is on screen.
+
+        All are means over frames, tracks and classes; where nothing sounds, no distance has an error, but with
+        `"joint"`, where it is to be 0, one more axis of the vectors.
+        """
+        prediction = outputs["accdoa"]
+        labels, counts = checked_labels(labels, prediction, self.label_shapes, mask)
+        numbers = torch.cat([prediction, *(outputs[name].unsqueeze(3) for name in self.beside)], dim=3).float()
+        target = self.target(numbers.detach(), labels)
+        errors = {
+            "loss_accdoa": nn.functional.mse_loss(
+                prediction, target[..., : self.num_axes, :].to(prediction), reduction="none"
+            )
+        }
+        weights = {}
+        beside = dict(zip(self.beside, target[..., self.num_axes :, :].unbind(3), strict=True))
+        if "distance" in beside:
+            distance, metres = outputs["distance"].float(), beside["distance"]
+            if self.distance_loss == "joint":
+                unknown = target[..., : self.num_axes, :].ne(0).any(3) & (metres == 0)
+                error = torch.where(unknown, 0.0, (distance - metres).square())
+                errors["loss_accdoa"] = torch.cat([errors["loss_accdoa"], error.unsqueeze(3)], dim=3)
+            else:
+                errors["loss_distance"] = distance_error(self.distance_loss, distance, metres)
+                weights["loss_distance"] = self.distance_loss_weight
+        if "onscreen" in beside:
+            logits = outputs["onscreen"].float().logit(eps=1e-6)
+            errors["loss_onscreen"] = nn.functional.binary_cross_entropy_with_logits(
+                logits, beside["onscreen"], reduction="none"
+            )
+        parts = {name: mean_of_frames(error, counts) for name, error in errors.items()}
+        loss = sum(weights.get(name, 1.0) * part for name, part in parts.items())
+        return {"loss": loss, **(parts if len(parts) > 1 else {})}
+
+    def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What a prediction is to be, (batch, frames, tracks, 3 + …, classes): the labels."""
+        return labels
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs with their tracks in the order of the reference: as they are, since there is one track."""
@@ -100,14 +166,24 @@ class ACCDOAFormat:
         """The three longest vectors of a frame are events where they are longer than `threshold`.
 
         Args:
-            outputs: `accdoa` (frames, 1, 3, classes), of any float type.
+            outputs: `accdoa` (frames, 1, 3, classes), and what stands beside, of any float type.
             threshold: activity, one or (classes,).
         """
-        events = vectors_to_events(np.moveaxis(without_padding(outputs["accdoa"]), 2, -1), threshold)
+        events = vectors_to_events(self._numbers(outputs), threshold, self.beside)
         longest_first = np.lexsort((-events.confidence, events.frame))
         rank = np.empty(len(events), dtype=np.int64)
         rank[longest_first] = occurrence(events.frame[longest_first])
         return events[rank < MAX_OVERLAP].sort()
+
+    def _numbers(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Outputs (frames, tracks, …) as (frames, tracks, classes, 3 + …): x, y, z, then what stands beside."""
+        vectors = np.moveaxis(without_padding(outputs["accdoa"]), 2, -1)
+        if not self.beside and self.num_axes == 3:
+            return vectors
+        level = np.zeros((*vectors.shape[:3], 3 - self.num_axes), dtype=vectors.dtype)
+        # Networks of others may give distances below 0.
+        beside = [np.maximum(without_padding(outputs[name]), 0)[..., None] for name in self.beside]
+        return np.concatenate([vectors, level, *beside], axis=-1)
 
 
 # Which label slot each of the three tracks is to predict, by the number of active slots: one source is predicted by
@@ -120,11 +196,11 @@ ASSIGNMENTS: list[tuple[int, tuple[int, ...]]] = [
 
 
 class MultiACCDOAFormat(ACCDOAFormat):
-    """Outputs and labels are `accdoa` (batch, frames, 3, 3, classes): track, then x, y, z, then class.
+    """Outputs and labels are those of [`ACCDOAFormat`] with three tracks a class: (batch, frames, 3, …, classes).
 
     Labels fill the tracks of a class from the first on; the loss finds which track predicts which of them. Labels in
     the published layout (batch, frames, 6, 4, classes), whose slots are A0, B0, B1, C0, C1, C2, each of activity, x,
-    y, z, are accepted too.
+    y, z and so on, are accepted too.
     """
 
     num_tracks = 3
@@ -133,39 +209,48 @@ class MultiACCDOAFormat(ACCDOAFormat):
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
         self.unify_degrees = config.unify_degrees
+        # Distances came later than the published labels and scores that rest on both.
+        self.keeps_last = self.repeats_first = not self.beside and self.num_axes == 3
 
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:
         """What may follow batch and frames in labels."""
-        return [(3, 3, self.num_classes), (6, 4, self.num_classes)]
+        numbers = self.num_axes + len(self.beside)
+        return [(3, numbers, self.num_classes), (6, 1 + numbers, self.num_classes)]
 
     def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """ADPIT: the labels in the best of the 13 assignments, chosen for each frame and class."""
-        return assigned_labels(prediction, from_adpit_labels(labels) if labels.shape[2] == 6 else labels)
+        labels = from_adpit_labels(labels) if labels.shape[2] == 6 else labels
+        joint = "distance" in self.beside and self.distance_loss == "joint"
+        return assigned_labels(prediction, labels, self.num_axes, joint)
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs with the tracks of each frame and class in the order that is nearest to the reference.
 
         Args:
-            outputs, reference: `accdoa` (frames, 3, 3, classes), and any others.
+            outputs, reference: `accdoa` (frames, 3, 3, classes), what stands beside, and any others.
         """
         by_class = (torch.from_numpy(side["accdoa"]).movedim(-1, 0) for side in (outputs, reference))
         order = nearest_order(*by_class).movedim(0, -1).unsqueeze(2).numpy()
-        return outputs | {"accdoa": np.take_along_axis(outputs["accdoa"], order, axis=1)}
+        orders = {"accdoa": order}
+        return outputs | {
+            name: np.take_along_axis(outputs[name], orders.get(name, order[:, :, 0]), axis=1)
+            for name in self.output_names
+        }
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
-        """Active tracks of a class that are closer than `unify_degrees` give one event, in their mean direction.
+        """Active tracks of a class that are closer than `unify_degrees` give one event, at their mean.
 
         Args:
-            outputs: `accdoa` (frames, 3, 3, classes), of any float type.
+            outputs: `accdoa` (frames, 3, 3, classes), and what stands beside, of any float type.
             threshold: a vector must be longer than this; one, or (classes,).
         """
-        vectors = np.moveaxis(without_padding(outputs["accdoa"]), 2, -1)
-        return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees, repeats_first=True), 0.0).sort()
+        numbers = unify_tracks(self._numbers(outputs), threshold, self.unify_degrees, self.repeats_first)
+        return vectors_to_events(numbers, 0.0, self.beside).sort()
 
 
 def from_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Labels in the published layout (…, 6, 4, classes) to (…, 3, 3, classes)."""
+    """Labels in the published layout (…, 6, 1 + numbers, classes) to (…, 3, numbers, classes)."""
     vectors = labels[..., 0:1, :] * labels[..., 1:, :]
     # At most one of A, B and C is active for a frame and class, so their slots add up without mixing.
     first, second, third = [0, 1, 3], [2, 4], [5]
@@ -173,7 +258,7 @@ def from_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
 
 
 def to_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Labels (…, 3, 3, classes) to the published layout (…, 6, 4, classes)."""
+    """Labels (…, 3, numbers, classes) to the published layout (…, 6, 1 + numbers, classes)."""
     active = labels.ne(0).any(-2, keepdim=True).to(labels.dtype)
     with_activity = torch.cat([active, labels], dim=-2)
     count = active.sum(-3, keepdim=True)
@@ -181,26 +266,39 @@ def to_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def assigned_labels(prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The labels in the order of the tracks that predict them best; both (batch, frames, 3, 3, classes)."""
-    square = [labels[:, :, slot].square().sum(2) for slot in range(3)]
+def assigned_labels(
+    prediction: torch.Tensor, labels: torch.Tensor, num_axes: int = 3, joint_distance: bool = False
+) -> torch.Tensor:
+    """The labels in the order of the tracks that predict them best; both (batch, frames, 3, numbers, classes).
+
+    Args:
+        num_axes: numbers that are the vector.
+        joint_distance: whether the error of the number after these counts too, where it is known and so not 0.
+    """
+    square = [labels[:, :, slot, :num_axes].square().sum(2) for slot in range(3)]
     # |p - x|² without |p|², which is the same for every assignment: (batch, frames, classes) for each track and slot.
-    distance = [
+    cost_of = [
         [
-            square[slot] - 2 * sum(prediction[:, :, track, axis] * labels[:, :, slot, axis] for axis in range(3))
+            square[slot]
+            - 2 * sum(prediction[:, :, track, axis] * labels[:, :, slot, axis] for axis in range(num_axes))
             for slot in range(3)
         ]
         for track in range(3)
     ]
+    if joint_distance:
+        metres = labels[:, :, :, num_axes]
+        for track, slot in product(range(3), repeat=2):
+            error = (prediction[:, :, track, num_axes] - metres[:, :, slot]).square()
+            cost_of[track][slot] = cost_of[track][slot] + error * (metres[:, :, slot] > 0)
     active = {2: (square[1] > 0) & (square[2] == 0), 3: square[2] > 0}
     best = torch.zeros_like(square[0], dtype=torch.uint8)
     best_cost = torch.full_like(square[0], torch.inf)
     for number, (num_active, slots) in enumerate(ASSIGNMENTS):
         if num_active > 1:
-            cost = sum(distance[track][slot] for track, slot in enumerate(slots))
+            cost = sum(cost_of[track][slot] for track, slot in enumerate(slots))
             better = active[num_active] & (cost < best_cost)
             best_cost = torch.where(better, cost, best_cost)
             best = torch.where(better, number, best)
     slots = torch.tensor([slots for _, slots in ASSIGNMENTS], device=labels.device)[best.long()]
-    index = slots.movedim(-1, 2).unsqueeze(3).expand(-1, -1, -1, 3, -1)
+    index = slots.movedim(-1, 2).unsqueeze(3).expand(-1, -1, -1, labels.shape[3], -1)
     return labels.gather(2, index)

@@ -14,7 +14,10 @@ from .tracks import (
     NUM_TRACKS,
     best_order,
     checked_labels,
+    distance_activation,
+    distance_error,
     in_order,
+    known_distance,
     mean_of_frames,
     nearest_order,
     occurrence,
@@ -28,48 +31,59 @@ from .tracks import (
 class EINV2Format:
     """Outputs are `sed_logits` (batch, frames, 3, classes) and `doa` (batch, frames, 3, 3): track, then x, y, z.
 
-    Labels are one tensor (batch, frames, 3, classes + 3): for each track the activity of every class, then the unit
-    vector of its direction, all 0 where the track is silent. The loss finds which track predicts which of them.
+    Where the config says so, `distance` (batch, frames, 3) in metres stands beside. Labels are one tensor (batch,
+    frames, 3, classes + 3, or 4): for each track the activity of every class, then the unit vector of its direction,
+    then the distance, 0 where it is not known; all 0 where the track is silent. The loss finds which track predicts
+    which of them.
     """
 
-    output_names = ("sed_logits", "doa")
-    silence = {"sed": -100.0, "doa": 0.0}
-    class_head, numbers_a_class = "sed", NUM_TRACKS
+    silence = {"sed": -100.0, "doa": 0.0, "distance": -100.0}
+    class_heads, numbers_a_class = ("sed",), NUM_TRACKS
 
     def __init__(self, config: PSELDNetConfig):
         self.num_classes = config.num_labels
         self.unify_degrees = config.unify_degrees
         self.loss_type = config.loss_type
+        self.distance, self.distance_loss = config.distance, config.distance_loss
+        self.to_metres = distance_activation(config.distance_activation)
+        self.output_names = ("sed_logits", "doa", *["distance"] * self.distance)
         self.loss_weights = {
             "loss_sed": config.sed_loss_weight,
             "loss_doa": config.doa_loss_weight,
             "loss_maccdoa": config.alpha,
             "loss_accdoa": 1 - config.alpha,
+            "loss_distance": config.distance_loss_weight,
         }
 
     @property
     def head_sizes(self) -> dict[str, int]:
         """Outputs a frame of each head."""
-        return {"sed": NUM_TRACKS * self.num_classes, "doa": NUM_TRACKS * 3}
+        sizes = {"sed": NUM_TRACKS * self.num_classes, "doa": NUM_TRACKS * 3, "distance": NUM_TRACKS}
+        return sizes if self.distance else {name: sizes[name] for name in ("sed", "doa")}
 
     def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Heads (batch, frames, size) to `sed_logits` (batch, frames, 3, classes) and `doa` (batch, frames, 3, 3)."""
+        """Heads (batch, frames, size) to `sed_logits` (batch, frames, 3, classes), `doa` (batch, frames, 3, 3) and,
+        where there is one, `distance` (batch, frames, 3)."""
+        distance = {"distance": self.to_metres(heads["distance"])} if self.distance else {}
         return {
             "sed_logits": heads["sed"].unflatten(-1, (NUM_TRACKS, self.num_classes)),
             "doa": heads["doa"].tanh().unflatten(-1, (NUM_TRACKS, 3)),
+            **distance,
         }
 
     def encode(self, events: Events, num_frames: int) -> torch.Tensor:
-        """Labels (frames, 3, classes + 3): the events of a frame, in their order, fill its tracks.
+        """Labels (frames, 3, classes + 3, or 4): the events of a frame, in their order, fill its tracks.
 
         Events after `num_frames`, and the fourth event of a frame and further ones, are left out.
         """
-        labels = np.zeros((num_frames, NUM_TRACKS, self.num_classes + 3), dtype=np.float32)
+        labels = np.zeros((num_frames, NUM_TRACKS, self.num_classes + 3 + self.distance), dtype=np.float32)
         events = events[events.frame < num_frames]
         track = occurrence(events.frame)
         events, track = events[track < NUM_TRACKS], track[track < NUM_TRACKS]
         labels[events.frame, track, events.class_id] = 1
-        labels[events.frame, track, self.num_classes :] = events.vector
+        labels[events.frame, track, self.num_classes : self.num_classes + 3] = events.vector
+        if self.distance:
+            labels[events.frame, track, -1] = known_distance(events)
         return torch.from_numpy(labels)
 
     def decode_labels(self, labels: np.ndarray) -> Events:
@@ -88,34 +102,59 @@ class EINV2Format:
     ) -> dict[str, torch.Tensor]:
         """`loss`, and what it is made of, before weighting.
 
-        That is `loss_sed` and `loss_doa`, or `loss_maccdoa` and `loss_accdoa` if it is aggregated.
+        That is `loss_sed` and `loss_doa`, or `loss_maccdoa` and `loss_accdoa` if it is aggregated; and `loss_distance`
+        where there are distances.
         """
-        shape = (NUM_TRACKS, self.num_classes + 3)
+        shape = (NUM_TRACKS, self.num_classes + 3 + self.distance)
         labels, counts = checked_labels(labels, outputs["sed_logits"], [shape], mask)
-        sed_labels, doa_labels = labels.split([self.num_classes, 3], dim=-1)
+        sed_labels, doa_labels, metres = labels.split([self.num_classes, 3, int(self.distance)], dim=-1)
+        distance = torch.zeros_like(labels[..., :1]).expand(-1, -1, -1, NUM_TRACKS)
+        if self.distance:
+            near = outputs["distance"].float().unsqueeze(3).expand_as(distance)
+            distance = distance_error(self.distance_loss, near, metres.transpose(2, 3).expand_as(distance))
         errors = {"tpit": self._tpit, "aggregated": self._aggregated}[self.loss_type]
-        errors = errors(outputs["sed_logits"].float(), outputs["doa"].float(), sed_labels, doa_labels)
+        errors = errors(outputs["sed_logits"].float(), outputs["doa"].float(), sed_labels, doa_labels, distance)
+        if not self.distance:
+            del errors["loss_distance"]
         parts = {name: mean_of_frames(error, counts) for name, error in errors.items()}
         return {"loss": sum(self.loss_weights[name] * part for name, part in parts.items()), **parts}
 
+    def _order(self, cost: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+        """The best order of the tracks; distances have a say in it with `"joint"`."""
+        weight = self.loss_weights["loss_distance"] if self.distance_loss == "joint" else 0.0
+        return best_order(cost + weight * distance)
+
     def _tpit(
-        self, sed_logits: torch.Tensor, doa: torch.Tensor, sed_labels: torch.Tensor, doa_labels: torch.Tensor
+        self,
+        sed_logits: torch.Tensor,
+        doa: torch.Tensor,
+        sed_labels: torch.Tensor,
+        doa_labels: torch.Tensor,
+        distance: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Frame-level permutation-invariant training (Cao et al.), errors of each frame."""
         sed = pairwise(nn.functional.binary_cross_entropy_with_logits, sed_logits, sed_labels)
         doa = pairwise(nn.functional.mse_loss, doa, doa_labels)
-        order = best_order(self.loss_weights["loss_sed"] * sed + self.loss_weights["loss_doa"] * doa)
-        return {"loss_sed": in_order(sed, order), "loss_doa": in_order(doa, order)}
+        order = self._order(self.loss_weights["loss_sed"] * sed + self.loss_weights["loss_doa"] * doa, distance)
+        errors = {"loss_sed": sed, "loss_doa": doa, "loss_distance": distance}
+        return {name: in_order(error, order) for name, error in errors.items()}
 
     def _aggregated(
-        self, sed_logits: torch.Tensor, doa: torch.Tensor, sed_labels: torch.Tensor, doa_labels: torch.Tensor
+        self,
+        sed_logits: torch.Tensor,
+        doa: torch.Tensor,
+        sed_labels: torch.Tensor,
+        doa_labels: torch.Tensor,
+        distance: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Errors of both outputs as vectors: those of each track in the best order, and their sum over tracks."""
         prediction = activity_vectors(sed_logits.sigmoid(), doa)
         target = activity_vectors(sed_labels, doa_labels)
         by_track = pairwise(nn.functional.mse_loss, prediction, target)
+        order = self._order(by_track, distance)
         return {
-            "loss_maccdoa": in_order(by_track, best_order(by_track)),
+            "loss_maccdoa": in_order(by_track, order),
+            "loss_distance": in_order(distance, order),
             "loss_accdoa": nn.functional.mse_loss(prediction.sum(2), target.sum(2), reduction="none"),
         }
 
@@ -125,22 +164,27 @@ class EINV2Format:
         A track is the vector of each class, as long as its activity and in the direction of the track.
 
         Args:
-            outputs, reference: `sed_logits` (frames, 3, classes) and `doa` (frames, 3, 3), and any others.
+            outputs, reference: `sed_logits` (frames, 3, classes), `doa` (frames, 3, 3), distances, and any others.
         """
         tracks, others = (
             activity_vectors(torch.from_numpy(side["sed_logits"]).sigmoid(), torch.from_numpy(side["doa"])).flatten(2)
             for side in (outputs, reference)
         )
-        order = nearest_order(tracks[None], others[None])[0].unsqueeze(-1).numpy()
-        return outputs | {name: np.take_along_axis(outputs[name], order, axis=1) for name in self.output_names}
+        order = nearest_order(tracks[None], others[None])[0].numpy()
+        orders = {"distance": order}
+        return outputs | {
+            name: np.take_along_axis(outputs[name], orders.get(name, order[:, :, None]), axis=1)
+            for name in self.output_names
+        }
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
         """The likeliest class of a track is an event where its activity is above `threshold`.
 
-        Tracks of one class that are closer than `unify_degrees` give one event, in their mean direction.
+        Tracks of one class that are closer than `unify_degrees` give one event, at their mean.
 
         Args:
-            outputs: `sed_logits` (frames, 3, classes) and `doa` (frames, 3, 3), of any float type.
+            outputs: `sed_logits` (frames, 3, classes), `doa` (frames, 3, 3) and distances (frames, 3), of any float
+                type.
             threshold: activity between 0 and 1, one or (classes,).
         """
         # Padding is read as a track that is silent.
@@ -148,7 +192,11 @@ class EINV2Format:
         doa = torch.from_numpy(without_padding(outputs["doa"]))
         likeliest = nn.functional.one_hot(logits.argmax(-1), self.num_classes)
         vectors = activity_vectors(logits.sigmoid() * likeliest, doa).movedim(-2, -1).numpy()
-        return vectors_to_events(unify_tracks(vectors, threshold, self.unify_degrees), 0.0).sort()
+        if self.distance:
+            distance = np.broadcast_to(without_padding(outputs["distance"])[:, :, None, None], (*vectors.shape[:3], 1))
+            vectors = np.concatenate([vectors, distance], axis=-1)
+        unified = unify_tracks(vectors, threshold, self.unify_degrees)
+        return vectors_to_events(unified, 0.0, ["distance"] * self.distance).sort()
 
 
 def activity_vectors(activity: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:

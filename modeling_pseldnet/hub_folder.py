@@ -183,7 +183,9 @@ def model_card(
         made: how it was made from that.
         name: of the repository that it is for.
     """
-    audio = (feature_extractor or fitting_extractor(config)).audio
+    fits = any(kind.num_channels == config.num_channels for kind in FEATURE_TYPES.values())
+    extractor = feature_extractor or (fitting_extractor(config) if fits else None)
+    audio = extractor.audio if extractor else f"audio whose features have {config.num_channels} channels"
     labels = ", ".join(str(label) for label in config.id2label.values())
     origin = f"{made} `{source}`; see" if source else "See"
     tags = "\n".join(f"- {tag}" for tag in TAGS)

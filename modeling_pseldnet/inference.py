@@ -56,7 +56,7 @@ def detect(
     dtype: torch.dtype | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Events:
-    """What sounds in a recording, when and from which direction.
+    """What sounds in a recording, when and from which direction, and how far where the model tells that.
 
     Args:
         model, feature_extractor: as loaded; the model runs where its weights are.
@@ -280,7 +280,7 @@ def rotation_averaging(
     is rotated or reflected by one of the 16, so is the answer (with three tracks, but for ties in [`mean_of_tracks`]).
 
     Returns:
-        From features (batch, 7, frames, mel bins) to `accdoa` (batch, label frames, tracks, 3, classes).
+        From features (batch, 7, frames, mel bins) to the outputs of the format, as `model.predict` gives them.
 
     Raises:
         ValueError: the features are not of ambisonics, or the outputs no ACCDOA vectors.
@@ -289,24 +289,31 @@ def rotation_averaging(
         raise ValueError(
             f"averaging over rotations takes features of ambisonics, logmel_iv, not {feature_extractor.feature_type}"
         )
-    if model.output_format.output_names != ("accdoa",):
+    names = model.output_format.output_names
+    if names[0] != "accdoa":
         raise ValueError(
             f"averaging over rotations takes accdoa or multi_accdoa outputs, not {model.config.output_format}"
         )
+
+    num_axes = model.config.num_axes
 
     def predict(input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         answers = []
         # Features turn with the sound field exactly, so that they need not be computed again.
         for pattern, turn in zip(PATTERNS, feature_rotation(PATTERNS), strict=True):
             turned = torch.einsum("ij,bjtm->bitm", torch.from_numpy(turn).to(input_features), input_features)
-            accdoa = model.predict(turned)["accdoa"]
-            answers.append(torch.einsum("ij,bfkic->bfkjc", torch.from_numpy(pattern).to(accdoa), accdoa))
-        return {"accdoa": mean_of_tracks(torch.stack(answers))}
+            accdoa, *beside = model.predict(turned).values()
+            back = torch.from_numpy(pattern[:num_axes, :num_axes]).to(accdoa)
+            vectors = torch.einsum("ij,bfkic->bfkjc", back, accdoa)
+            answers.append(torch.cat([vectors, *(output.unsqueeze(3) for output in beside)], dim=3))
+        mean = mean_of_tracks(torch.stack(answers), num_axes)
+        vectors, beside = mean[:, :, :, :num_axes], mean[:, :, :, num_axes:].unbind(3)
+        return dict(zip(names, [vectors, *beside], strict=True))
 
     return predict
 
 
-def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
+def mean_of_tracks(outputs: torch.Tensor, num_axes: int = 3) -> torch.Tensor:
     """The mean of several answers whose tracks are in no common order.
 
     In each frame and class, one answer gives the order: the one that is least far from all others. Each of its tracks
@@ -314,20 +321,21 @@ def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
     several may stand for one source, and not the same in every answer. No answer is preferred for its place.
 
     Args:
-        outputs: (answers, batch, frames, tracks, 3, classes).
+        outputs: (answers, batch, frames, tracks, 3 + …, classes).
+        num_axes: numbers that are the vector, which says what is near; those after it are averaged with it.
 
     Returns:
-        (batch, frames, tracks, 3, classes).
+        (batch, frames, tracks, 3 + …, classes).
     """
     if outputs.shape[3] == 1:
         return outputs.mean(0)
-    far = []
-    for answer in outputs:
-        distance = squared_distance(answer, outputs)
+    far, vectors = [], outputs[..., :num_axes, :]
+    for answer in vectors:
+        distance = squared_distance(answer, vectors)
         # There and back, since an answer that lacks a source is near to those that have it but not they to it.
         far.append((distance.amin(4).sum(3) + distance.amin(3).sum(3)).sum(0))
-    chosen = torch.stack(far).argmin(0)[None, :, :, None, None].expand(1, *outputs.shape[1:])
-    nearest = squared_distance(outputs.gather(0, chosen)[0], outputs).argmin(4)
+    chosen = torch.stack(far).argmin(0)[None, :, :, None, None].expand(1, *vectors.shape[1:])
+    nearest = squared_distance(vectors.gather(0, chosen)[0], vectors).argmin(4)
     return outputs.gather(3, nearest.unsqueeze(4).expand_as(outputs)).mean(0)
 
 
@@ -338,5 +346,5 @@ def squared_distance(tracks: torch.Tensor, others: torch.Tensor) -> torch.Tensor
         (answers, batch, frames, tracks, tracks of the answer, classes).
     """
     # An axis at a time, as the differences of all three would take much memory.
-    parts = (tracks[..., :, None, axis, :] - others[..., None, :, axis, :] for axis in range(3))
+    parts = (tracks[..., :, None, axis, :] - others[..., None, :, axis, :] for axis in range(tracks.shape[-2]))
     return sum(part.square_() for part in parts)

@@ -116,11 +116,17 @@ class PSELDNetSELDOutput(ModelOutput):
         loss (`torch.FloatTensor`, *optional*):
             The loss of the output format; with `labels`.
         accdoa (`torch.FloatTensor` of shape `(batch, label frames, tracks, 3, classes)`, *optional*):
-            Vectors in x, y, z whose length is the activity, for the ACCDOA formats (one or three tracks).
+            Vectors in x, y, z whose length is the activity, for the ACCDOA formats (one or three tracks); in x, y
+            where `config.num_axes` is 2.
         sed_logits (`torch.FloatTensor` of shape `(batch, label frames, 3, classes)`, *optional*):
             Logits of the activity of each class on each track, for EINV2 and SEDDOA.
         doa (`torch.FloatTensor` of shape `(batch, label frames, 3, 3)`, *optional*):
             Direction of each track in x, y, z, for EINV2 and SEDDOA.
+        distance (`torch.FloatTensor` of shape `(batch, label frames, tracks, classes)`, *optional*):
+            Metres, not negative, of each vector of the ACCDOA formats, of each track `(batch, label frames, 3)` for
+            EINV2 and SEDDOA; of models with `config.distance`.
+        onscreen (`torch.FloatTensor` of shape `(batch, label frames, tracks, classes)`, *optional*):
+            Probability that the source is within the picture; of models with `config.onscreen`.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             As in [`PSELDNetModelOutput`].
     """
@@ -129,6 +135,8 @@ class PSELDNetSELDOutput(ModelOutput):
     accdoa: torch.FloatTensor | None = None
     sed_logits: torch.FloatTensor | None = None
     doa: torch.FloatTensor | None = None
+    distance: torch.FloatTensor | None = None
+    onscreen: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -371,9 +379,10 @@ class Heads(nn.Module):
         return getattr(self, name)
 
     def forward(self, feature_map: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What each head makes of the feature map, or of that of its branch."""
+        """What each head makes of the feature map, or of that of its branch: distance is told where direction is."""
         maps = feature_map if isinstance(feature_map, dict) else {}
-        return {name: head(maps.get(name, feature_map)) for name, head in self.named_children()}
+        other = maps.get("doa", feature_map)
+        return {name: head(maps.get(name, other)) for name, head in self.named_children()}
 
 
 def names_data_columns(forward: Callable) -> Callable:

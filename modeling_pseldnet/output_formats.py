@@ -18,12 +18,13 @@ class OutputFormat(Protocol):
         output_names: fields of the model's output that hold what it predicts.
         head_sizes: numbers a frame that each head gives, by the head's name.
         silence: what each head gives where a recording is padded.
-        class_head, numbers_a_class: name of the head that tells classes, and what it gives a frame for each.
+        class_heads: names of the heads whose numbers are, last, one a class; the first of them tells classes.
+        numbers_a_class: what that one gives a frame for each class, of three axes.
     """
 
     output_names: tuple[str, ...]
     silence: dict[str, float]
-    class_head: str
+    class_heads: tuple[str, ...]
     numbers_a_class: int
 
     @property

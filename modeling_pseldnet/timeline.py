@@ -59,7 +59,9 @@ def to_records(events: Events, id2label: dict[int, str]) -> list[dict]:
 
     Each has `onset` and `offset` in seconds, `label`, `track`, the mean direction as `azimuth` and `elevation` in
     degrees, the mean `confidence` (null where events have none) and the `trajectory`: a list of `time`, `azimuth` and
-    `elevation`, one every 100 ms. A track that pauses gives several events.
+    `elevation`, one every 100 ms. Where events have distances, both it and its points have a `distance` in metres,
+    null where it is not known; where they are told to be on screen or not, it has `onscreen`, whether most of it is. A
+    track that pauses gives several events.
     """
     order = np.lexsort((events.frame, events.track, events.class_id))
     events = events[order]
@@ -71,7 +73,16 @@ def to_records(events: Events, id2label: dict[int, str]) -> list[dict]:
 
 def _record(events: Events, id2label: dict[int, str]) -> dict:
     azimuth, elevation = vector_to_direction(events.vector.mean(0))
-    columns = (events.frame * FRAME_SECONDS, events.azimuth, events.elevation)
+    columns = {"time": events.frame * FRAME_SECONDS, "azimuth": events.azimuth, "elevation": events.elevation}
+    points = [dict(zip(columns, map(_rounded, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+    beside = {}
+    if events.distance is not None:
+        known = events.distance[~np.isnan(events.distance)]
+        beside["distance"] = _rounded(known.mean(), 2) if len(known) else None
+        for point, metres in zip(points, events.distance.tolist(), strict=True):
+            point["distance"] = None if np.isnan(metres) else _rounded(metres, 2)
+    if events.onscreen is not None:
+        beside["onscreen"] = bool(events.onscreen.mean() > 0.5)
     return {
         "onset": _rounded(events.frame[0] * FRAME_SECONDS),
         "offset": _rounded((events.frame[-1] + 1) * FRAME_SECONDS),
@@ -79,11 +90,9 @@ def _record(events: Events, id2label: dict[int, str]) -> dict:
         "track": int(events.track[0]),
         "azimuth": _rounded(azimuth),
         "elevation": _rounded(elevation),
+        **beside,
         "confidence": None if events.confidence is None else _rounded(min(events.confidence.mean(), 1.0), 3),
-        "trajectory": [
-            dict(zip(("time", "azimuth", "elevation"), map(_rounded, row), strict=True))
-            for row in zip(*columns, strict=True)
-        ],
+        "trajectory": points,
     }
 
 

@@ -1,6 +1,6 @@
 """Tracks, which have no order: matched with those of labels or of another window, and made events of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -11,6 +11,8 @@ from .events import Events, vector_to_direction
 
 
 NUM_TRACKS = 3
+# Nothing is nearer for a logarithm, nor farther for an exponential.
+LEAST_METRES, MAX_LOG_METRES = 0.01, float(np.log(100.0))
 # What transformers pads outputs and labels of different lengths with.
 PADDING = -100
 
@@ -97,12 +99,46 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
     return result
 
 
-def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray) -> Events:
-    """Vectors (frames, tracks, classes, 3) longer than the threshold, one or one a class, as events."""
-    length = np.sqrt(np.einsum("ftcd,ftcd->ftc", vectors, vectors))
+def known_distance(events: Events) -> np.ndarray:
+    """Distances in metres, (rows,), 0 where they are not known."""
+    return np.zeros(len(events)) if events.distance is None else np.nan_to_num(events.distance)
+
+
+def distance_activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes metres, not negative, of a head's outputs; far below 0 they are silence, whose distance is 0."""
+    return {
+        "softplus": nn.functional.softplus,
+        "relu": nn.functional.relu,
+        "exp": lambda values: values.clamp(max=MAX_LOG_METRES).exp(),
+    }[name]
+
+
+def distance_error(name: str, prediction: torch.Tensor, metres: torch.Tensor) -> torch.Tensor:
+    """The error of distances, `"relative"`, `"log"` or, for `"joint"`, squared; 0 where `metres`, not known, are 0."""
+    known = metres > 0
+    metres = torch.where(known, metres, 1.0)
+    if name == "log":
+        error = (prediction.clamp(min=LEAST_METRES) / metres).log().abs()
+    else:
+        error = prediction - metres
+        error = error.square() if name == "joint" else error.abs() / metres
+    return torch.where(known, error, 0.0)
+
+
+def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray, beside: Sequence[str] = ()) -> Events:
+    """Vectors (frames, tracks, classes, 3 + …) longer than the threshold, one or one a class, as events.
+
+    Args:
+        beside: what the numbers after x, y, z are: `"distance"` in metres, `"onscreen"` as a probability.
+    """
+    length = np.sqrt(np.einsum("ftcd,ftcd->ftc", vectors[..., :3], vectors[..., :3]))
     frame, track, class_id = np.nonzero(length > threshold)
-    azimuth, elevation = vector_to_direction(vectors[frame, track, class_id])
-    return Events(frame, class_id, track, azimuth, elevation, confidence=length[frame, track, class_id])
+    found = vectors[frame, track, class_id]
+    azimuth, elevation = vector_to_direction(found[:, :3])
+    columns = {name: found[:, 3 + number] for number, name in enumerate(beside)}
+    if "onscreen" in columns:
+        columns["onscreen"] = columns["onscreen"] > 0.5
+    return Events(frame, class_id, track, azimuth, elevation, confidence=length[frame, track, class_id], **columns)
 
 
 def unify_tracks(
@@ -110,21 +146,23 @@ def unify_tracks(
 ) -> np.ndarray:
     """Replaces active tracks of a class that are close to each other by their mean, and inactive tracks by zero.
 
+    What stands beside their vectors, such as distances, is averaged with them.
+
     Two close tracks of three become one; when two or three of the three pairs are close, all become one.
 
     Args:
-        vectors: (frames, 3, classes, 3).
+        vectors: (frames, 3, classes, 3 + …).
         threshold: activity, one or (classes,).
         unify_degrees: angle below which two tracks are one source.
         repeats_first: whether, beside the mean of tracks 2 and 0, track 0 stands where track 1 would be due: so it is
             in published scores of multi-ACCDOA.
     """
-    active = np.linalg.norm(vectors, axis=-1) > threshold
+    active = np.linalg.norm(vectors[..., :3], axis=-1) > threshold
     # Few classes are active on two tracks at a time: the rest of the work is on those alone.
     frame, class_id = np.nonzero(active.sum(1) > 1)
     on = active[frame, :, class_id]
     several = vectors[frame, :, class_id] * on[..., None]
-    unit = several / np.maximum(np.linalg.norm(several, axis=-1, keepdims=True), 1e-12)
+    unit = several[..., :3] / np.maximum(np.linalg.norm(several[..., :3], axis=-1, keepdims=True), 1e-12)
     pairs = np.array([(0, 1), (1, 2), (2, 0)])
     cosine = np.einsum("npd,npd->np", unit[:, pairs[:, 0]], unit[:, pairs[:, 1]])
     close = (np.arccos(np.clip(cosine, -1, 1)) < np.radians(unify_degrees)) & on[:, pairs[:, 0]] & on[:, pairs[:, 1]]

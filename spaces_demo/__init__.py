@@ -38,7 +38,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `pseldnet-demo`."""
     options = parse_arguments(arguments)
-    require("gradio", "plotly")
+    require("gradio")
     from spaces_demo.app import serve
 
     serve(options)

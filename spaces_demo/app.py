@@ -7,86 +7,68 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import NamedTuple
 
 import gradio as gr
+from fastapi import Request
+from fastapi.responses import HTMLResponse, PlainTextResponse
+from gradio_client.utils import is_http_url_like
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from transformers.utils import logging
 
-from modeling_pseldnet.audio import AUDIO_SUFFIXES, Recording
-from modeling_pseldnet.events import write_csv
-from modeling_pseldnet.files import write_atomically
-from modeling_pseldnet.inference import choose_channel_format, detect
-from modeling_pseldnet.timeline import to_records
-from modeling_pseldnet.tools.cli import first_line
+from modeling_pseldnet import Events
+from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.inference import choose_channel_format
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo import NAME, main
-from spaces_demo.models import load_from_hub, load_own
-from spaces_demo.plots import SYMBOLS, Style, class_styles, direction_map, display_name, sphere, timeline
-from spaces_demo.preview import write_preview
+from spaces_demo.answers import MAX_MEGABYTES, MAX_MINUTES, TAKES, Cancelled, answering, friendly, measure
+from spaces_demo.listening import write_solo
+from spaces_demo.models import Model, load_from_hub, load_own
+from spaces_demo.precompute import EXAMPLES, examples
+from spaces_demo.results import AMBISONIC, Result, find_events, write_result
+
+
+try:
+    from spaces import GPU as on_gpu  # where the platform lends one for the time of a call
+except ImportError:
+
+    def on_gpu(function: Callable) -> Callable:
+        """No loan: what has a GPU keeps it."""
+        return function
 
 
 FOLDER = Path(__file__).parent
-MAX_MINUTES, MAX_MEGABYTES = 10, 100
 # Files of visitors, and what is made of them, are deleted when they are this old; all of them when the server stops.
 KEPT_SECONDS = 1800
-TAKES = (
-    "This page takes the four channels of an ambisonic or a tetrahedral microphone (WAV, FLAC, OGG or AMB) of up to"
-    f" {MAX_MINUTES} minutes and {MAX_MEGABYTES} MB. Mono and stereo hold no directions around the listener."
-)
+# A run that takes longer is ended, as others wait for it.
+MAX_RUN_SECONDS = 600
+# More visitors than this are not let into the queue.
+MAX_WAITING = 50
 CHANNEL_FORMATS = [("AmbiX: W, Y, Z, X", "ambix"), ("FuMa: W, X, Y, Z", "fuma"), ("A-format: capsules", "aformat")]
 # 0 stands for the model's own, as Gradio has no empty number.
 THRESHOLDS = [("the model's own", 0.0), *((f"{percent / 100:.2f}", percent / 100) for percent in range(5, 100, 5))]
 OVERLAPS = [("none", 0.0), ("half: 2 times the work", 0.5), ("90 %: 10 times the work", 0.9)]
-HEADER = """
-<h1>What sounds, and from where?</h1>
-<p><a href="https://arxiv.org/abs/2411.06399">PSELDNets</a> find the sound events in a four-channel recording, and the
-direction that each comes from.</p>"""
 CLIENT_EXAMPLE = (FOLDER / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0].strip()
-# A part of the page that is styled by `page.css` alone.
-html_part = partial(gr.HTML, apply_default_css=False)
-COLUMNS = ["Sound", "From (s)", "To (s)", "Azimuth (°)", "Elevation (°)", "Confidence"]
 
 
-class Cancelled(Exception):
-    """The visitor does not want the result any more."""
+@on_gpu
+def hear(model: tuple[str, str, bool], recording: str, *options, **more) -> Events:
+    """The events of a recording, by a model as [`load`] takes it: a GPU on loan is used by another process, which can
+    be given small things alone."""
+    return find_events(load(*model), recording, *options, **more)
 
 
-class Result(NamedTuple):
-    """What is drawn: events as [`to_records`] gives them, a style for each label in them, and the duration."""
-
-    records: list[dict]
-    styles: dict[str, Style]
-    seconds: float
-
-
-def friendly(message: str, path: str = "") -> gr.Error:
-    """A message that stays until it is closed; the name of a file in it stands for its path on the server."""
-    message = message.replace(path, Path(path).name) if path else message
-    return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
-
-
-def measure(path: str, sampling_rate: int, channel_format: str) -> float:
-    """The duration of a recording in seconds.
+def load(own: str, other: str, trust_remote_code: bool) -> Model:
+    """The model that a visitor names, or the page's own for an empty name.
 
     Raises:
-        ValueError: it cannot be used here.
+        ValueError: it cannot be used.
     """
-    name = Path(path).name
-    if not Path(path).is_file():
-        raise ValueError(f"{name}: deleted after a while, as all recordings are: choose it again")
-    megabytes = Path(path).stat().st_size / 1e6
-    if megabytes > MAX_MEGABYTES:
-        raise ValueError(f"{name}: {megabytes:.0f} MB where {MAX_MEGABYTES} are the most")
-    with Recording(path, sampling_rate, channel_format) as recording:
-        seconds = recording.seconds
-    if seconds > 60 * MAX_MINUTES:
-        raise ValueError(f"{name}: {seconds / 60:.1f} minutes where {MAX_MINUTES} are the most: give a part of it")
-    return seconds
+    return load_from_hub(other, trust_remote_code) if other else load_own(own)
 
 
 class Finder:
@@ -102,10 +84,10 @@ class Finder:
 
     def __init__(self, model: str, trust_remote_code: bool = False):
         self.own_model, self.trust_remote_code = model, trust_remote_code
-        self.labels = list(load_own(model)[0].config.id2label.values())
+        self.own = load_own(model)
         self.running: dict[str, Event] = {}
 
-    def find(
+    def detect(
         self,
         recording: str,
         channel_format: str = "ambix",
@@ -114,7 +96,7 @@ class Finder:
         overlap: float = 0.0,
         request: gr.Request = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (where Gradio looks for it)
-    ) -> Iterator[tuple[Result, str, str, str, str]]:
+    ) -> Iterator[tuple[str, str, str, str]]:
         """Says what sounds in a recording, when and from which direction.
 
         Args:
@@ -125,201 +107,179 @@ class Finder:
             overlap: part of each window that is averaged with the next: 0, 0.5 or 0.9.
 
         Yields:
-            What is to be drawn, and the paths of DCASE CSV, JSON, picture (PNG) and stereo preview (MP3), which exist
-            until the next item is asked for.
+            The paths of DCASE CSV, JSON, picture (PNG) and stereo preview (MP3), which exist until the next item is
+            asked for.
         """
+        with answering(recording), TemporaryDirectory() as folder:
+            found = self._find(folder, recording, channel_format, model, threshold, overlap, request, progress)
+            result, events, network = found
+            labels, picture = network.config.id2label, str(Path(result.csv).with_suffix(".png"))
+            seconds = measure(recording, network.config.sampling_rate, channel_format)
+            plot_events(events, labels, picture, seconds, title=Path(recording).name)
+            yield result.csv, result.json, picture, result.stereo
+
+    def scene(
+        self,
+        recording: str,
+        channel_format: str = "",
+        model: str = "",
+        threshold: float = 0.0,
+        overlap: float = 0.0,
+        request: gr.Request = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Result]:
+        """As [`detect`], for the page, which draws the picture itself."""
+        with answering(recording), TemporaryDirectory() as folder:
+            yield self._find(folder, recording, channel_format, model, threshold, overlap, request, progress)[0]
+
+    def _find(
+        self,
+        folder: str,
+        recording: str,
+        channel_format: str,
+        model: str | None,
+        threshold: float,
+        overlap: float,
+        request: gr.Request,
+        progress: Callable,
+    ) -> tuple[Result, Events, object]:
         if not recording:
-            raise friendly("There is no recording yet: choose a file or the example.")
+            raise friendly("There is no recording yet: choose a file or an example.")
         progress(0, desc="Loading the model")
-        network, extractor = self._load((model or "").strip())
+        choice = self.own_model, (model or "").strip(), self.trust_remote_code
+        used = load(*choice)
         stop = self.running[request.session_hash] = Event()
+        last = time.monotonic() + MAX_RUN_SECONDS
 
         def advance(done: int, total: int) -> None:
             if stop.is_set():
                 raise Cancelled
+            if time.monotonic() > last:
+                raise ValueError(f"this takes more than {MAX_RUN_SECONDS // 60} minutes: take less overlap, or a part")
             progress((done, total), desc="Listening", unit="windows")
 
         try:
-            channel_format = choose_channel_format(channel_format, extractor)
-            seconds = measure(recording, network.config.sampling_rate, channel_format)
+            channel_format = choose_channel_format(channel_format or None, used.extractor)
+            measure(recording, used.network.config.sampling_rate, channel_format)
             progress(0, desc="Listening")
-            events = detect(
-                network,
-                extractor,
-                recording,
-                channel_format=channel_format,
-                threshold=threshold or None,
-                hop_seconds=round(network.config.window_seconds * (1 - overlap), 1),
-                progress=advance,
-            )
-            progress(1, desc="Drawing")
-            labels, name = network.config.id2label, Path(recording).name
-            records = to_records(events, labels)
-            with TemporaryDirectory() as folder:
-                stem = Path(folder) / Path(name).stem
-                csv, text, picture, preview = (f"{stem}.{suffix}" for suffix in ("csv", "json", "png", "mp3"))
-                write_csv(csv, events)
-                write_atomically(text, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-                plot_events(events, labels, picture, seconds, title=name)
-                with Recording(recording, network.config.sampling_rate, channel_format) as audio:
-                    write_preview(audio, preview)
-                yield Result(records, class_styles(events, labels), seconds), csv, text, picture, preview
-        except Cancelled:
-            return
-        except ValueError as error:
-            raise friendly(f"{first_line(error)}. {TAKES}", recording) from None
+            # A process of its own cannot be told to stop, nor tell how far it is.
+            follow = {} if os.environ.get("SPACES_ZERO_GPU") else {"progress": advance}
+            events = hear(choice, recording, channel_format, threshold, overlap, **follow)
+            progress(1, desc="Preparing the sound")
+            return write_result(used, recording, events, folder, channel_format), events, used.network
         finally:
             self.running.pop(request.session_hash, None)
+
+    def solo(self, recording: str | None, example: str, channel_format: str, trajectory: list[dict]) -> Iterator[str]:
+        """The sound of one event, steered to it along its track, of a visitor's recording or of an example."""
+        with answering(recording or ""), TemporaryDirectory() as folder:
+            channel_format = channel_format or AMBISONIC[0]
+            if example in {known["id"] for known in examples()}:
+                recording = str(EXAMPLES / f"{example}.flac")
+            if not recording or channel_format not in AMBISONIC:
+                raise ValueError("one event can be heard alone in ambisonic recordings only")
+            path = Path(folder, "solo.mp3")
+            rate = self.own.network.config.sampling_rate
+            measure(recording, rate, channel_format)
+            with Recording(recording, rate, channel_format) as audio:
+                write_solo(audio, trajectory, path)
+            yield str(path)
 
     def cancel(self, request: gr.Request) -> None:
         """Ends the work for a visitor, if there is any, after the windows in hand."""
         if stop := self.running.get(request.session_hash):
             stop.set()
 
-    def _load(self, model: str):
-        try:
-            return load_from_hub(model, self.trust_remote_code) if model else load_own(self.own_model)
-        except ValueError as error:
-            raise friendly(str(error)) from None
-
-
-def draw(result: Result):
-    """What the page shows of a result, in the order of its parts."""
-    records, styles, seconds = result
-    count = f"{len(records)} event{'' if len(records) == 1 else 's'}" if records else "No events"
-    kinds = f" of {len(styles)} kind{'' if len(styles) == 1 else 's'}" if records else " above the threshold"
-    numbers = {"onset": ".1f", "offset": ".1f", "azimuth": ".1f", "elevation": ".1f", "confidence": ".2f"}
-    rows = [
-        [display_name(record["label"]), *(f"{record[key]:{form}}" for key, form in numbers.items())]
-        for record in records
-    ]
-    chips = "".join(
-        f'<button class="chip" data-label="{html.escape(label)}" aria-pressed="true">'
-        f'<span style="color:{style.colour}">{SYMBOLS[style.symbol]}</span>{html.escape(display_name(label))}</button>'
-        for label, style in styles.items()
-    )
-    return (
-        gr.Column(visible=False),
-        gr.Column(visible=True),
-        f"<h2>{count}{kinds} in {seconds:.1f}&nbsp;s</h2>",
-        transport(seconds),
-        f'<div class="chips">{chips}</div>',
-        direction_map(records, styles),
-        sphere(records, styles),
-        timeline(records, styles, seconds),
-        rows,
-    )
-
-
-def transport(seconds: float) -> str:
-    """Play button, slider and clock; `page.js` brings them to life."""
-    # The number makes each one new, so that the page puts the slider back to the start.
-    return f"""
-        <div class="transport" data-number="{time.monotonic_ns()}">
-          <button id="play" aria-label="Play or pause"></button>
-          <input id="time" type="range" min="0" max="{seconds:.1f}" step="0.1" value="0" aria-label="Time in seconds">
-          <output id="clock">0.0 / {seconds:.1f} s</output>
-          <button id="whole" class="chip" disabled>Show all</button>
-        </div>"""
-
-
-def introduction(labels: list[str]) -> str:
-    """What stands in the place of the results at first."""
-    known = [html.escape(display_name(label)) for label in labels[:60]]
-    if len(labels) > len(known):
-        known.append(f"and {len(labels) - len(known)} more")
-    return f"""
-        <h2>How it works</h2>
-        <ol class="steps">
-          <li><b>Give a recording</b>of an ambisonic or a tetrahedral microphone: its four channels tell where a sound
-          comes from.</li>
-          <li><b>Find events</b>A network names, ten times a second, what sounds and from which direction.</li>
-          <li><b>Look and listen</b>Play the recording or pull the slider, and see the sources around you.</li>
-        </ol>
-        <h3>What the model knows</h3>
-        <p class="chips">{"".join(f'<span class="chip">{label}</span>' for label in known)}</p>
-        <h3>What becomes of your recording</h3>
-        <p class="note">It is used for nothing else, and deleted within an hour.</p>"""
-
 
 def build(finder: Finder) -> gr.Blocks:
-    """The page."""
-    examples = sorted(str(file) for file in (FOLDER / "example").glob("*.flac"))
-    with gr.Blocks(
-        title="What sounds, and from where?", analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)
-    ) as page:
-        html_part(HEADER, elem_id="header")
-        with gr.Row(elem_id="main"):
-            with gr.Column(elem_id="inputs", scale=0, min_width=310):
-                recording = gr.File(label="Recording", file_types=sorted(AUDIO_SUFFIXES), height=140)
-                if examples:
-                    names = [display_name(Path(file).stem) for file in examples]
-                    gr.Examples(examples, recording, label="Or an example", example_labels=names)
-                channel_format = gr.Radio(CHANNEL_FORMATS, value="ambix", label="Channels")
-                with gr.Accordion("Options", open=False):
-                    model = gr.Textbox(
-                        "", label="Model", placeholder="the page's own", info="Or a PSELDNet of the Hub: user/name."
-                    )  # fmt: skip
-                    threshold = gr.Dropdown(
-                        THRESHOLDS, value=0.0, label="Threshold", filterable=False,
-                        info="Activity above which an event is reported: more events, or fewer false ones.",
-                    )  # fmt: skip
-                    overlap = gr.Radio(
-                        OVERLAPS, value=0.0, label="Overlap of windows", info="Steadier directions, for more time."
-                    )
-                run = gr.Button("Find events", variant="primary", elem_id="run")
-                cancel = gr.Button("Cancel", elem_id="cancel")
-                status = html_part(elem_id="status")
-            with gr.Column(elem_id="outputs", scale=1):
-                with gr.Column(elem_id="introduction") as before:
-                    html_part(introduction(finder.labels))
-                with gr.Column(visible=False, elem_id="results") as results:
-                    summary = html_part()
-                    legend = html_part()
-                    player = html_part()
-                    preview = gr.Audio(
-                        elem_id="preview", show_label=False, interactive=False,
-                        waveform_options=gr.WaveformOptions(show_recording_waveform=False),
-                    )  # fmt: skip
-                    with gr.Row(elem_id="plots"):
-                        directions = gr.Plot(show_label=False, container=False, scale=3)
-                        ball = gr.Plot(show_label=False, container=False, scale=2)
-                    times = gr.Plot(show_label=False, container=False)
-                    table = gr.Dataframe(
-                        headers=COLUMNS, datatype=["str", *["number"] * 5], interactive=False, max_height=320,
-                        show_label=False, buttons=[],
-                    )  # fmt: skip
-                    with gr.Row(elem_id="downloads"):
-                        csv = gr.DownloadButton("DCASE CSV", elem_id="csv")
-                        text = gr.DownloadButton("JSON")
-                        picture = gr.DownloadButton("Picture")
-                    html_part('<p class="note">You hear two cardioid microphones, one looking left, one right.</p>')
-        with gr.Accordion("Use it from Python", open=False, elem_classes="more"):
-            gr.Code(CLIENT_EXAMPLE, language="python", show_label=False, interactive=False)
-        for file in (FOLDER / "example").glob("CREDITS.md"):
-            with gr.Accordion("Credits of the example", open=False, elem_classes="more"):
-                gr.Markdown(file.read_text(encoding="utf-8").partition("\n")[2])
+    """The endpoints that the page and programs call, with their queue; visitors see `page/index.html` instead."""
+    with gr.Blocks(analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)) as blocks:
+        recording = gr.File(label="Recording")
+        options = [
+            gr.Radio([*CHANNEL_FORMATS, ("as the model takes it", "")], value="ambix", label="Channel format"),
+            gr.Textbox("", label="Model"),
+            gr.Dropdown(THRESHOLDS, value=0.0, label="Threshold"),
+            gr.Radio(OVERLAPS, value=0.0, label="Overlap"),
+        ]
+        example, trajectory = gr.Textbox("", label="Example"), gr.JSON(label="Trajectory")
+        # One recording at a time, whoever asks for it; sounds of single events are quick.
+        alone = {"concurrency_limit": 1, "concurrency_id": "model"}
+        api, page = ({"api_visibility": visible} for visible in ("public", "undocumented"))
+        files = [gr.File(label=label) for label in ("CSV", "JSON", "Picture", "Preview")]
+        gr.Button().click(finder.detect, [recording, *options], files, api_name="detect", **alone, **api)
+        files = [gr.File(label=label) for label in Result._fields]
+        gr.Button().click(finder.scene, [recording, *options], files, api_name="scene", **alone, **page)
+        gr.Button().click(
+            finder.solo, [recording, example, options[0], trajectory], gr.File(), api_name="solo",
+            concurrency_limit=2, **page,
+        )  # fmt: skip
+        blocks.unload(finder.cancel)
+    for block in blocks.blocks.values():
+        refuse_addresses(block)
+    return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
-        result = gr.State(time_to_live=KEPT_SECONDS)
-        found = run.click(
-            finder.find,
-            [recording, channel_format, model, threshold, overlap],
-            [result, csv, text, picture, preview],
-            api_name="detect",
-            show_progress_on=status,
-        )
-        shown = [before, results, summary, player, legend, directions, ball, times, table]
-        found.success(draw, result, shown, api_visibility="private", show_progress="hidden")
-        cancel.click(finder.cancel, queue=False, cancels=found, api_visibility="private")
-        page.unload(finder.cancel)
-    return page.queue(max_size=50, default_concurrency_limit=1)
+
+def refuse_addresses(block) -> None:
+    """Has a component take files that were uploaded, and fetch nothing from an address that a visitor gives."""
+    move = block.async_move_resource_to_block_cache
+
+    async def move_files_alone(path: str | Path | None) -> str | None:
+        if path is not None and is_http_url_like(str(path)):
+            raise friendly("Addresses are not fetched here: download the recording and upload it.")
+        return await move(path)
+
+    block.async_move_resource_to_block_cache = move_files_alone
+
+
+def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
+    """The page itself, its files and the examples. What it has to know of the server stands in its HTML."""
+    about = {
+        "model": finder.own.name,
+        "classes": list(finder.own.network.config.id2label.values()),
+        "scores": finder.own.scores,
+        "examples": examples(),
+        "maxMegabytes": MAX_MEGABYTES,
+        "endpoints": {function.api_name: number for number, function in blocks.fns.items()},
+    }
+    texts = {
+        "takes": TAKES,
+        "formats": "".join(_choice("radio", "format", *item, item[1] == "ambix") for item in CHANNEL_FORMATS),
+        "thresholds": "".join(f'<option value="{value}">{name}</option>' for name, value in THRESHOLDS),
+        "overlaps": "".join(f'<option value="{value}">{name}</option>' for name, value in OVERLAPS),
+        "client": html.escape(CLIENT_EXAMPLE),
+        "credits": html.escape((EXAMPLES / "CREDITS.md").read_text(encoding="utf-8").partition("\n")[2].strip()),
+        "minutes": str(MAX_MINUTES),
+        "about": json.dumps(about, ensure_ascii=False).replace("<", "\\u003c"),
+    }
+    page = (FOLDER / "page" / "index.html").read_text(encoding="utf-8")
+    for name, text in texts.items():
+        page = page.replace(f"{{{{{name}}}}}", text)
+
+    def index(request: Request) -> HTMLResponse:
+        return HTMLResponse(page.replace("{{origin}}", html.escape(str(request.base_url))))
+
+    def card(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(finder.own.card or "This model has no card.")
+
+    return [
+        Route("/", index),
+        Route("/card.md", card),
+        Mount("/page", StaticFiles(directory=FOLDER / "page")),
+        Mount("/example", StaticFiles(directory=EXAMPLES)),
+    ]
+
+
+def _choice(kind: str, name: str, label: str, value: str, checked: bool) -> str:
+    state = " checked" if checked else ""
+    return f'<label><input type="{kind}" name="{name}" value="{value}"{state}>{label}</label>'
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Serves the page until it is stopped.
+    """Serves the page until it is told to stop; `options` are those of `pseldnet-demo`.
 
     Raises:
-        OSError, ValueError: it cannot be served.
+        ValueError: the model cannot be loaded.
+        OSError: there is no port to listen on.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -327,49 +287,18 @@ def serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(prefix=f"{NAME}-") as files:
         os.environ["GRADIO_TEMP_DIR"] = files
-        build(Finder(options.model, options.trust_remote_code)).launch(
+        finder = Finder(options.model, options.trust_remote_code)
+        blocks = build(finder)
+        blocks.launch(
             server_name=options.host,
             server_port=options.port,
             inbrowser=options.open,
             max_file_size=f"{MAX_MEGABYTES}mb",
             run_history=False,
             enable_monitoring=False,
-            footer_links=["api"],
-            theme=theme(),
-            css=(FOLDER / "page.css").read_text(encoding="utf-8"),
-            js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+            ssr_mode=False,
+            app_kwargs={"routes": page_routes(finder, blocks)},
         )
-
-
-def theme() -> gr.Theme:
-    """Plain, with one accent colour, and fonts that every system has."""
-    plain = gr.themes.Base(
-        primary_hue=gr.themes.colors.teal,
-        neutral_hue=gr.themes.colors.slate,
-        radius_size=gr.themes.sizes.radius_lg,
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-    )
-    return plain.set(
-        body_background_fill="#f5f7f9",
-        block_border_width="0px",
-        block_label_border_width="0px",
-        checkbox_label_background_fill="white",
-        checkbox_label_background_fill_selected="*primary_50",
-        checkbox_label_border_width="1px",
-        checkbox_label_border_color="*neutral_200",
-        checkbox_label_border_color_selected="*primary_600",
-        checkbox_background_color_selected="*primary_700",
-        checkbox_border_color_selected="*primary_700",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_secondary_background_fill="white",
-        button_secondary_background_fill_hover="*neutral_50",
-        button_secondary_border_color="*neutral_300",
-        button_border_width="1px",
-        input_border_width="1px",
-        input_background_fill="white",
-    )
 
 
 if __name__ == "__main__":

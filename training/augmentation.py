@@ -260,6 +260,8 @@ class AugMix:
 def place_mono(waveform: Tensor, events: Events, num_frames: int) -> tuple[Tensor, Events]:
     """Places each source of mono clips at a random direction: W, W sin a cos e, W sin e, W cos a cos e.
 
+    Its distance is not known, as nothing in the sound says it.
+
     A source is an example's events of one class and track. The directions are even over the sphere. Only one source
     may sound at a time, since it has the sound of its frames to itself.
 
@@ -272,7 +274,8 @@ def place_mono(waveform: Tensor, events: Events, num_frames: int) -> tuple[Tenso
     source = source.reshape(-1)
     draw = torch.rand(2, source.max(initial=-1) + 1, dtype=torch.float64).numpy()
     azimuth, elevation = 180 - 360 * draw[0], np.degrees(np.arcsin(2 * draw[1] - 1))
-    placed = events.replace(azimuth=azimuth[source], elevation=elevation[source])
+    unknown = np.full(len(events), np.nan)
+    placed = events.replace(azimuth=azimuth[source], elevation=elevation[source], distance=unknown)
     gains = np.zeros((batch_size * num_frames, 3), dtype=np.float32)
     gains[placed.frame] = direction_to_vector(placed.azimuth, placed.elevation)
     gains = torch.from_numpy(gains).to(waveform.device).unflatten(0, (batch_size, num_frames)).transpose(1, 2)

@@ -23,7 +23,10 @@ def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray
         if item["events"] is None:
             raise ValueError(f"{item['recording']} has no labels: choose another split")
     events = [item["events"].replace(frame=item["events"].frame + n * window_frames) for n, item in enumerate(items)]
-    events = Events.concatenate(events)
+    # Where some windows tell distances, those of the others are not known.
+    events = Events.concatenate(
+        part if part.distance is not None else part.replace(distance=np.full(len(part), np.nan)) for part in events
+    )
     if class_numbers is not None:
         events = events.replace(class_id=class_numbers[events.class_id])
     sounds = "features" if "features" in items[0] else "waveform"

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from datasets_scripts.dcase2021 import DCASE2021
 from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
+from datasets_scripts.dcase2025_stereo import DCASE2025Stereo
 from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
@@ -20,6 +21,7 @@ from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
+from datasets_scripts.yaml_recipes import build
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.tools.labels import class_mapping
@@ -31,6 +33,7 @@ from .recipes import DataRecipe
 BUILDERS = {
     "dcase2021": DCASE2021,
     "dcase2022_synthetic": DCASE2022Synthetic,
+    "dcase2025_stereo": DCASE2025Stereo,
     "l3das22": L3DAS22,
     "starss23": STARSS23,
     "synthetic_seld": SyntheticSELD,
@@ -73,6 +76,58 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+class MixedWindows(Dataset):
+    """Windows, then so many drawn at random of another data set that they are a share of all.
+
+    Args:
+        windows, others: data sets as of [`Windows`].
+        share: of the others among all, below 1.
+        class_numbers: the class here of each of the others', (classes,); the same by default.
+    """
+
+    def __init__(self, windows: Dataset, others: Dataset, share: float, class_numbers: np.ndarray | None = None):
+        self.windows, self.others, self.class_numbers = windows, others, class_numbers
+        self.count = round(len(windows) * share / (1 - share))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses what is rendered, where the others are."""
+        if hasattr(self.others, "set_epoch"):
+            self.others.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.windows) + self.count
+
+    def __getitem__(self, index: int) -> dict:
+        if index < len(self.windows):
+            return self.windows[index]
+        item = self.others[int(torch.randint(len(self.others), ()))]
+        if self.class_numbers is None:
+            return item
+        events = item["events"]
+        return item | {"events": events.replace(class_id=self.class_numbers[events.class_id])}
+
+
+def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float) -> Windows:
+    """The windows of a recipe with those that its `mix_in` names.
+
+    Raises:
+        ValueError: the share is none, or the data does not go together.
+    """
+    fields = dict(recipe.mix_in)
+    share = fields.pop("share", None)
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(f"data.train.mix_in.share must lie between 0 and 1, not {share!r}")
+    others = load_windows(build(DataRecipe, {"source": recipe.source, **fields}), window_seconds)
+    if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
+        raise ValueError("data.train and its mix_in differ in sampling_rate or mono")
+    if unknown := sorted(set(others.class_names) - set(windows.class_names)):
+        raise ValueError(f"data.train.mix_in has classes that data.train has not: {_shortened(unknown)}")
+    numbers = (
+        None if others.class_names == windows.class_names else class_mapping(others.class_names, windows.class_names)
+    )
+    return replace(windows, dataset=MixedWindows(windows.dataset, others.dataset, share, numbers))
+
+
 def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = False) -> Windows:
     """The windows of a recipe.
 
@@ -83,6 +138,10 @@ def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = F
         FileNotFoundError: the data is not there; the message says how to get it.
         ValueError: the recipe asks for something the data has not.
     """
+    if recipe.mix_in is not None:
+        if evaluation:
+            raise ValueError("data.eval.mix_in: other data is mixed in for training")
+        return mix_windows(load_windows(replace(recipe, mix_in=None), window_seconds), recipe, window_seconds)
     if recipe.source in OTHER_SOURCES:
         if evaluation and recipe.source == "mono_clips":
             raise ValueError(f"data.eval.source: mono_clips is for training: take scenes or {', '.join(BUILDERS)}")

@@ -38,6 +38,8 @@ class DataRecipe:
         mono: place the first channel of each recording at random directions.
         scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too.
         scenes: rendered scenes an epoch, or to evaluate on.
+        mix_in: fields of other data to mix in, and `share`, the part of the windows that are from there, drawn anew
+            each epoch; its classes are matched by name, and may be fewer.
         keep_features: make the features of all windows once, before training, and keep them in memory: about 0.9 MB
             for ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
     """
@@ -54,6 +56,7 @@ class DataRecipe:
     mono: bool = False
     scene_recipe: str = "on_the_fly"
     scenes: int = 10000
+    mix_in: dict[str, Any] | None = None
     keep_features: bool = False
 
 
@@ -76,15 +79,14 @@ class Schedule:
 @dataclass
 class Evaluation:
     """Attributes:
-    variant: how scores are counted, see `seld_metrics`.
+    variant: how scores are counted, see `seld_scores`; `dcase2024` and `dcase2025` take a model with distances.
     """
 
     variant: str = "pseldnets"
 
     def validate_variant(self):
-        known = [name for name, rules in VARIANTS.items() if not rules.has_distance]
-        if self.variant not in known:
-            raise ValueError(f"evaluation.variant must be one of {', '.join(known)}, not {self.variant!r}")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"evaluation.variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
 
 
 @dataclass(frozen=True)

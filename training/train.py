@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
-from modeling_pseldnet.tools.loading import adapter_config, load, load_adapter, read_config, read_extractor
 
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, write_recipe
 
@@ -41,9 +40,13 @@ transformers.TrainingArguments. Packaged recipes:
 
 
 # What recordings of a data set are, by its `config_name`, where they are not ambisonics.
-CHANNEL_FORMATS = {"mic": "array", "sum": "mono"}
+CHANNEL_FORMATS = {"mic": "array", "sum": "mono", "stereo": "stereo"}
 # Augmentation turns ambisonics only, and does not shift what are lags, not frequencies.
-UNFIT_FEATURES = {"rotation": ("logmel_gcc", "salsa_lite", "logmel"), "frequency_shift": ("logmel_gcc",)}
+UNFIT_FEATURES = {
+    "rotation": ("logmel_gcc", "salsa_lite", "logmel", "stereo"),
+    "frequency_shift": ("logmel_gcc",),
+    "filter_augment": ("stereo",),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def read_start(pretrained: str | None) -> Start | None:
         )
     # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
     name = str(Path(pretrained).absolute()) if Path(pretrained).is_dir() else pretrained
+    from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
+
     adapter = adapter_config(name)
     return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
 
@@ -125,6 +130,7 @@ def build_model(
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
     from modeling_pseldnet.hub_folder import FITTING, check_extractor
+    from modeling_pseldnet.tools.loading import load
     from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
 
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
@@ -182,6 +188,8 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
         raise ValueError(
             f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"
         )
+    from modeling_pseldnet.tools.loading import load_adapter
+
     return load_adapter(start.name, config, trainable=True)
 
 
@@ -205,6 +213,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from transformers import TrainingArguments, set_seed
 
     from modeling_pseldnet import PSELDNetConfig
+    from modeling_pseldnet.tools.scores import VARIANTS
 
     from .augmentation import AugMix
     from .data import keep_features, load_windows
@@ -228,6 +237,11 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor)
+    if VARIANTS[recipe.evaluation.variant].has_distance and not model.config.distance:
+        raise ValueError(
+            f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or take"
+            " dcase2023 or pseldnets"
+        )
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
     try:

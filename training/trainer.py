@@ -209,8 +209,9 @@ class SELDTrainer(SavingTrainer):
         losses: dict[str, float] = {}
         recordings, kept = [], [] if not prediction_loss_only else None
         windows = self._predict_windows(model, dataloader, losses, kept)
+        hop = getattr(dataloader.dataset.dataset, "hop", 0)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
-            recordings.append((name, *self._join(model, of_recording)))
+            recordings.append((name, *self._join(model, of_recording, hop)))
         num_windows = len(dataloader.dataset)
         indices = dataloader.dataset.indices
         if self.accelerator.num_processes > 1:
@@ -272,18 +273,19 @@ class SELDTrainer(SavingTrainer):
                 }
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
-    def _join(self, model: nn.Module, windows: Iterator[dict]) -> tuple[Events, Events]:
-        """The reference and the predicted events of a recording, from its windows in order."""
+    def _join(self, model: nn.Module, windows: Iterator[dict], hop: int) -> tuple[Events, Events]:
+        """The reference and the predicted events of a recording, from its windows in order, `hop` frames apart."""
         reference, ends = [], []
 
         def outputs():
-            for window in windows:
+            for number, window in enumerate(windows):
                 first, events = window["start_frame"], window["events"]
                 # What an earlier window reached is known already.
                 new = events[events.frame + first >= max(ends, default=0)]
                 reference.append(new.replace(frame=new.frame + first))
                 ends.append(first + window["num_frames"])
-                yield Window(first, window["outputs"], window["peak"])
+                # As in `detect`, the last window, moved back to the end, leaves earlier frames their answer.
+                yield Window(first, window["outputs"], window["peak"]).part(max(number * hop - first, 0))
 
         prediction = decode_windows(model.output_format, outputs(), np.asarray(model.config.threshold))
         return Events.concatenate(reference), prediction[prediction.frame < max(ends)]
@@ -299,7 +301,7 @@ class SELDTrainer(SavingTrainer):
         for name, events in self.predictions.items():
             path = folder / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_csv(path, events)
+            write_csv(path, events, self.model.config.csv_layout)
 
     def create_model_card(self, **kwargs) -> None:
         """Writes how to use the model, and what it scored last; PEFT writes the card of an adapter."""

@@ -80,7 +80,7 @@ def convert_checkpoint(
     network, ignored = read_network(checkpoint)
     state, remade = convert_state_dict(network, backbone)
 
-    head = _head_size(state, FORMATS[output_format].class_head, checkpoint)
+    head = _head_size(state, FORMATS[output_format].class_heads[0], checkpoint)
     numbers_a_class = FORMATS[output_format].numbers_a_class
     num_classes, rest = divmod(head, numbers_a_class)
     if rest:

@@ -27,7 +27,11 @@ example:
       --jackknife --by room --json scores.json
 
 DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
-described in modeling_pseldnet/tools/scores.py. The DCASE variants count frames 0 to n - 1, where n is the index of the
+described in modeling_pseldnet/tools/scores.py. Before you submit:
+
+  pseldnet-evaluate --check-submission dcase2024 predictions --reference metadata_dev
+
+The DCASE variants count frames 0 to n - 1, where n is the index of the
 last reference frame, as the official scorers do; pseldnets counts frame n too.
 """
 
@@ -62,7 +66,7 @@ def evaluate_files(
         OSError, ValueError: a folder or a file is not as it should be, or a class is beyond those of the task; the
             message names it.
     """
-    reference_paths, prediction_paths = _find(reference), _find(prediction)
+    reference_paths, prediction_paths = find_csv(reference), find_csv(prediction)
     if not reference_paths.keys() & prediction_paths.keys():
         raise ValueError(f"no CSV file of {_join(prediction)} is named like one of {_join(reference)}")
     names = sorted(reference_paths)
@@ -115,8 +119,13 @@ def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence
     return events.replace(class_id=index[events.class_id])
 
 
-def _find(folders: Sequence[Path]) -> dict[str, Path]:
-    """CSV files at any depth, by file name."""
+def find_csv(folders: Sequence[Path]) -> dict[str, Path]:
+    """CSV files at any depth, by file name.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: two files have one name.
+    """
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -183,18 +192,32 @@ def _undefined_to_none(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _check(task: str, folder: str, reference: Sequence[Path] | None, num_classes: int | None) -> int:
+    """Prints what is wrong with a submission; 1 if anything is."""
+    from .submission import check_submission
+
+    problems = check_submission(task, Path(folder), reference, num_classes or 13)
+    print("\n".join(problems) or f"{folder}: as {task} takes it")
+    return 1 if problems else 0
+
+
 @program("pseldnet-evaluate")
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command `pseldnet-evaluate`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `pseldnet-evaluate`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-evaluate",
         description="Scores predicted sound events against reference events.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--reference", type=Path, nargs="+", required=True, metavar="DIR", help="folders of DCASE CSV")
+    parser.add_argument("--reference", type=Path, nargs="+", metavar="DIR", help="folders of DCASE CSV")
+    parser.add_argument("--prediction", type=Path, nargs="+", metavar="DIR", help="folders of DCASE CSV")
     parser.add_argument(
-        "--prediction", type=Path, nargs="+", required=True, metavar="DIR", help="folders of DCASE CSV"
+        "--check-submission",
+        nargs=2,
+        metavar=("TASK", "DIR"),
+        help="in place of scores, what the scorer of dcase2023, dcase2024 or dcase2025 would misread or pass over in"
+        " silence in a folder; with --reference also which files are missing",
     )
     parser.add_argument("--variant", choices=VARIANTS, default="dcase2023", help="which scores (default: %(default)s)")
     parser.add_argument("--average", choices=AVERAGES, help="show only this average over classes (default: both)")
@@ -225,6 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         " (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
+    if args.check_submission:
+        return _check(*args.check_submission, args.reference, args.num_classes)
+    if not args.reference or not args.prediction:
+        parser.error("give --reference and --prediction, or --check-submission")
     if args.json and not args.json.parent.is_dir():
         parser.error(f"{args.json}: {args.json.parent} is not a folder")
     scores = evaluate_files(
@@ -248,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{what}: {_join(names)}", file=sys.stderr)
     print(f"{args.variant}, {scores['recordings']} recordings, {scores['num_classes']} classes")
     print(format_scores(scores, [args.average] if args.average else AVERAGES, args.by))
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from ..files import atomic_path
 from .cli import CommandParser, number, program
 from .extras import require
-from .loading import load
 
 
 if TYPE_CHECKING:
@@ -195,6 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--int8", action="store_true", help="linear layers in 8-bit integers: smaller (.onnx)")
     options = parser.parse_args(arguments)
     from transformers.utils import logging as transformers_logging
+
+    from .loading import load
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

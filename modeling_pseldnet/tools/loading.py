@@ -1,27 +1,27 @@
 """Loads trained models, adapters over them, and knows the model that comes with the package."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoFeatureExtractor
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .. import DEFAULT_MODEL
+from ..configuration_pseldnet import PSELDNetConfig
+from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from ..hub_folder import check_extractor
+from ..modeling_pseldnet import PSELDNetForSELD, place_of
 from .cli import describe
 from .extras import require
+from .transfer import transfer_from
 
-
-if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-
-    from ..configuration_pseldnet import PSELDNetConfig
-    from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-    from ..modeling_pseldnet import PSELDNetForSELD
 
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
@@ -41,11 +41,6 @@ def load(
         ValueError: there is no such model, it is of another kind, its weights are missing or do not fit, or a file of
             it is broken in whatever way; the message is one line.
     """
-    import torch
-
-    from ..hub_folder import check_extractor
-    from ..modeling_pseldnet import PSELDNetForSELD, place_of
-
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = place_of(os.fspath(model))
     with _in_a_line(model):
@@ -68,8 +63,6 @@ def load(
 @contextmanager
 def _in_a_line(model: str) -> Iterator[None]:
     """What is raised for a model becomes a ValueError that names it: files of others may be broken in any way."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except ModuleNotFoundError:
@@ -89,10 +82,6 @@ def read_config(model: str) -> PSELDNetConfig:
         OSError: there is no such model.
         ValueError: it is of another kind.
     """
-    from transformers import AutoConfig
-
-    from ..configuration_pseldnet import PSELDNetConfig
-
     config = _own_or_base(AutoConfig, model, "config.json")
     if not isinstance(config, PSELDNetConfig) or config.model_type != PSELDNetConfig.model_type:
         raise ValueError(f"{model} is a {config.model_type} model, not a PSELDNet")
@@ -105,8 +94,6 @@ def read_extractor(model: str) -> PSELDNetFeatureExtractor:
     Raises:
         OSError: there is no such model.
     """
-    from transformers import AutoFeatureExtractor
-
     return _own_or_base(AutoFeatureExtractor, model, "preprocessor_config.json")
 
 
@@ -116,8 +103,6 @@ def adapter_config(model: str) -> dict | None:
     Raises:
         ValueError: it does not say which model it was trained on.
     """
-    from transformers.utils.peft_utils import find_adapter_config_file
-
     path = find_adapter_config_file(model)
     if path is None:
         return None
@@ -137,7 +122,7 @@ def adapter_config(model: str) -> dict | None:
     return config
 
 
-def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) -> PeftModel:
+def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     """An adapter over the model that it was trained on.
 
     Args:
@@ -145,14 +130,13 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) ->
         config: of the whole, such as [`read_config`] gives it.
         trainable: whether it is to be trained on.
 
+    Returns:
+        `peft.PeftModel`.
+
     Raises:
         ValueError: the model that it was trained on cannot be found, or the two do not fit.
     """
     peft = require("peft")
-
-    from ..modeling_pseldnet import PSELDNetForSELD, place_of
-    from .transfer import transfer_from
-
     adapter = adapter_config(model)
     base, method = place_of(adapter["base_model_name_or_path"]), adapter["peft_type"]
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
@@ -174,7 +158,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) ->
     if not same_classes:
         base_network, network = network, PSELDNetForSELD(config)
         report = transfer_from(network, base_network)
-        new = report.new or [f"heads.{network.output_format.class_head}"] * bool(report.new_classes)
+        new = report.new or [f"heads.{network.output_format.class_heads[0]}"] * bool(report.new_classes)
         _check_complete({"missing_keys": new, "mismatched_keys": ()}, besides=own_modules)
     with warnings.catch_warnings():
         # PEFT only warns of weights that its file lacks.
@@ -187,10 +171,6 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False) ->
 
 def _own_or_base(auto_class: type, model: str, file: str):
     """What an Auto class makes of a model or an adapter, or else of the model that the adapter was trained on."""
-    from transformers.utils.hub import cached_file
-
-    from ..modeling_pseldnet import place_of
-
     adapter = adapter_config(model)
     if adapter is None or cached_file(model, file, **MAY_BE_MISSING):
         return auto_class.from_pretrained(model)

@@ -1,4 +1,4 @@
-"""A picture of events: azimuth and elevation over time, coloured by class."""
+"""A picture of events: azimuth, elevation and distance over time, coloured by class."""
 
 import os
 
@@ -21,7 +21,7 @@ def plot_events(
     title: str | None = None,
     reference: Events | None = None,
 ) -> None:
-    """Writes a PNG of azimuth and elevation over time.
+    """Writes a PNG of azimuth and elevation over time, and of distance where events have it.
 
     Args:
         events: what to draw.
@@ -33,11 +33,14 @@ def plot_events(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    rows = figure.subplots(2, 1, sharex=True)
+    names = ["azimuth", "elevation", *["distance"] * (events.distance is not None)]
+    figure = Figure(figsize=(11, 3 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 1, sharex=True)
     if reference is not None and len(reference):
-        for axes, angle in zip(rows, (reference.azimuth, reference.elevation), strict=True):
-            axes.scatter(reference.frame * FRAME_SECONDS, angle, s=90, c="#d9d9d9", marker="s", label="ground truth")
+        for axes, name in zip(rows, names, strict=True):
+            if (values := getattr(reference, name)) is not None:
+                style = {"s": 90, "c": "#d9d9d9", "marker": "s", "label": "ground truth"}
+                axes.scatter(reference.frame * FRAME_SECONDS, values, **style)
     for number, class_id in enumerate(np.unique(events.class_id)):
         of_class = events[events.class_id == class_id]
         style = {
@@ -45,18 +48,23 @@ def plot_events(
             "marker": MARKERS[number // len(COLOURS) % len(MARKERS)],
             "label": id2label[int(class_id)],
         }
-        for axes, angle in zip(rows, (of_class.azimuth, of_class.elevation), strict=True):
-            axes.scatter((of_class.frame + 0.5) * FRAME_SECONDS, angle, s=14, linewidths=0, **style)
+        for axes, name in zip(rows, names, strict=True):
+            values = getattr(of_class, name)
+            axes.scatter((of_class.frame + 0.5) * FRAME_SECONDS, values, s=14, linewidths=0, **style)
     last = max((part.frame.max(initial=-1) + 1 for part in (events, reference) if part is not None), default=0)
     end = seconds if seconds is not None else max(last * FRAME_SECONDS, 1.0)
-    for axes, name, limit, step in zip(rows, ("azimuth", "elevation"), (180, 90), (60, 30), strict=True):
-        axes.set(
-            xlim=(0, end), ylim=(-limit, limit), ylabel=f"{name} (degrees)", yticks=range(-limit, limit + 1, step)
-        )
+    for axes, name in zip(rows, names, strict=True):
+        if name == "distance":
+            axes.set(xlim=(0, end), ylabel="distance (metres)")
+            axes.set_ylim(bottom=0)
+        else:
+            limit, step = {"azimuth": (180, 60), "elevation": (90, 30)}[name]
+            ticks = range(-limit, limit + 1, step)
+            axes.set(xlim=(0, end), ylim=(-limit, limit), ylabel=f"{name} (degrees)", yticks=ticks)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    rows[1].set_xlabel("time (s)")
+    rows[-1].set_xlabel("time (s)")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     handles, labels = rows[0].get_legend_handles_labels()

@@ -12,11 +12,10 @@ from tqdm import tqdm
 
 from .. import DEFAULT_MODEL
 from ..audio import CHANNEL_FORMATS, Recording, find_audio
-from ..events import write_csv
+from ..events import ROWS, write_csv
 from ..files import write_atomically
 from ..timeline import to_records
 from .cli import CommandParser, describe, number, program, whole_number
-from .loading import load
 from .plots import plot_events
 from .ray_pool import map_on_ray
 
@@ -89,10 +88,11 @@ class Predictor:
     """
 
     def __init__(self, options: argparse.Namespace):
+        from ..inference import in_dtype
+        from .loading import load
+
         self.options = options
         self.threshold = None if options.threshold is None else read_threshold(options.threshold)
-        from ..inference import in_dtype
-
         self.model, self.extractor = load(options.model, options.device)
         self.model = in_dtype(self.model, options.dtype)
 
@@ -134,7 +134,7 @@ class Predictor:
             )
         records = to_records(events, labels)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(stem.with_name(f"{stem.name}.csv"), events)
+        write_csv(stem.with_name(f"{stem.name}.csv"), events, options.layout or self.model.config.csv_layout)
         if options.json:
             text = json.dumps(records, indent=1, ensure_ascii=False)
             write_atomically(stem.with_name(f"{stem.name}.json"), f"{text}\n")
@@ -150,6 +150,7 @@ def listen(options: argparse.Namespace) -> None:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
     from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, in_dtype
+    from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 
     threshold = None if options.threshold is None else read_threshold(options.threshold)
@@ -190,7 +191,7 @@ def listen(options: argparse.Namespace) -> None:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog=NAME,
-        description="Says what sounds in first-order ambisonic recordings, when, and from which direction.",
+        description="Says what sounds in first-order ambisonic recordings, when, from which direction and how far.",
         epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
     )
     parser.add_argument("audio", nargs="*", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
@@ -215,7 +216,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--channel-format", choices=sorted(CHANNEL_FORMATS),
         help="what the channels are; ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; aformat: capsules FLU,"
-        " FRD, BLD, BRU of a tetrahedral microphone; array, mono: for models of those; default: what the model takes"
+        " FRD, BLD, BRU of a tetrahedral microphone; array, stereo, mono: for models of those; default: what the model"
+        " takes"
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument(
@@ -225,6 +227,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
     parser.add_argument("--workers", type=whole_number(1), default=2, help="on Ray, a core each; default: %(default)s")
+    parser.add_argument(
+        "--layout", choices=ROWS, help="of the CSV: metadata, as in all data sets, distances in centimetres;"
+        " dcase2024: vectors and metres, as that challenge takes them; dcase2025: its header, folded azimuths;"
+        " default: dcase2025 for models of stereo with distances, else metadata"
+    )  # fmt: skip
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
     live = parser.add_argument_group(

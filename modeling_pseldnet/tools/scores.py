@@ -1,11 +1,14 @@
 """Scores for sound event localization and detection, as the DCASE challenges and PSELDNets count them.
 
-Three families of scores are in use, and they disagree on the same predictions, so each has a name:
+Four families of scores are in use, and they disagree on the same predictions, so each has a name:
 
 - `dcase2023`: the joint detection and localization scores of DCASE 2021 to 2023, counted over one-second segments. A
   macro mean is over all classes, and a class without a single match has a localization error of 180°.
 - `pseldnets`: the same counts, but a macro mean leaves out the classes without a match; what PSELDNets reports.
 - `dcase2024`: counted frame by frame, with distances: a match must also lie within 100 % of the reference distance.
+- `dcase2025`: the same for stereo: azimuths are folded to the front and elevations are not looked at. `F_onscreen`,
+  the F20/on-off of the challenge, also asks for the right word on whether the source is on screen; a recording without
+  reference events does not count.
 
 They follow Mesaros et al., "Joint measurement of localization and detection of sound events" (WASPAA 2019), Politis et
 al., "Overview and evaluation of sound event localization and detection in DCASE 2019" (TASLP 2020) and the task
@@ -19,12 +22,12 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from ..events import Events
+from ..events import Events, fold_azimuth
 
 
 MAX_ANGLE_DEGREES = 20.0
 MAX_RELATIVE_DISTANCE_ERROR = 1.0
-NO_EVENTS = Events.empty().replace(distance=())
+NO_EVENTS = Events.empty().replace(distance=(), onscreen=())
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Variant:
         skips_unmatched (`bool`): whether a macro mean leaves out classes without a match.
         norm_guard (`float`): what the scorer adds to the square of every vector's length. It turns an angle of exactly
             20° into a miss, and the angle between equal directions into 0.0008°.
+        is_stereo (`bool`): whether directions are azimuths folded to the front, and the screen counts.
     """
 
     segment_frames: int
@@ -46,12 +50,16 @@ class Variant:
     counts_last_frame: bool
     skips_unmatched: bool
     norm_guard: float
+    is_stereo: bool = False
 
 
 VARIANTS = {
     "dcase2023": Variant(10, has_distance=False, counts_last_frame=False, skips_unmatched=False, norm_guard=1e-10),
     "pseldnets": Variant(10, has_distance=False, counts_last_frame=True, skips_unmatched=True, norm_guard=0.0),
     "dcase2024": Variant(1, has_distance=True, counts_last_frame=False, skips_unmatched=False, norm_guard=1e-10),
+    "dcase2025": Variant(
+        1, has_distance=True, counts_last_frame=False, skips_unmatched=False, norm_guard=0.0, is_stereo=True
+    ),
 }
 
 Counts = dict[str, np.ndarray]
@@ -76,8 +84,8 @@ def seld_scores(
         num_classes: classes of the task, which a macro mean is taken over whether or not they occur.
         num_frames: frames of each recording to count, from frame 0; the variants that judge segments count the last
             segment whole. By default the index of the last reference frame (one more for `pseldnets`), and every
-            predicted frame where the reference has no event at all.
-        variant: `"dcase2023"`, `"pseldnets"` or `"dcase2024"`, see the module.
+            predicted frame where the reference has no event at all (none for `dcase2025`).
+        variant: `"dcase2023"`, `"pseldnets"`, `"dcase2024"` or `"dcase2025"`, see the module.
         jackknife: whether to add 95% confidence intervals from leaving out one recording at a time.
         groups: a label for each recording, such as its room, to score each group by itself as well.
         names: names of the recordings for error messages; by default their indices.
@@ -90,9 +98,10 @@ def seld_scores(
         The scores are `ER` (error rate), `F` (location-dependent F-score), `LE` (localization error of the matched
         events in degrees), `LR` (localization recall) and `SELD`, the mean of ER, 1 - F, LE / 180 and 1 - LR. For
         `dcase2024` they are `F`, `AngE` (degrees), `DistE` (metres), `RelDistE` (as a fraction
-        of the reference distance), `LR` and `SELD`, the mean of 1 - F, AngE / 180 and RelDistE. A score that is not
-        defined is NaN: ER without any reference, `dcase2024`'s errors without a match (its SELD is then the mean of
-        what is left), an interval from one recording.
+        of the reference distance), `LR` and `SELD`, the mean of 1 - F, AngE / 180 and RelDistE; for `dcase2025` also
+        `F_onscreen` and `OnscreenAccuracy`, NaN where the references or the predictions do not tell. A score that is
+        not defined is NaN: ER without any reference, `dcase2024`'s errors without a match (its SELD is then the mean
+        of what is left), an interval from one recording.
 
     Raises:
         ValueError: the variant is unknown, the lists differ in length, a class is out of range, or distances are
@@ -133,13 +142,13 @@ def _check(events: Events, num_classes: int, has_distance: bool, where: str) -> 
         raise ValueError(
             f"{where}: class {outside[0]} is not one of the {num_classes} classes, 0 to {num_classes - 1}"
         )
-    if has_distance and events.distance is None:
-        raise ValueError(f"{where}: no distances, which dcase2024 scores; choose another variant")
+    if has_distance and (events.distance is None or np.isnan(events.distance).any()):
+        raise ValueError(f"{where}: no distances, which dcase2024 and dcase2025 score; choose another variant")
 
 
 def _default_num_frames(reference: Events, prediction: Events, rules: Variant) -> int:
-    if len(reference):
-        return int(reference.frame.max()) + rules.counts_last_frame
+    if len(reference) or rules.is_stereo:
+        return int(reference.frame.max(initial=0)) + rules.counts_last_frame
     return int(prediction.frame.max(initial=-1)) + 1
 
 
@@ -150,7 +159,9 @@ class _Rows(NamedTuple):
     """
 
     vector: np.ndarray
+    azimuth: np.ndarray
     distance: np.ndarray | None
+    onscreen: np.ndarray | None
     frame_class: np.ndarray
     segment_class: np.ndarray
 
@@ -176,6 +187,8 @@ def _count(
     located = error["angle"] <= MAX_ANGLE_DEGREES
     if rules.has_distance:
         located &= error["relative_distance"] <= MAX_RELATIVE_DISTANCE_ERROR
+    if rules.is_stereo:
+        error["located_onscreen"] = np.where(np.isnan(error["onscreen"]), np.nan, located * (1 - error["onscreen"]))
     cell = np.searchsorted(cells, source)
     matched = np.bincount(cell, minlength=len(cells))
     located = np.bincount(cell, located, len(cells))
@@ -211,7 +224,9 @@ def _flatten(
     rows = rows[np.argsort(frame_class[rows], kind="stable")]
     events, frame_class = events[rows], frame_class[rows]
     segment_class = frame_class // num_classes // segment_frames * num_classes + events.class_id
-    return _Rows(events.vector, events.distance, frame_class, segment_class)
+    return _Rows(
+        events.vector, fold_azimuth(events.azimuth), events.distance, events.onscreen, frame_class, segment_class
+    )
 
 
 def _num_sources(rows: _Rows, cells: np.ndarray) -> np.ndarray:
@@ -227,11 +242,15 @@ def _matched_sources(reference: _Rows, prediction: _Rows, rules: Variant) -> tup
 
     A source is made of the rows of a segment and class that stand at the same position in their frames.
     """
-    row, predicted_row, angle = _match(reference, prediction, rules.norm_guard)
+    row, predicted_row, angle = _match(reference, prediction, rules)
     error = {"angle": angle}
     if rules.has_distance:
         error["distance"] = np.abs(reference.distance[row] - prediction.distance[predicted_row])
         error["relative_distance"] = error["distance"] / reference.distance[row]
+    if rules.is_stereo:
+        told = reference.onscreen is not None and prediction.onscreen is not None
+        wrong = reference.onscreen[row] != prediction.onscreen[predicted_row] if told else np.full(len(row), np.nan)
+        error["onscreen"] = wrong.astype(np.float64)
     position = row - np.searchsorted(reference.frame_class, reference.frame_class[row])
     num_positions = position.max(initial=0) + 1
     source, source_of_row, num_rows = np.unique(
@@ -241,7 +260,7 @@ def _matched_sources(reference: _Rows, prediction: _Rows, rules: Variant) -> tup
     return source // num_positions, mean_error
 
 
-def _match(reference: _Rows, prediction: _Rows, norm_guard: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _match(reference: _Rows, prediction: _Rows, rules: Variant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs reference and prediction rows of the same frame and class at the least total angle.
 
     Returns:
@@ -258,8 +277,11 @@ def _match(reference: _Rows, prediction: _Rows, norm_guard: float) -> tuple[np.n
         alike = (shapes == shape).all(axis=1)
         rows = first_row[alike, None] + np.arange(shape[0])
         columns = first_column[alike, None] + np.arange(shape[1])
-        cosine = np.einsum("nix,njx->nij", reference.vector[rows], prediction.vector[columns]) / (1 + norm_guard)
-        angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+        if rules.is_stereo:
+            angle = np.abs(reference.azimuth[rows][:, :, None] - prediction.azimuth[columns][:, None, :])
+        else:
+            cosine = np.einsum("nix,njx->nij", reference.vector[rows], prediction.vector[columns])
+            angle = np.degrees(np.arccos(np.clip(cosine / (1 + rules.norm_guard), -1, 1)))
         i, j = np.array([scipy.optimize.linear_sum_assignment(cost) for cost in angle]).swapaxes(0, 1)
         n = np.arange(len(angle))[:, None]
         pairs.append(np.stack([rows[n, i], columns[n, j], angle[n, i, j]]).reshape(3, -1))
@@ -301,16 +323,23 @@ def _levels(counts: Counts, rules: Variant) -> dict[str, dict[str, np.ndarray]]:
 
 def _scores(counts: Counts, rules: Variant) -> dict[str, np.ndarray]:
     matched, missed = counts["matched"], counts["missed"]
-    f_score = _ratio(counts["located"], matched + (missed + counts["extra"]) / 2, otherwise=0.0)
+    possible = matched + (missed + counts["extra"]) / 2
+    f_score = _ratio(counts["located"], possible, otherwise=0.0)
     recall = _ratio(matched, matched + missed, otherwise=0.0)
     if rules.has_distance:
         angle, distance, relative_distance = (
             _ratio(counts[name], matched, otherwise=np.nan) for name in ("angle", "distance", "relative_distance")
         )
         seld = np.nanmean(np.stack([1 - f_score, angle / 180, relative_distance]), axis=0)
-        return {
+        scores = {
             "F": f_score, "AngE": angle, "DistE": distance, "RelDistE": relative_distance, "LR": recall, "SELD": seld
         }  # fmt: skip
+        if rules.is_stereo:
+            told = ~np.isnan(counts["onscreen"]).any(axis=-1, keepdims=True)
+            located = _ratio(counts["located_onscreen"], possible, otherwise=0.0)
+            scores["F_onscreen"] = np.where(told, located, np.nan)
+            scores["OnscreenAccuracy"] = 1 - _ratio(counts["onscreen"], matched, otherwise=np.nan)
+        return scores
     error_rate = _ratio(counts["errors"], counts["references"].sum(axis=-1, keepdims=True), otherwise=np.nan)
     error_rate = np.broadcast_to(error_rate, f_score.shape)
     angle = _ratio(counts["angle"], matched, otherwise=180.0)

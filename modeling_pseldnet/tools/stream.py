@@ -143,20 +143,23 @@ def to_record(frame: int, events: Events, id2label: dict[int, str]) -> dict:
     """A frame as a dict, to be written as a line of JSON.
 
     It has `time`, that of the frame's beginning in seconds from the beginning of the stream, and `events`, each a dict
-    of `label`, `track`, `azimuth` and `elevation` in degrees, and `confidence`, the activity.
+    of `label`, `track`, `azimuth` and `elevation` in degrees, `distance` in metres and `onscreen` where the model
+    tells them, and `confidence`, the activity.
     """
-    columns = (events.class_id, events.track, events.azimuth, events.elevation, events.confidence)
+    digits = {"azimuth": 1, "elevation": 1, "distance": 2, "confidence": 3}
+    events = events.replace(confidence=np.minimum(events.confidence, 1.0))
+    columns = {
+        name: (column if name not in digits else column.round(digits[name])).tolist()
+        for name, column in events.columns().items()
+    }
+    names = [
+        name for name in ("track", "azimuth", "elevation", "distance", "onscreen", "confidence") if name in columns
+    ]
     return {
         "time": round(frame * FRAME_SECONDS, 1),
         "events": [
-            {
-                "label": id2label[class_id],
-                "track": track,
-                "azimuth": round(azimuth, 1),
-                "elevation": round(elevation, 1),
-                "confidence": round(min(confidence, 1.0), 3),
-            }
-            for class_id, track, azimuth, elevation, confidence in zip(*(c.tolist() for c in columns), strict=True)
+            {"label": id2label[columns["class_id"][row]], **{name: columns[name][row] for name in names}}
+            for row in range(len(events))
         ],
     }
 

@@ -37,6 +37,7 @@ def load_for_transfer(
     id2label: dict[int, str] | None = None,
     num_labels: int | None = None,
     output_format: str | None = None,
+    **fields,
 ) -> tuple[PSELDNetForSELD, TransferReport]:
     """A network for other classes, or another output format, that keeps all that it can of a trained one.
 
@@ -50,6 +51,7 @@ def load_for_transfer(
         id2label: names of the classes; those of the source if this and `num_labels` are left out.
         num_labels: the number of classes, where they have no names; all are new.
         output_format: as in [`PSELDNetConfig`]; that of the source if left out.
+        fields: others of [`PSELDNetConfig`] that are to change, such as `distance=True` for a head that is new.
 
     Returns:
         The network, in training mode, and what was kept of the source and what is new.
@@ -66,13 +68,13 @@ def load_for_transfer(
         from .loading import load
 
         source, _ = load(source, "cpu")
-    fields = source.config.to_dict()
+    given, fields = fields, source.config.to_dict() | fields
     if id2label is not None:
         fields |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
     labels = [] if nameless else list((id2label or source.config.id2label).values())
     if output_format is not None and output_format != source.config.output_format:
         labels = []
-        fields |= {"output_format": output_format, "unify_degrees": None}
+        fields |= {"unify_degrees": None, **given, "output_format": output_format}
     fields["threshold"] = threshold_by_name(source.config, labels)
     model = PSELDNetForSELD(PSELDNetConfig.from_dict(fields)).train()
     return model, transfer_from(model, source, match_classes=not nameless)
@@ -103,25 +105,25 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
         raise ValueError(
             f"the weights are those of a {source.config.backbone} encoder, and the network has {model.config.backbone}"
         )
-    class_head = f"heads.{source.output_format.class_head}."
-    entries = {name: value for name, value in source.state_dict().items() if not name.startswith(class_head)}
+    class_heads = tuple(f"heads.{head}." for head in source.output_format.class_heads)
+    entries = {name: value for name, value in source.state_dict().items() if not name.startswith(class_heads)}
     report = transfer(model, entries)
     if match_classes and model.config.output_format == source.config.output_format:
-        _transfer_classes(model, source, class_head, report)
+        _transfer_classes(model, source, class_heads, report)
     return report
 
 
 @torch.no_grad()
 def _transfer_classes(
-    model: PSELDNetForSELD, source: PSELDNetForSELD, class_head: str, report: TransferReport
+    model: PSELDNetForSELD, source: PSELDNetForSELD, class_heads: tuple[str, ...], report: TransferReport
 ) -> None:
-    """Copies the rows of a head that stand for classes of the same name, and adds to the report."""
+    """Copies the rows of heads that stand for classes of the same name, and adds to the report."""
     here, there = (list(network.config.id2label.values()) for network in (model, source))
     shared = [name for name in here if here.count(name) == there.count(name) == 1]
     targets, found = [here.index(name) for name in shared], [there.index(name) for name in shared]
     entries, taken = source.state_dict(), []
     for name, target in model.state_dict().items():
-        value = entries.get(name) if shared and name.startswith(class_head) else None
+        value = entries.get(name) if shared and name.startswith(class_heads) else None
         if value is None:
             continue
         # Track, then x, y, z, then class.
@@ -154,7 +156,7 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
             new.append(name)
             continue
         value = _fit(name, source[found], target.shape)
-        if value is None and not name.startswith("heads."):
+        if value is None and not name.startswith(("heads.", "pseldnet.input_norm.")):
             unfit.append(f"{found} has shape {tuple(source[found].shape)} where the network has {tuple(target.shape)}")
         elif value is None:
             new.append(name)

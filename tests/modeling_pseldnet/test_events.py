@@ -5,6 +5,7 @@ from modeling_pseldnet.events import (
     Events,
     angle_between,
     direction_to_vector,
+    fold_azimuth,
     read_csv,
     vector_to_direction,
     wrap_azimuth,
@@ -270,3 +271,34 @@ def test_minus_zero_is_never_written_and_what_is_not_finite_is_refused(tmp_path)
 def test_a_part_without_events_does_not_take_the_distances_of_others():
     one = Events([0], [1], [0], [10], [0], distance=[1.0])
     assert Events.concatenate([Events.empty(), one]).distance.tolist() == [1.0]
+
+
+def test_azimuths_behind_are_folded_to_the_front():
+    assert fold_azimuth([120, -120, 180, -180, 90, -90, 30, 300]).tolist() == [60, -60, 0, 0, 90, -90, 30, -60]
+
+
+def test_the_layouts_of_the_challenges_are_written_and_read(tmp_path):
+    path = tmp_path / "events.csv"
+    events = Events([3, 0], [1, 2], [0, 1], [120.4, -30], [20, 0], [2.004, 0.5], onscreen=[False, True])
+    write_csv(path, events, "dcase2025")
+    assert path.read_text() == "frame,class,source,azimuth,distance,onscreen\n0,2,1,-30,50,1\n3,1,0,60,200,0\n"
+    back = read_csv(path)
+    assert (back.onscreen.tolist(), back.distance.tolist(), back.elevation.tolist()) == (
+        [True, False],
+        [0.5, 2],
+        [0, 0],
+    )
+    write_csv(path, Events.empty(), "dcase2025")
+    assert path.read_text() == "frame,class,source,azimuth,distance,onscreen\n"
+    assert len(read_csv(path)) == 0
+    write_csv(path, events, "dcase2024")
+    back = read_csv(path)
+    assert path.read_text().splitlines()[1].endswith(",2.004")
+    np.testing.assert_allclose(back.azimuth, [-30, 120.4], atol=1e-3)
+    with pytest.raises(ValueError, match="the events have none"):
+        write_csv(path, events.replace(distance=None), "dcase2024")
+    with pytest.raises(ValueError, match="layout must be one of metadata, dcase2024, dcase2025"):
+        write_csv(path, events, "dcase2023")
+    (tmp_path / "wrong.csv").write_text("frame,class,source,azimuth,distance,onscreen\n0,2,1,-30,50,2\n")
+    with pytest.raises(ValueError, match="line 2: onscreen must be 0 or 1"):
+        read_csv(tmp_path / "wrong.csv")

@@ -314,3 +314,26 @@ def test_mel_filters_are_those_that_published_networks_were_trained_with(feature
         filters = PSELDNetFeatureExtractor(sampling_rate=rate, feature_type=feature_type).mel_filters[0]
         expected = functional.melscale_fbanks(513, lowest, rate / 2, 64, rate, norm="slaney", mel_scale=scale)
         torch.testing.assert_close(filters, expected, atol=1e-6, rtol=0)
+
+
+def test_stereo_features_tell_the_side_by_level_and_by_phase():
+    extractor = PSELDNetFeatureExtractor(feature_type="stereo")
+    source = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
+    louder = extractor.features(torch.from_numpy(np.stack([1.5 * source, 0.5 * source]))[None])[0]
+    assert louder.shape == (5, 101, 64)
+    np.testing.assert_allclose((louder[0] - louder[1]).numpy(), 20 * np.log10(3), atol=1e-2)
+    # (1.5² - 0.5²) / (1.5² + 0.5²), twice their product over the same, and no difference of phase.
+    for channel, value in ((2, 0.8), (3, 0.6), (4, 0.0)):
+        np.testing.assert_allclose(louder[channel].numpy(), value, atol=1e-3)
+    swapped = extractor.features(torch.from_numpy(np.stack([0.5 * source, 1.5 * source]))[None])[0]
+    torch.testing.assert_close(swapped[2], -louder[2], atol=1e-5, rtol=0)
+    # Four samples later at the right: left leads, which frequencies below 3 kHz tell without ambiguity.
+    later = np.roll(source, 4)
+    leads, lags = (
+        extractor.features(torch.from_numpy(np.stack(pair))[None])[0, 4, 10:90, 5:30].mean()
+        for pair in ((source, later), (later, source))
+    )
+    assert leads * lags < 0
+    assert abs(leads + lags) < 0.05
+    silence = extractor.features(torch.zeros(1, 2, 2400))
+    assert torch.isfinite(silence).all()

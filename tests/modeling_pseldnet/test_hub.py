@@ -48,18 +48,41 @@ def test_a_model_loads_by_name_is_downloaded_once_and_works_offline(
         assert json.loads((tmp_path / "recording.json").read_text()) == expected
 
 
-def test_a_pushed_pipeline_is_a_folder_that_works_by_name(hub_folder, write_recording, tmp_path, run_python):
-    path, hub = str(write_recording(seconds=1.5)), tmp_path / "hub"
-    hub.mkdir()
-    push = f"""
+DOORS = {
+    "pipeline": """
 import modeling_pseldnet
 from transformers import pipeline
-pipeline("sound-event-localization-and-detection", model={str(hub_folder)!r}).push_to_hub("user/model")
-"""
+pipeline("sound-event-localization-and-detection", model=FOLDER).push_to_hub("user/model")
+""",
+    "model": """
+import modeling_pseldnet
+from transformers import AutoModelForAudioFrameClassification
+AutoModelForAudioFrameClassification.from_pretrained(FOLDER).push_to_hub("user/model")
+""",
+    "a reader of remote code, who saves and uploads in one": """
+import sys
+from transformers import AutoModelForAudioFrameClassification
+model = AutoModelForAudioFrameClassification.from_pretrained(FOLDER, trust_remote_code=True)
+model.save_pretrained("saved", push_to_hub=True, repo_id="user/model")
+assert "modeling_pseldnet" not in sys.modules
+""",
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_pushed_from_any_door_works_by_name_and_has_a_card(
+    hub_folder, write_recording, tmp_path, run_python, door
+):
+    path, hub = str(write_recording(seconds=1.5)), tmp_path / "hub"
+    hub.mkdir()
+    push = f"FOLDER = {str(hub_folder)!r}\n{DOORS[door]}"
     with serve_hub(hub, "user/model") as (endpoint, _):
         # Large files come by LFS.
         options = {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
         run_python(push, **options)
+        card = (hub / "README.md").read_text()
+        assert "speech, footsteps, door" in card
+        assert "More Information Needed" not in card
         printed = run_python(f"PATH = {path!r}\n{BY_REMOTE_CODE}", **options)
     expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(path)
     assert json.loads(printed.splitlines()[-1]) == expected

@@ -97,3 +97,6 @@ def test_a_model_for_features_of_no_known_type_needs_its_extractor(tmp_path):
     model = PSELDNetForSELD(tiny_config(num_channels=3))
     with pytest.raises(ValueError, match="no feature type has the 3 channels of the model: give"):
         save_hub_folder(model, tmp_path / "model", "")
+    model.save_pretrained(tmp_path / "bare")
+    assert not (tmp_path / "bare" / "preprocessor_config.json").exists()
+    assert "features have 3 channels" in (tmp_path / "bare" / "README.md").read_text()

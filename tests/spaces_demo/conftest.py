@@ -19,6 +19,7 @@ import spaces_demo
 from modeling_pseldnet import PSELDNetForSELD
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.hub_folder import model_card, save_hub_folder
+from modeling_pseldnet.tools.predict import main as predict
 from tests.helpers import scattered, tiny_config
 from tests.modeling_pseldnet.hub_server import serve_hub
 
@@ -45,6 +46,19 @@ def model(tmp_path_factory):
     save_hub_folder(network, folder, model_card(network.config, "test"))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scene(make_recording):
+    return make_recording("from the left.wav", seconds=12)
+
+
+@pytest.fixture(scope="session")
+def predicted(scene, model, tmp_path_factory):
+    """What pseldnet-predict writes of the scene: the path without suffix."""
+    folder = tmp_path_factory.mktemp("predicted")
+    assert predict([str(scene), "--model", str(model), "--output", str(folder), "--json"]) == 0
+    return folder / scene.stem
 
 
 class Server(NamedTuple):
@@ -97,7 +111,7 @@ def wait_for(url: str, process: subprocess.Popen) -> str:
     raise TimeoutError(f"{url} does not answer")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(model, tmp_path_factory):
     with serve(model, tmp_path_factory.mktemp("server")) as running:
         yield running
@@ -105,14 +119,14 @@ def server(model, tmp_path_factory):
     assert left == [], "files of visitors are left when the server has stopped"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    # Software rendering for the sphere; no sandbox, as root has none; no calls home.
-    options = "--no-sandbox --disable-dev-shm-usage --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic"
+    # No WebGL; no sandbox, as root has none; no calls home.
+    options = "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic"
     quiet = "--no-first-run --disable-background-networking --disable-component-update --disable-sync"
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=[*options.split(), *quiet.split()])

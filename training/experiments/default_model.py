@@ -25,7 +25,6 @@ from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.evaluate_files import format_scores
-from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
 
 
@@ -243,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def finish(options: argparse.Namespace) -> None:
     from modeling_pseldnet.hub_folder import save_hub_folder
     from modeling_pseldnet.inference import evaluating, rotation_averaging
+    from modeling_pseldnet.tools.loading import load
 
     model, extractor = load(options.run, "cpu")
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()

@@ -255,3 +255,15 @@ def test_simulated_rooms_describe_themselves():
     room = room_of()
     assert isinstance(room, SimulatedRoom)
     assert room.describe()["rt60"] == pytest.approx(room.rt60, abs=1e-3)
+
+
+@pytest.mark.parametrize("array", ["foa", "mic"])
+def test_the_level_of_the_direct_sound_falls_six_decibels_a_doubling(array):
+    room = room_of(rt60=(0.3, 0.3), positions=1, paths=0, size=((9, 9), (9, 9), (3, 3)))
+    room = replace(room, paths=tuple(distance * np.array([[0.6, 0.8, 0.0]]) for distance in (0.5, 1, 2, 4)))
+    levels = [
+        10 * np.log10((room.responses(path, array, direct_only=True)[0, 0].astype(float) ** 2).sum())
+        for path in range(4)
+    ]
+    # The capsules of an array are not all as far as its centre.
+    np.testing.assert_allclose(np.diff(levels), -20 * np.log10(2), atol=0.1 if array == "foa" else 0.6)

@@ -148,14 +148,24 @@ def children(pid):
 def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
     command = [sys.executable, "-m", "datasets_scripts.scenes.synthesize"]
     options = arguments(inputs, tmp_path / "train", "--workers", "2", scenes=2000)
-    process = subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Who starts the tests in the background has them ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "train").glob("metadata/[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = [pid for pid in children(process.pid) if Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(workers) >= 2
     process.send_signal(signal_number)
-    error = process.communicate(timeout=60)[1]
+    try:
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == status
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)

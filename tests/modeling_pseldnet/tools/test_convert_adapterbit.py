@@ -108,6 +108,7 @@ def test_errors_are_one_line(tmp_path, capsys):
     torch.save({"state_dict": {"net.encoder.norm.weight": torch.ones(8)}}, plain)
     full = tmp_path / "full"
     full.mkdir()
+    (full / "adapter_config.json").touch()
     for arguments, message in (
         ([tmp_path / "absent.ckpt", tmp_path / "base", tmp_path / "adapter"], "no such file"),
         ([plain, tmp_path / "base", tmp_path / "adapter"], "convert it with pseldnet-convert"),

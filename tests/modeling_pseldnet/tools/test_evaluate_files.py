@@ -122,7 +122,7 @@ def test_what_cannot_be_scored_is_one_line_and_exit_status_2(folders, capsys, mo
 
 def test_the_number_of_classes_is_that_of_the_references_whatever_is_predicted(folders, capsys):
     name = next((folders / "prediction").rglob("*.csv"))
-    name.write_text(name.read_text() + "0,30,0,0,0\n")
+    name.write_text(name.read_text() + "0,30,0,0,0,100\n")
     assert main(arguments(folders)) == 2
     error = capsys.readouterr().err
     assert f"{name}: class 30, and the references have" in error
@@ -134,7 +134,7 @@ def test_the_number_of_classes_is_that_of_the_references_whatever_is_predicted(f
 def test_classes_in_another_order_are_matched_by_name(tmp_path, capsys):
     for folder, order in (("reference", [0, 1, 2]), ("prediction", [3, 2, 0])):
         (tmp_path / folder).mkdir()
-        rows = [f"{frame},{order[frame // 20]},0,30,10\n" for frame in range(41)]
+        rows = [f"{frame},{order[frame // 20]},0,30,10\n" for frame in range(60)]
         (tmp_path / folder / "a.csv").write_text("".join(rows))
     (tmp_path / "names").write_text("bell\ndoor\ndog\n")
     (tmp_path / "reversed").write_text("dog\ncat\ndoor\nbell\n")

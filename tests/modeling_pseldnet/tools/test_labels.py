@@ -38,7 +38,7 @@ def test_labels_are_read_from_every_kind_of_list(tmp_path, name, text):
     [
         ("a.tsv", b"0\t-\tspeech\n2\t-\tdoor\n", "class indices must be 0, 1, 2"),
         ("a.tsv", b"0\t-\tspeech\n0\t-\tdoor\n", "line 2: class 0 is 'door' here"),
-        ("a.tsv", b"0\tspeech\n", "line 1: expected index, MID and name"),
+        ("a.tsv", b"0\tspeech\n", "line 1: expected index, MID and label"),
         ("a.txt", b"\n", "no labels in it"),
         ("a.txt", b"\xff\xfe", "not a readable list of labels"),
         ("a.json", b"[1]", "not the config of a model"),

@@ -88,13 +88,16 @@ def test_an_adapter_of_the_transformers_kind_is_saved_with_its_classes(adapter, 
     torch.testing.assert_close(outputs(load(tmp_path / "saved", "cpu")[0]), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_an_adapter_for_other_classes_says_which_they_are(tmp_path):
+@pytest.mark.parametrize(
+    "labels", [["door", "bell"], ["speech", "footsteps", "door"], ["door", "speech", "footsteps"]]
+)
+def test_an_adapter_for_other_classes_says_which_they_are(tmp_path, labels):
     scattered(PSELDNetForSELD(tiny_config())).save_pretrained(tmp_path / "base")
-    model, _ = load_for_transfer(tmp_path / "base", id2label={0: "door", 1: "bell"}, output_format="accdoa")
+    model, _ = load_for_transfer(tmp_path / "base", id2label=dict(enumerate(labels)), output_format="accdoa")
     model = changed(get_peft_model(model, AdapterBitConfig(r=2)))
     model.save_pretrained(tmp_path / "adapter")
     loaded, _ = load(tmp_path / "adapter", "cpu")
-    assert list(loaded.config.id2label.values()) == ["door", "bell"]
+    assert list(loaded.config.id2label.values()) == labels
     torch.testing.assert_close(outputs(loaded), outputs(model), atol=1e-5, rtol=1e-4)
 
 

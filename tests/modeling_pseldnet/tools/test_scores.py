@@ -36,7 +36,8 @@ def random_events(seed, num_frames=200, num_rows=300, num_classes=4):
     generator = np.random.default_rng(seed)
     frame, class_id, track = (generator.integers(n, size=num_rows) for n in (num_frames, num_classes, 3))
     azimuth, elevation = vector_to_direction(generator.normal([3, 0, 0], size=(num_rows, 3)))
-    return Events(frame, class_id, track, azimuth, elevation, distance=generator.uniform(1, 5, num_rows)).sort()
+    distance, onscreen = generator.uniform(1, 5, num_rows), generator.integers(2, size=num_rows)
+    return Events(frame, class_id, track, azimuth, elevation, distance, onscreen=onscreen).sort()
 
 
 def in_metres(events):
@@ -66,7 +67,7 @@ def starss22():
 
 
 @needs_shared
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GOLDEN)
 def test_scores_agree_with_the_published_scorers(golden, variant):
     expected, _, references, predictions, num_frames = golden
     scores = seld_scores(references, predictions, NUM_CLASSES, num_frames=num_frames, variant=variant)
@@ -141,6 +142,7 @@ def test_a_perfect_prediction_scores_best(variant):
     references = [random_events(0), random_events(1)]
     scores = seld_scores(references, references, 4, variant=variant, jackknife=True)
     best = {"ER": 0, "F": 1, "LE": 0, "AngE": 0, "DistE": 0, "RelDistE": 0, "LR": 1, "SELD": 0}
+    best |= {"F_onscreen": 1, "OnscreenAccuracy": 1}
     for average in ("macro", "micro"):
         # The official scorers give equal directions an angle of 0.0008°.
         assert scores[average] == pytest.approx({name: best[name] for name in scores[average]}, abs=1e-3)
@@ -151,6 +153,7 @@ def test_a_perfect_prediction_scores_best(variant):
 def test_an_empty_prediction_scores_worst(variant):
     scores = seld_scores([random_events(0)], [Events.empty()], 4, variant=variant)
     worst = {"ER": 1, "F": 0, "LE": 180, "AngE": np.nan, "DistE": np.nan, "RelDistE": np.nan, "LR": 0, "SELD": 1}
+    worst |= {"F_onscreen": 0, "OnscreenAccuracy": np.nan}
     for average in ("macro", "micro"):
         assert scores[average] == pytest.approx({name: worst[name] for name in scores[average]}, nan_ok=True)
 
@@ -173,7 +176,7 @@ def test_nothing_to_find_leaves_the_error_rate_undefined():
     assert np.isnan(scores["jackknife"]["micro"]["F"]).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GOLDEN)
 def test_turning_reference_and_prediction_together_changes_nothing(variant):
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
 
@@ -304,3 +307,41 @@ def test_the_evaluate_module_says_what_to_install_where_the_package_is_missing(l
     monkeypatch.setitem(sys.modules, "modeling_pseldnet", None)
     with pytest.raises(ImportError, match=r"dependencies\['modeling_pseldnet'\] using 'pip install pseldnets'"):
         load_module()
+
+
+def test_scores_of_2025_are_those_of_the_official_scorer(reference):
+    folder = reference / "dcase"
+    expected = json.loads((folder / "expected.json").read_text())["metrics_dcase2025"]
+    names = sorted(path.name for path in (folder / "metrics_2025/reference").glob("*.csv"))
+    references, predictions = (
+        [read_csv(folder / "metrics_2025" / side / name) for name in names] for side in ("reference", "prediction")
+    )
+    scores = seld_scores(references, predictions, 13, variant="dcase2025")
+    for average in ("macro", "micro"):
+        audio, audiovisual = expected[f"audio_{average}"], expected[f"audio_visual_{average}"]
+        found = scores[average]
+        assert found["F_onscreen"] == pytest.approx(audiovisual["F"], abs=1e-6)
+        assert found["DistE"] * 100 == pytest.approx(audio["DistE"], abs=1e-4)
+        for name in ("F", "AngE", "RelDistE", "OnscreenAccuracy"):
+            assert found[name] == pytest.approx(audio[name], abs=1e-6)
+    np.testing.assert_allclose(scores["classwise"]["F"], expected["audio_classwise"][0], atol=1e-6)
+    np.testing.assert_allclose(scores["classwise"]["F_onscreen"], expected["audio_visual_classwise"][0], atol=1e-6)
+
+
+def test_scores_of_2025_fold_azimuths_and_leave_out_what_is_not_told():
+    source = Events([0, 1], [0, 0], [0, 0], [100, 80], [0, 0], [2, 2], onscreen=[True, True])
+    for azimuth, distance, found in ((80, 4.0, 1), (60, 4.0, 1), (59.9, 2.0, 0), (80, 4.01, 0)):
+        prediction = source.replace(azimuth=[azimuth, 0], distance=[distance, 2])
+        macro = seld_scores([source], [prediction], 1, variant="dcase2025")["macro"]
+        assert (macro["F"], macro["F_onscreen"]) == (found, found)
+    wrong = source.replace(onscreen=[False, False])
+    macro = seld_scores([source], [wrong], 1, variant="dcase2025")["macro"]
+    assert (macro["F"], macro["F_onscreen"], macro["OnscreenAccuracy"]) == (1, 0, 0)
+    macro = seld_scores([source], [source.replace(onscreen=None)], 1, variant="dcase2025")["macro"]
+    assert macro["F"] == 1
+    assert np.isnan([macro["F_onscreen"], macro["OnscreenAccuracy"]]).all()
+    # Nothing counts in a clip without reference events.
+    scores = seld_scores([source, Events.empty()], [source, source], 1, variant="dcase2025")
+    assert scores["macro"]["F"] == 1
+    with pytest.raises(ValueError, match="no distances"):
+        seld_scores([source.replace(distance=[1, np.nan])], [source], 1, variant="dcase2024")

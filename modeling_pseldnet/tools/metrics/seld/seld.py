@@ -9,7 +9,7 @@ from modeling_pseldnet.tools.scores import seld_scores  # From: pseldnets
 
 _DESCRIPTION = """
 Scores for sound event localization and detection, recording by recording, as the DCASE challenges (`dcase2023`,
-`dcase2024`) and PSELDNets (`pseldnets`) count them.
+`dcase2024`, `dcase2025`) and PSELDNets (`pseldnets`) count them.
 """
 
 _CITATION = """
@@ -25,7 +25,8 @@ _CITATION = """
 _INPUTS_DESCRIPTION = """
 Args:
     predictions, references: one list of rows a recording, as in DCASE metadata: `[frame, class, track, azimuth,
-        elevation]` with frames of 100 ms and angles in degrees, for `dcase2024` with the distance in metres as sixth.
+        elevation]` with frames of 100 ms and angles in degrees, for `dcase2024` with the distance in metres as sixth,
+        for `dcase2025` with whether it is on screen, 0 or 1, as seventh.
     num_classes, num_frames, variant, jackknife, groups: see `modeling_pseldnet.tools.scores.seld_scores`.
 
 Returns:
@@ -54,9 +55,10 @@ class SELD(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, **options):
-        references, predictions = ([_events(rows) for rows in recordings] for recordings in (references, predictions))
+        # Other metadata has the number of sources there.
+        columns = 7 if options.get("variant") == "dcase2025" else 6
+        references, predictions = (
+            [Events.from_rows([row[:columns] for row in rows]) for rows in recordings]
+            for recordings in (references, predictions)
+        )
         return seld_scores(references, predictions, **options)
-
-
-def _events(rows: list[list[float]]) -> Events:
-    return Events.from_rows([row[:6] for row in rows])

@@ -1,0 +1,198 @@
+"""First-order ambisonics with labels to the stereo clips of DCASE 2025 Task 3 (arXiv 2507.12042); sound alone."""
+
+import argparse
+import random
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from datasets_scripts.recordings import AUDIO_SUFFIXES
+from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
+from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
+from modeling_pseldnet.files import atomic_path, walk
+from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
+
+
+CLIP_FRAMES = 50
+OFFICIAL_SEED = 20250305
+# A clip whose samples are beyond is left out, as in the challenge.
+LARGEST_SAMPLE = 0.9999
+# The picture: pixels and its angle across.
+SCREEN, FIELD_OF_VIEW = (640, 360), 100.0
+# Folders in which ambisonics lie, and those of their labels.
+AUDIO_FOLDERS, LABEL_FOLDERS = ("foa_dev", "foa"), ("metadata_dev", "metadata")
+
+
+def to_stereo(waveform: np.ndarray, degrees: float) -> np.ndarray:
+    """Left and right (2, samples) of W, Y, Z, X (4, samples) turned by an angle: two cardioids to the sides.
+
+    Args:
+        degrees: how far the sound field turns counter-clockwise; the viewer looks at what was at -degrees.
+    """
+    turned = channel_rotation(yaw_rotation(degrees)) @ waveform
+    return np.stack([turned[0] + turned[1], turned[0] - turned[1]])
+
+
+@cache
+def screen_table() -> np.ndarray:
+    """Whether a camera that looks forward sees each direction, (361, 181).
+
+    Azimuths are whole degrees from -180°, elevations from -90°. A direction is seen where any pixel of the picture is
+    made of that degree of the whole sphere, as bilinear interpolation of an image of 360 × 180 makes it; so the table
+    of the challenge was made.
+    """
+    across = np.tan(np.radians(FIELD_OF_VIEW / 2))
+    down = across * SCREEN[1] / SCREEN[0]
+    x, y = np.meshgrid(np.linspace(-across, across, SCREEN[0]), np.linspace(down, -down, SCREEN[1]))
+    column = 180 + np.degrees(np.arctan(x)) - 0.5
+    row = 90 - np.degrees(np.arctan2(y, np.hypot(x, 1))) - 0.5
+    seen = np.zeros((361, 181), dtype=bool)
+    for near_column in (np.floor(column), np.ceil(column)):
+        for near_row in (np.floor(row), np.ceil(row)):
+            # Column 180 is the front, and azimuth falls from left to right; row 90 is the horizon.
+            seen[(360 - near_column).astype(int).ravel(), (180 - near_row).astype(int).ravel()] = True
+    return seen
+
+
+def on_screen(azimuth, elevation) -> np.ndarray:
+    """Whether a camera that looks forward, 100° wide, sees directions in degrees, rounded to whole ones."""
+    azimuth, elevation = np.rint(wrap_azimuth(azimuth)).astype(int), np.rint(elevation).astype(int)
+    return screen_table()[azimuth + 180, np.clip(elevation, -90, 90) + 90]
+
+
+def clip_events(events: Events, start_frame: int, degrees: float) -> Events:
+    """The events of a clip from `start_frame` on, as its viewer has them: folded to the front, on screen or not."""
+    events = events[(events.frame >= start_frame) & (events.frame < start_frame + CLIP_FRAMES)]
+    azimuth = wrap_azimuth(events.azimuth + degrees)
+    return events.replace(
+        frame=events.frame - start_frame,
+        azimuth=fold_azimuth(azimuth),
+        elevation=np.zeros(len(events)),
+        onscreen=on_screen(azimuth, events.elevation),
+    )
+
+
+def clip_name(recording: str, degrees: int, start_frame: int) -> str:
+    """As the challenge names a clip; folds 0 and 1 of synthetic sets, train and test, are 3 and 4 there."""
+    recording = re.sub(r"^fold([01])_", lambda fold: f"fold{int(fold[1]) + 3}_", recording)
+    return f"{recording}_deg{degrees:03d}_start{start_frame:04d}"
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Audio files below a folder of ambisonics, but for those of fold 2, and the labels of each, in order.
+
+    Raises:
+        FileNotFoundError: there are none, or one lacks its labels.
+    """
+
+    def found(suffixes: set[str], folders: tuple[str, ...]) -> dict[tuple[str, ...], Path]:
+        """Files by the folders around them and their name, without what tells audio from labels."""
+        paths = {path: path.relative_to(folder).parts[:-1] for path in walk(folder, suffixes)}
+        return {
+            (*(part for part in parts if part not in folders), path.stem.removeprefix("label_")): path
+            for path, parts in paths.items()
+            if set(parts) & set(folders) and not path.stem.startswith("fold2_")
+        }
+
+    audio, labels = found(set(AUDIO_SUFFIXES), AUDIO_FOLDERS), found({".csv"}, LABEL_FOLDERS)
+    if not audio:
+        raise FileNotFoundError(f"{folder}: no audio in a folder {' or '.join(AUDIO_FOLDERS)}")
+    if missing := sorted(audio.keys() - labels.keys()):
+        raise FileNotFoundError(f"{audio[missing[0]]}: no labels in a folder {' or '.join(LABEL_FOLDERS)}")
+    return [(audio[key], labels[key]) for key in sorted(audio)]
+
+
+def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_SEED) -> int:
+    """Writes random clips in the layout of the challenge; returns how many were left out as too loud.
+
+    A recording is drawn by its length, then a first frame and a viewing direction, each time others. The lists of
+    classes, `cls_indices*.tsv`, are copied.
+
+    Raises:
+        FileNotFoundError: the folder holds no ambisonics with labels.
+        ValueError: recordings have no four channels or their labels no distances, or so many clips cannot be drawn.
+    """
+    recordings, lengths = [], []
+    for audio, labels in find_pairs(folder):
+        info = soundfile.info(str(audio))
+        if info.channels != 4:
+            raise ValueError(f"{audio}: {info.channels} channels where first-order ambisonics has 4")
+        events = read_csv(labels)
+        if len(events) and events.distance is None:
+            raise ValueError(f"{labels}: no distances, which the clips of the challenge have")
+        if (frames := int(info.frames / info.samplerate / FRAME_SECONDS + 1e-6)) >= CLIP_FRAMES:
+            recordings.append((audio, events))
+            lengths.append(frames)
+    if num_clips > sum(360 * (length - CLIP_FRAMES + 1) for length in lengths) // 2:
+        raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
+    output.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.glob("cls_indices*.tsv"), *folder.glob("*/cls_indices*.tsv")]:
+        shutil.copyfile(path, output / path.name)
+    draw, made, too_loud = random.Random(seed), set(), 0
+    with tqdm(total=num_clips, unit="clip", disable=None) as bar:
+        while len(made) < num_clips:
+            number = draw.choices(range(len(recordings)), lengths)[0]
+            start, degrees = draw.randint(0, lengths[number] - CLIP_FRAMES), draw.randrange(360)
+            audio, events = recordings[number]
+            name = clip_name(audio.stem, degrees, start)
+            if name in made:
+                continue
+            stereo, sampling_rate = read_stereo(audio, start, degrees)
+            if np.abs(stereo).max() > LARGEST_SAMPLE:
+                too_loud += 1
+                if too_loud > 10 * num_clips + 100:
+                    raise ValueError(f"{folder}: most clips would be clipped: write the recordings 6 dB down")
+                continue
+            part = audio.parent.name if audio.parent.name.startswith("dev-") else part_of(name)
+            clip, labels = output / "stereo_dev" / part / f"{name}.wav", output / "metadata_dev" / part / f"{name}.csv"
+            for path in (clip, labels):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_csv(labels, clip_events(events, start, degrees), "dcase2025")
+            with atomic_path(clip) as temporary:
+                soundfile.write(temporary, stereo.T, sampling_rate, format="WAV", subtype="PCM_16")
+            made.add(name)
+            bar.update()
+    return too_loud
+
+
+def part_of(name: str) -> str:
+    """The folder for a clip of this name where its recording lies in none of the challenge's."""
+    return {"fold3": "dev-train", "fold4": "dev-test"}.get(name[:5], "dev-train-synth")
+
+
+def read_stereo(audio: Path, start_frame: int, degrees: float) -> tuple[np.ndarray, int]:
+    """Five seconds of a recording as [`to_stereo`] gives them, and their rate in Hz."""
+    with soundfile.SoundFile(str(audio)) as file:
+        frame_samples = round(FRAME_SECONDS * file.samplerate)
+        file.seek(start_frame * frame_samples)
+        waveform = file.read(CLIP_FRAMES * frame_samples, dtype="float64", always_2d=True).T
+        return to_stereo(waveform, degrees), file.samplerate
+
+
+@program("python -m datasets_scripts.stereo_clips")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program `python -m datasets_scripts.stereo_clips`."""
+    parser = CommandParser(
+        prog="python -m datasets_scripts.stereo_clips",
+        description="Makes the stereo clips of DCASE 2025 Task 3 of first-order ambisonics with labels.",
+        epilog="example: python -m datasets_scripts.stereo_clips STARSS23 DCASE2025 --clips 30000",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="STARSS23, or any folder with foa_dev or foa and their metadata")
+    parser.add_argument("output", type=Path, help="folder to write stereo_dev and metadata_dev in")
+    parser.add_argument("--clips", type=whole_number(1), default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=whole_number(0), default=OFFICIAL_SEED, help="(default: %(default)s)")
+    options = parser.parse_args(arguments)
+    too_loud = make_clips(options.folder, options.output, options.clips, options.seed)
+    print(f"{options.output}: {options.clips} clips, {too_loud} left out as too loud")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

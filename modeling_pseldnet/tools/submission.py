@@ -1,0 +1,148 @@
+"""What the official scorers of the DCASE challenges would misread in a submission, or pass over in silence."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..events import HEADER_2025, Events, fold_azimuth, read_csv
+from .evaluate_files import find_csv
+
+
+CLIP_FRAMES_2025 = 50
+# Sources in rooms are nearer in metres, and farther in centimetres.
+FAR_METRES, NEAR_CENTIMETRES = 20.0, 20.0
+MOST_TRACKS_2025 = 10
+
+
+class Task(NamedTuple):
+    """How a challenge takes its submissions.
+
+    Attributes:
+        columns: for each number of columns that its scorer reads as it is meant, what they are.
+        others: what to do about files of other columns.
+        header: the first line, if there has to be one.
+        in_metres: whether distances are metres, and not centimetres; None where there are none.
+    """
+
+    columns: dict[int, str]
+    others: str
+    header: str | None
+    in_metres: bool | None
+
+
+TASKS = {
+    "dcase2023": Task(
+        {5: "frame,class,track,azimuth,elevation"}, "write frame,class,track,azimuth,elevation alone", None, None
+    ),
+    "dcase2024": Task(
+        {6: "frame,class,track,azimuth,elevation,metres", 7: "frame,class,track,x,y,z,metres"},
+        "write frame,class,track,x,y,z,metres, as pseldnet-predict --layout dcase2024 does",
+        None,
+        True,
+    ),
+    "dcase2025": Task(
+        {6: HEADER_2025}, f"write {HEADER_2025}, as pseldnet-predict --layout dcase2025 does", HEADER_2025, False
+    ),
+}
+
+
+def check_submission(task: str, folder: Path, reference: list[Path] | None = None, num_classes: int = 13) -> list[str]:
+    """What is wrong with a folder of CSV files, a line each; none if nothing is.
+
+    Args:
+        task: `"dcase2023"`, `"dcase2024"` or `"dcase2025"`.
+        folder: where the files are, at any depth.
+        reference: folders of the metadata, from which the names of the files and their lengths are known.
+        num_classes: classes of the task.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: the task is unknown, or a file is there twice.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
+    files, expected = find_csv([folder]), find_csv(reference or [])
+    found = [] if files else [f"{folder}: no CSV files"]
+    found += [
+        f"{name}: missing, which the scorer passes over in silence" for name in sorted(expected.keys() - files.keys())
+    ]
+    if expected:
+        found += [f"{name}: no recording has this name" for name in sorted(files.keys() - expected.keys())]
+    for name, path in sorted(files.items()):
+        last = read_csv(expected[name]).frame.max(initial=-1) if name in expected else None
+        found += [f"{path}: {problem}" for problem in _problems(TASKS[task], task, path, last, num_classes)]
+    return found
+
+
+def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_classes: int) -> Iterator[str]:
+    """What is wrong with one file; `last_frame` is that of its reference."""
+    lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+    first = lines[0].replace(" ", "").lower() if lines else ""
+    has_header = first[:1].isalpha()
+    if task.header is not None and first != task.header:
+        yield f"line 1 is not the header {task.header}: the scorer skips that line, whatever is in it"
+        return
+    if task.header is None and has_header:
+        yield "line 1 is a header, which the scorer cannot read: leave it out"
+    rows = lines[has_header:]
+    if not rows:
+        return
+    widths = {line.count(",") + 1 for line in rows}
+    if not widths <= task.columns.keys():
+        yield f"{' or '.join(map(str, sorted(widths)))} columns, which the scorer misreads: {task.others}"
+        return
+    if len(widths) > 1:
+        yield f"rows of {' and '.join(map(str, sorted(widths)))} columns: write all alike"
+        return
+    try:
+        table = np.array([line.split(",") for line in rows], dtype=np.float64)
+        events = read_csv(path, "cartesian" if name == "dcase2024" and widths == {7} else "polar")
+    except ValueError as error:
+        yield str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+        return
+    if task.in_metres is not None:
+        yield from _unit_problems(task, table[:, 4 if name == "dcase2025" else -1])
+    yield from _row_problems(name, events, table, last_frame, num_classes)
+
+
+def _unit_problems(task: Task, distance: np.ndarray) -> Iterator[str]:
+    if task.in_metres and np.median(distance) > FAR_METRES:
+        yield f"distances up to {distance.max():g} look like centimetres, and the scorer takes metres: divide by 100"
+    if not task.in_metres and distance.max() < NEAR_CENTIMETRES:
+        yield f"distances up to {distance.max():g} look like metres, and the scorer takes centimetres: multiply by 100"
+
+
+def _row_problems(
+    name: str, events: Events, table: np.ndarray, last_frame: int | None, num_classes: int
+) -> Iterator[str]:
+    frame_class = events.frame * num_classes + events.class_id
+    _, per_class = np.unique(frame_class, return_counts=True)
+    source = np.column_stack([events.frame, events.class_id, events.track])
+    repeated = len(source) - len(np.unique(source, axis=0))
+    rules: list[tuple[bool, Callable[[], str]]] = [
+        (events.class_id.max() >= num_classes, lambda: f"class {events.class_id.max()} of {num_classes} classes"),
+        (
+            name != "dcase2025" and repeated > 0,
+            lambda: (
+                f"{repeated} rows repeat frame, class and track: number the tracks, some scorers keep the last alone"
+            ),
+        ),
+    ]
+    if name == "dcase2025":
+        whole = table[:, [0, 1, 2, 3, 4, 5]] % 1 == 0
+        outside = int((events.frame >= CLIP_FRAMES_2025).sum())
+        folded = int((fold_azimuth(events.azimuth) != events.azimuth).sum())
+        rules += [
+            (not whole.all(), lambda: "numbers that are not whole, which the scorer cuts off or cannot read"),
+            (outside > 0, lambda: f"{outside} rows are beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"),
+            (folded > 0, lambda: f"{folded} azimuths beyond 90°: they are scored as if folded to the front"),
+            (per_class.max() > MOST_TRACKS_2025, lambda: f"more than {MOST_TRACKS_2025} rows of a class in a frame"),
+        ]
+    elif last_frame is not None and last_frame >= 0:
+        beyond = int((events.frame > last_frame).sum())
+        rules.append((beyond > 0, lambda: f"{beyond} rows are beyond frame {last_frame}, the last that is annotated"))
+    for broken, told in rules:
+        if broken:
+            yield told()

@@ -1,0 +1,101 @@
+"""What visitors are told when something cannot be done: what is wrong and what to do, never a path or a traceback."""
+
+import html
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isqrt
+from pathlib import Path
+
+import gradio as gr
+import soundfile
+
+from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.tools.cli import first_line
+
+
+MAX_MINUTES, MAX_MEGABYTES = 10, 100
+TAKES = f"WAV, FLAC, OGG or AMB of up to {MAX_MINUTES} minutes and {MAX_MEGABYTES} MB"
+# What to do with a recording whose channels the model does not take, by their number.
+CHANNEL_ADVICE = {
+    1: "One channel holds no direction, and nothing can bring it back: record with an ambisonic or a tetrahedral"
+    " microphone.",
+    2: "Two channels tell left from right alone: name a model for stereo under Options, or record with an ambisonic"
+    " microphone.",
+    3: "A channel is missing: export all four, W, Y, Z and X, from the program that recorded them.",
+}
+HIGHER_ORDER = (
+    "That is ambisonics of order {order}: give its first four channels, as sox {name} first-order.wav remix 1 2 3 4"
+    " makes them."
+)
+OTHER_CHANNELS = "Export the four channels of the ambisonic or tetrahedral microphone alone."
+
+log = logging.getLogger(__name__)
+
+
+class Cancelled(Exception):
+    """The visitor does not want the result any more."""
+
+
+def friendly(message: str, *paths: str) -> gr.Error:
+    """A message that stays until it is closed; the name of a file in it stands for its path on the server."""
+    for path in filter(None, paths):
+        message = message.replace(path, Path(path).name)
+    return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
+
+
+@contextmanager
+def answering(*paths: str) -> Iterator[None]:
+    """Turns what goes wrong within into words for the visitor; what nobody foresaw gets a number, which is logged."""
+    try:
+        yield
+    except Cancelled:
+        pass
+    except gr.Error:
+        raise
+    except ValueError as error:
+        raise friendly(f"{first_line(error)}.", *paths) from None
+    except Exception:
+        number = secrets.token_hex(3)
+        log.exception("error %s", number)
+        raise friendly(
+            f"Sorry, something went wrong here that should not have. Try again; if it stays so, report it with the"
+            f" number {number}."
+        ) from None
+
+
+def measure(path: str, sampling_rate: int, channel_format: str) -> float:
+    """The duration of a recording in seconds.
+
+    Raises:
+        ValueError: it cannot be used here; the message says what to do.
+    """
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise ValueError(f"{name} is no longer here, as recordings are deleted after a while: choose it again")
+    megabytes = Path(path).stat().st_size / 1e6
+    if megabytes > MAX_MEGABYTES:
+        raise ValueError(f"{name}: {megabytes:.0f} MB where {MAX_MEGABYTES} are the most: give a part of it, or FLAC")
+    try:
+        with Recording(path, sampling_rate, channel_format) as recording:
+            seconds = recording.seconds
+    except ValueError as error:
+        problem = first_line(error).removesuffix(": give a recording of that kind")
+        raise ValueError(f"{problem}. {channel_advice(path)}".rstrip(". ")) from None
+    if seconds > 60 * MAX_MINUTES:
+        raise ValueError(f"{name}: {seconds / 60:.1f} minutes where {MAX_MINUTES} are the most: give a part of it")
+    return seconds
+
+
+def channel_advice(path: str) -> str:
+    """What to do with a recording that the model does not take, by its number of channels."""
+    try:
+        channels = soundfile.info(path).channels
+    except (soundfile.LibsndfileError, TypeError):
+        return f"This page takes {TAKES}."
+    if channels == 4:
+        return ""
+    if isqrt(channels) ** 2 == channels > 4:
+        return HIGHER_ORDER.format(order=isqrt(channels) - 1, name=Path(path).name)
+    return CHANNEL_ADVICE.get(channels, OTHER_CHANNELS)

@@ -1,0 +1,63 @@
+"""Makes the folder of a Hugging Face Space: `python -m spaces_demo.build DIR`, then `hf upload user/space DIR`.
+
+The folder holds all that it runs: the packages lie beside the app, and what they need is what this project declares
+that it needs, with a torch for CPUs. Nothing of it is looked up by a name that somebody else could take.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import requires
+from pathlib import Path
+
+import modeling_pseldnet
+import spaces_demo
+from modeling_pseldnet.files import atomic_folder
+
+
+PROJECT, EXTRA = "pseldnets", "demo"
+PACKAGES = (modeling_pseldnet, spaces_demo)
+CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"
+APP = '''"""The app of the Space; everything is in spaces_demo."""
+
+import sys
+
+from spaces_demo import main
+
+
+if __name__ == "__main__":
+    sys.exit(main([]))
+'''
+
+
+def requirements() -> list[str]:
+    """What the page needs, as the project declares it: that of the project itself, and of its extra for the page."""
+    needed = (line.partition(";") for line in requires(PROJECT))
+    return [
+        name.strip() for name, _, marker in needed if not marker or f'extra == "{EXTRA}"' in marker.replace("'", '"')
+    ]
+
+
+def build(folder: Path) -> None:
+    """Writes the folder, whole or not at all; one that is there is replaced."""
+    with atomic_folder(folder) as new:
+        for package in PACKAGES:
+            source = Path(package.__file__).parent
+            shutil.copytree(source, new / package.__name__, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copy(new / spaces_demo.__name__ / "README.md", new)
+        (new / "app.py").write_text(APP, encoding="utf-8")
+        (new / "requirements.txt").write_text("\n".join([CPU_TORCH, *requirements()]) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m spaces_demo.build", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="what to make; what is there is replaced")
+    folder = parser.parse_args(arguments).folder
+    build(folder)
+    print(f"{folder}: hf upload user/space {folder} . --repo-type space")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

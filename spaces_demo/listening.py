@@ -1,0 +1,186 @@
+"""A recording to listen to: stereo, for headphones, and the sound of one event, from first-order ambisonics."""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.events import direction_to_vector
+from modeling_pseldnet.files import atomic_path
+
+
+BLOCK_SECONDS = 10
+# The loudest sample of a preview, of full scale; recordings of rooms are often far below it.
+PEAK = 0.7
+# Levels of a recording over its whole time, which the page draws.
+ENVELOPE_POINTS = 800
+SPEED_OF_SOUND = 343.0
+
+# From W, Y, Z, X to two cardioids back to back: one looks left, one looks right.
+CARDIOIDS = 0.5 * np.array([[1, 1, 0, 0], [1, -1, 0, 0]], dtype=np.float32)[:, :, None]
+# The part of W in a first-order microphone of the highest directivity, the hypercardioid; the rest looks ahead.
+HYPERCARDIOID = 0.25
+FADE_SECONDS = 0.02
+
+# Brown and Duda, "A structural model for binaural sound synthesis", IEEE TSAP 6(5), 1998: radius of the head in
+# metres, azimuth of the ears, the least gain of the shadow and where it lies, and the echoes of the outer ear
+# (reflection, and A, B, D of their delays in samples at 44.1 kHz), which tell front from back.
+HEAD_RADIUS, EAR_DEGREES, LEAST_SHADOW, SHADOW_DEGREES = 0.0875, 100.0, 0.1, 150.0
+PINNA = [(0.5, 1, 2, 1.0), (-1.0, 5, 4, 0.5), (0.5, 5, 7, 0.5), (-0.25, 5, 11, 0.5), (0.25, 5, 13, 0.5)]
+PINNA_RATE = 44100
+# Eight loudspeakers in the corners of a cube stand for the sound field. The weight of the first order that
+# concentrates their energy most (max rE: Daniel, "Représentation de champs acoustiques", 2000, section 3.3).
+CUBE = np.array([(x, y, z) for x in (1, -1) for y in (1, -1) for z in (1, -1)]) / 3**0.5
+MAX_ENERGY = 3**-0.5
+
+
+class Preview(NamedTuple):
+    """What is written for ears, and the level of the recording in equal parts of it, as part of the highest."""
+
+    stereo: str
+    binaural: str
+    envelope: list[float]
+
+
+def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np.ndarray:
+    """What an ear hears of a plane wave, after Brown and Duda: shadow and delay of a sphere (Woodworth), outer ear.
+
+    Args:
+        frequency: (frequencies,) in Hz.
+        direction: unit vector to the source: front, left, up.
+        side: 1 for the left ear, -1 for the right.
+
+    Returns:
+        (frequencies,), complex; the delay is none at the centre of the head, and so negative at the nearer ear.
+    """
+    ear = direction_to_vector(side * EAR_DEGREES, 0.0)
+    incidence = np.arccos(np.clip(direction @ ear, -1, 1))
+    omega = 2 * np.pi * frequency
+    travel = HEAD_RADIUS / SPEED_OF_SOUND
+    delay = travel * (-np.cos(incidence) if incidence < np.pi / 2 else incidence - np.pi / 2)
+    phase = np.pi * incidence / np.radians(SHADOW_DEGREES)
+    alpha = (1 + LEAST_SHADOW / 2) + (1 - LEAST_SHADOW / 2) * np.cos(phase)
+    shadow = (1 + 0.5j * alpha * omega * travel) / (1 + 0.5j * omega * travel)
+    # Interaural coordinates: how far to the side, and the angle around the axis of the ears, which is 180° behind.
+    lateral = np.arcsin(np.clip(side * direction[1], -1, 1))
+    polar = np.arctan2(direction[2], direction[0])
+    polar += 2 * np.pi * (polar < -np.pi / 2)
+    outer_ear = np.ones_like(shadow)
+    for reflection, a, b, d in PINNA:
+        samples = a * np.cos(lateral / 2) * np.sin(d * (np.pi / 2 - polar)) + b
+        outer_ear += reflection * np.exp(-1j * omega * samples / PINNA_RATE)
+    return shadow * outer_ear * np.exp(-1j * omega * delay)
+
+
+def binaural_filters(sampling_rate: int, taps: int = 256) -> np.ndarray:
+    """Filters (left and right ear; W, Y, Z, X; taps) that make of ambisonics what a head at its place would hear."""
+    frequency = np.fft.rfftfreq(taps, 1 / sampling_rate)
+    x, y, z = CUBE.T
+    decoder = np.stack([np.ones(8), *(3 * MAX_ENERGY * np.stack([y, z, x]))], axis=1) / 8
+    ears = np.array([[head_response(frequency, corner, side) for corner in CUBE] for side in (1, -1)])
+    # Late enough for the nearer ear and for what a band limit spreads out before an impulse.
+    lag = 2 * HEAD_RADIUS / SPEED_OF_SOUND + 8 / sampling_rate
+    response = np.einsum("evf,vc->ecf", ears, decoder) * np.exp(-2j * np.pi * frequency * lag)
+    return np.fft.irfft(response, taps).astype(np.float32)
+
+
+def mixes(num_channels: int, ambisonic: bool, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """The filters (2, channels, taps) of the two previews; what is not ambisonic is heard as it is, or its mean."""
+    if ambisonic:
+        return CARDIOIDS, binaural_filters(sampling_rate)
+    plain = np.eye(2) if num_channels == 2 else np.full((2, num_channels), 1 / num_channels)
+    return (plain.astype(np.float32)[:, :, None],) * 2
+
+
+def write_preview(recording: Recording, stem: str | os.PathLike, ambisonic: bool = True) -> Preview:
+    """Writes STEM.mp3, two cardioid microphones, and STEM-headphones.mp3, two ears, each as loud as it can be.
+
+    Args:
+        recording: of any length; it is read in pieces.
+        stem: the files, without suffix; they appear whole or not at all.
+        ambisonic: whether its channels are W, Y, Z, X.
+
+    Raises:
+        ValueError: the recording breaks off.
+    """
+    filters = mixes(recording.mixing.shape[0], ambisonic, recording.sampling_rate)
+    peaks, levels = np.zeros(2), []
+    per_point = max(recording.num_samples / ENVELOPE_POINTS, 1)
+    for start, heard in _blocks(recording, filters):
+        peaks = np.maximum(peaks, [np.abs(mix).max(initial=0) for mix in heard])
+        points = ((start + np.arange(heard[0].shape[1])) / per_point).astype(int)
+        levels.append((points, np.abs(heard[0]).max(0)))
+    paths = f"{stem}.mp3", f"{stem}-headphones.mp3"
+    with (
+        atomic_path(paths[0]) as first,
+        atomic_path(paths[1]) as second,
+        soundfile.SoundFile(first, "w", recording.sampling_rate, channels=2, format="MP3") as stereo,
+        soundfile.SoundFile(second, "w", recording.sampling_rate, channels=2, format="MP3") as binaural,
+    ):
+        gains = PEAK / np.maximum(peaks, 1e-6)
+        for _, heard in _blocks(recording, filters):
+            for file, gain, mix in zip((stereo, binaural), gains, heard, strict=True):
+                file.write(gain * mix.T)
+    return Preview(*paths, _envelope(levels))
+
+
+def _blocks(recording: Recording, filters: tuple[np.ndarray, ...]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The first sample of each piece of a recording, and the piece through each of the filters: (2, samples)."""
+    size = BLOCK_SECONDS * recording.sampling_rate
+    before = max(mix.shape[2] for mix in filters) - 1
+    for start in range(0, recording.num_samples, size):
+        length = min(size, recording.num_samples - start)
+        waveform = recording.read(start - before, before + length)
+        yield start, [_filtered(waveform, mix)[:, before:] for mix in filters]
+
+
+def _filtered(waveform: np.ndarray, mix: np.ndarray) -> np.ndarray:
+    """Audio (channels, samples) through filters (2, channels, taps): (2, samples)."""
+    if mix.shape[2] == 1:
+        return mix[:, :, 0] @ waveform
+    size = 1 << (waveform.shape[1] + mix.shape[2] - 1).bit_length()
+    spectrum = np.einsum("ecf,cf->ef", np.fft.rfft(mix, size), np.fft.rfft(waveform, size))
+    return np.fft.irfft(spectrum, size)[:, : waveform.shape[1]].astype(np.float32)
+
+
+def _envelope(levels: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    points, level = map(np.concatenate, zip(*levels, strict=True))
+    highest = np.zeros(points[-1] + 1)
+    np.maximum.at(highest, points, level)
+    return [round(float(value), 3) for value in highest / max(highest.max(), 1e-9)]
+
+
+def write_solo(recording: Recording, trajectory: list[dict], path: str | os.PathLike) -> None:
+    """Writes what a hypercardioid steered along the track of an event hears, from its onset to its end, as MP3.
+
+    Args:
+        recording: first-order ambisonics.
+        trajectory: `time` in s, `azimuth` and `elevation` in degrees, one every 100 ms, as [`to_records`] gives them.
+        path: the file; it appears whole or not at all.
+
+    Raises:
+        ValueError: the trajectory is empty or lies outside the recording, or the recording breaks off.
+    """
+    rate = recording.sampling_rate
+    times = np.array([step["time"] for step in trajectory], dtype=float)
+    if not len(times) or not (0 <= times.min() <= times.max() <= recording.seconds) or (np.diff(times) <= 0).any():
+        raise ValueError("the event lies outside the recording: choose it again")
+    vectors = direction_to_vector(*np.array([(step["azimuth"], step["elevation"]) for step in trajectory]).T)
+    begin, end = round(times[0] * rate), min(round((times[-1] + 0.1) * rate), recording.num_samples)
+    sounds = []
+    for start in range(begin, end, BLOCK_SECONDS * rate):
+        samples = np.arange(start, min(start + BLOCK_SECONDS * rate, end))
+        # A label stands for the middle of its frame.
+        aim = np.array([np.interp(samples / rate, times + 0.05, axis) for axis in vectors.T])
+        aim /= np.maximum(np.linalg.norm(aim, axis=0), 1e-6)
+        w, y, z, x = recording.read(start, len(samples))
+        sounds.append(HYPERCARDIOID * w + (1 - HYPERCARDIOID) * (aim[0] * x + aim[1] * y + aim[2] * z))
+    sound = np.concatenate(sounds)
+    since, left = np.arange(len(sound)), np.arange(len(sound))[::-1]
+    sound *= np.clip(np.minimum(since, left) / (FADE_SECONDS * rate), 0, 1)
+    sound *= PEAK / max(float(np.abs(sound).max()), 1e-6)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, sound, rate, format="MP3")

@@ -1,0 +1,86 @@
+"""What is found in a recording, as files: events for programs, and a scene for the page, with its sound."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from modeling_pseldnet import Events
+from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.events import write_csv
+from modeling_pseldnet.files import write_atomically
+from modeling_pseldnet.inference import choose_channel_format, detect
+from modeling_pseldnet.timeline import to_records
+from spaces_demo.listening import write_preview
+from spaces_demo.models import BATCH_SIZE, Model
+
+
+# Channel formats that are read as W, Y, Z, X.
+AMBISONIC = ("ambix", "fuma", "aformat")
+
+
+class Result(NamedTuple):
+    """Paths of DCASE CSV, JSON, what the page draws (JSON), and the previews: stereo and for headphones (MP3)."""
+
+    csv: str
+    json: str
+    scene: str
+    stereo: str
+    binaural: str
+
+
+def find_events(
+    model: Model,
+    recording: str,
+    channel_format: str = "",
+    threshold: float = 0.0,
+    overlap: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Events:
+    """The events of a recording; `channel_format`, `threshold` and `overlap` are what the page offers."""
+    return detect(
+        model.network,
+        model.extractor,
+        recording,
+        channel_format=choose_channel_format(channel_format or None, model.extractor),
+        threshold=threshold or None,
+        hop_seconds=round(model.network.config.window_seconds * (1 - overlap), 1),
+        batch_size=BATCH_SIZE,
+        progress=progress,
+    )
+
+
+def write_result(
+    model: Model, recording: str, events: Events, folder: str | Path, channel_format: str = "", **more
+) -> Result:
+    """Writes what was found in a recording.
+
+    Args:
+        model, recording, events, channel_format: what found what in what.
+        folder: where to, under the name of the recording.
+        more: further entries of the scene.
+
+    Raises:
+        ValueError: the recording breaks off.
+    """
+    stem, config = Path(folder, Path(recording).stem), model.network.config
+    channel_format = choose_channel_format(channel_format or None, model.extractor)
+    records = to_records(events, config.id2label)
+    with Recording(recording, config.sampling_rate, channel_format) as audio:
+        preview = write_preview(audio, stem, ambisonic=channel_format in AMBISONIC)
+        scene = {
+            "name": Path(recording).name,
+            "seconds": round(audio.seconds, 2),
+            "ambisonic": channel_format in AMBISONIC,
+            "model": model.name,
+            "classes": [config.id2label[number] for number in sorted(config.id2label)],
+            "scores": model.scores,
+            "envelope": preview.envelope,
+            "records": records,
+            **more,
+        }
+    result = Result(f"{stem}.csv", f"{stem}.json", f"{stem}.scene.json", preview.stereo, preview.binaural)
+    write_csv(result.csv, events)
+    write_atomically(result.json, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(result.scene, json.dumps(scene, ensure_ascii=False))
+    return result
