@@ -148,8 +148,8 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
     """Events in any of their forms: columns, rows, records of the pipeline, the path of a CSV.
 
     Args:
-        events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if they are known, `track` and
-            `distance` in metres, as in the data sets of `datasets_scripts`; rows as [`Events.from_rows`] takes them.
+        events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if they are known, `track`,
+            `distance` in metres and `onscreen`, as in the data sets of `datasets_scripts`; rows as [`Events.from_rows`] takes them.
         label2id: class indices, for records.
 
     Raises:
@@ -165,7 +165,8 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
         if missing := [name for name in names if name not in (*columns, "track", "distance")]:
             raise ValueError(f"columns of events without {', '.join(missing)}: give {', '.join(names[:5])}")
         columns = {**columns, "track": columns.get("track", np.zeros(len(columns["frame"])))}
-        return Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
+        found = Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
+        return found if events.get("onscreen") is None else found.replace(onscreen=events["onscreen"])
     if len(events) and isinstance(events[0], Mapping):
         return Events.from_records(events, label2id)
     return Events.from_rows(events)
