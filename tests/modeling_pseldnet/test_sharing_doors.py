@@ -55,7 +55,8 @@ import json
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
 
 TASK, found = "sound-event-localization-and-detection", {}
-pipeline(TASK, model="user/model", trust_remote_code=True).model.push_to_hub("user/again")
+again = AutoModelForAudioFrameClassification.from_pretrained("user/model", trust_remote_code=True)
+again.save_pretrained("saved", push_to_hub=True, repo_id="user/again")
 for door in DOORS:
     name = f"user/{door}"
     model = AutoModelForAudioFrameClassification.from_pretrained(name, trust_remote_code=True)
