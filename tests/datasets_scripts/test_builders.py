@@ -232,7 +232,7 @@ def test_synthetic_subset_alone_is_a_data_set(tmp_path, prepare, write_audio, wr
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0,/m/0,dog\n", "line 1: expected index, MID and name"),
+        ("0,/m/0,dog\n", "line 1: expected index, MID and label"),
         ("0\t/m/0\tdog\n2\t/m/2\tcat\n", "without gaps"),
         ("0\t/m/0\tdog\n0\t/m/2\tcat\n", "line 2: class 0 is 'cat' here"),
     ],
