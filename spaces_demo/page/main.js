@@ -357,9 +357,9 @@ function choose(name) {
 
 function fail(message) {
   const box = find("#error");
-  const decoded = element("p");
-  decoded.innerHTML = message.replace(/<(?!\/?$)/g, "&lt;");
-  box.querySelector("p").textContent = decoded.textContent;
+  // Gradio's own page takes messages as HTML: the server escapes them.
+  const text = [["&lt;", "<"], ["&gt;", ">"], ["&amp;", "&"]].reduce((words, [from, to]) => words.replaceAll(from, to), message);
+  box.querySelector("p").textContent = text;
   box.hidden = false;
 }
 
