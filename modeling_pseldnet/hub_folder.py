@@ -189,6 +189,7 @@ def model_card(
     labels = ", ".join(str(label) for label in config.id2label.values())
     origin = f"{made} `{source}`; see" if source else "See"
     tags = "\n".join(f"- {tag}" for tag in TAGS)
+    metres = " Distance is in metres." if config.distance else ""
     return f"""---
 library_name: transformers
 pipeline_tag: audio-classification
@@ -219,6 +220,6 @@ for event in detector("recording.wav"):
 - Input: {audio} at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s; the
   pipeline resamples and cuts recordings of any length.
 - Output: {config.num_labels} classes every 100 ms. Azimuth is counter-clockwise from the front in (-180, 180] degrees,
-  elevation upwards in [-90, 90] degrees.
+  elevation upwards in [-90, 90] degrees.{metres}
 - Classes: {labels}.
 """

@@ -60,7 +60,8 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         Returns:
             A list of events for one recording, a list of such lists for several, of a generator or data set an
             iterator over them. An event is a dict of `onset`,
-            `offset` (seconds), `label`, `track`, `azimuth`, `elevation` (degrees), `confidence` and `trajectory`.
+            `offset` (seconds), `label`, `track`, `azimuth`, `elevation` (degrees), `confidence` and `trajectory`, and
+            of models that tell it `distance` (metres).
 
         Raises:
             TypeError: an argument is unknown.

@@ -98,7 +98,10 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
         return
     try:
         table = np.array([line.split(",") for line in rows], dtype=np.float64)
-        events = read_csv(path, "cartesian" if name == "dcase2024" and widths == {7} else "polar")
+        if task.in_metres and widths == {6}:
+            events = Events.from_rows(table)
+        else:
+            events = read_csv(path, "cartesian" if widths == {7} else "polar")
     except ValueError as error:
         yield str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
         return
