@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import soundfile
+from huggingface_hub import constants
 
 from modeling_pseldnet.events import read_csv
 from tests.fuzz.inputs import KINDS, check_json, write_valid_inputs
@@ -41,7 +42,7 @@ def answer(name: str, number: int, valid: Path, case: Path) -> tuple[int, str, s
     generator = random.Random(f"{name} {number}")
     arguments = [str(argument) for argument in kind.prepare(valid, case, generator)]
     given = {path for path in case.rglob("*") if path.is_file()}
-    with _caught(case.parent / "error.txt") as error:
+    with caught(case.parent / "error.txt") as error:
         try:
             status = kind.program(arguments)
         except SystemExit as end:
@@ -82,8 +83,8 @@ def _half_written(case: Path, given: set[Path]) -> str | None:
 
 
 @contextlib.contextmanager
-def _caught(path: Path):
-    """Standard output goes nowhere, standard error to a file, whoever writes to them."""
+def caught(path: Path):
+    """Within, standard output goes nowhere, standard error to a file, whoever writes to them."""
     saved, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
     with open(path, "w") as file, open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -99,6 +100,8 @@ def _caught(path: Path):
 
 
 def _work(connection: Connection, name: str, numbers: list[int], valid: Path) -> None:
+    # Nothing is asked of the Hub: a wrong name of a model is not there.
+    constants.HF_HUB_OFFLINE = True
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY,) * 2)
     os.chdir(valid)
@@ -150,7 +153,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         valid = Path(folder) / "valid"
-        with _caught(Path(folder) / "made.txt"):
+        with caught(Path(folder) / "made.txt"):
             write_valid_inputs(valid)
         if options.only:
             for answered in answers(options.only[0], [int(options.only[1])], valid):

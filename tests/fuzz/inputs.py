@@ -277,10 +277,12 @@ def broken_checkpoint(valid: Path, case: Path, generator: random.Random) -> list
     else:
         content = torch.load(path)
         content["state_dict"] = mutate_tensors(content["state_dict"], generator)
-        other = generator.choice([None, 3, [], {}, {"state_dict": {}}, {"state_dict": 3}, {"state_dict": {"net.a": 1}}])
+        other = generator.choice(
+            [None, 3, [], {}, {"state_dict": {}}, {"state_dict": 3}, {"state_dict": {"net.a": 1}}]
+        )
         torch.save(other if generator.random() < 0.2 else content, path)
     options = ["--backbone", generator.choice(["crnn", "crnn", "crnn", "htsat", "passt", "cnn14_conformer"])]
-    options += generator.choice([[], [], ["--audioset"]]) + ["--labels", valid / "labels.txt"]
+    options += [*generator.choice([[], [], ["--audioset"]]), "--labels", valid / "labels.txt"]
     options += ["--output-format", generator.choice(["accdoa", "accdoa", "accdoa", "einv2"])]
     return [path, case / "out", *options]
 

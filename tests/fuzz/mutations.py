@@ -12,14 +12,14 @@ WRONG = [
     "\0", "../..", "\u202e\ud83d", [], [[]], [None], [1, "a"], [0.5] * 50, {}, {"a": []}, {"0": {"1": 2}},
 ]  # fmt: skip
 JUNK = [
-    b"", b"\0", b"\n", b"{}", b"[]", b"null", b"[" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"\xff\xfe",
-    b"<!DOCTYPE html><html>Not found</html>", b"PK\x03\x04", b"\x80\x02}q\0.", b"RIFF\xff\xff\xff\xffWAVEfmt ", b"fLaC",
-    b"OggS", b"\0" * 4096, b"frame,class\n", b",,,,,\n", b"- &a [*a]\n", b"a: &a [1]\nb: [*a, *a]\n", b"!!python/none",
+    b"", b"\0", b"\n", b"{}", b"[]", b"null", b"[" * 5000, b"version https://git-lfs\n", b"\xff\xfe",
+    b"<!DOCTYPE html><html>Not found</html>", b"PK\x03\x04", b"\x80\x02}q\0.", b"RIFF\xff\xff\xff\xffWAVEfmt ",
+    b"fLaC", b"OggS", b"\0" * 999, b"frame,class\n", b",,,,,\n", b"- &a [*a]\n", b"a: &a [1]\nb: [*a, *a]\n", b"!!python/none",
 ]  # fmt: skip
 CELLS = [
-    "", " ", "nan", "inf", "-inf", "-1", "-0", "1e400", "1e18", "99999999999999999999", "0x10", "0.5", "1_000", "١", "a",
-    "'", '"', "\0", "é", "3600000", "-361", "91", "1;2", "1\t2", "1,2", "[]", "{}", "[1, 2", "!!float x", "*a", "&a", "~",
-    "true", "2024-01-01", "???", "- 1", "a: b", "%", "@", "`", "[9, 1]", "[-1, 1]", "[0, 0]", "1e9", "10000000", "0",
+    "", " ", "nan", "inf", "-inf", "-1", "-0", "1e400", "1e18", "99999999999999999999", "0x10", "0.5", "1_000", "١",
+    "a", "'", '"', "\0", "é", "3600000", "-361", "91", "1;2", "1\t2", "1,2", "[]", "{}", "[1, 2", "!!float x", "*a", "&a",
+    "~", "true", "2024-01-01", "???", "- 1", "a: b", "%", "@", "`", "[9, 1]", "[-1, 1]", "[0, 0]", "1e9", "10000000", "0",
 ]  # fmt: skip
 
 
