@@ -168,6 +168,8 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         try:
             with _blaming("adapter_config.json"):
                 return peft.PeftModel.from_pretrained(network, model, is_trainable=trainable)
+        except RuntimeError as error:
+            raise ValueError(f"weights of the adapter do not fit its base, {base} ({describe(error)})") from None
         except UserWarning as warning:
             raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
 
