@@ -108,7 +108,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
             self.recordings = find_recordings(data_dir, self.builder_configs[config_name].parts)
             self.class_names = self._class_names(data_dir)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{type(self).__name__}: {error}\n\n{self._section('Download')}") from None
+            raise FileNotFoundError(f"{type(self).__name__}: {error}. {self._section('Download')}") from None
         files = (recording for recordings in self.recordings.values() for recording in recordings)
         key = fingerprint(data_dir, files, self.class_names)
         super().__init__(config_name=config_name, data_dir=str(data_dir), hash=key, **kwargs)

@@ -133,8 +133,6 @@ class Recording:
         """
         if self._source_step == self._step:
             return self._read_source(start, num_samples)
-        import torch
-
         # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.
         margin = ceil(self._resample.width / self._source_step) + 1
         first = start // self._step - margin

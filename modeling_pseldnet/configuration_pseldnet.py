@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -297,13 +298,21 @@ class PSELDNetConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """As in transformers; thresholds in a file that do not fit its classes are dropped with a warning."""
+        """As in transformers; thresholds in a file that do not fit its classes are dropped with a warning.
+
+        Raises:
+            ValueError: a field is of the wrong type or out of range, in one line.
+        """
         threshold, classes = config_dict.get("threshold"), config_dict.get("id2label")
         if isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
             logger.warning(f"{len(threshold)} thresholds for {len(classes)} classes are dropped: 0.5 is taken for all")
             config_dict = {**config_dict, "threshold": 0.5}
-        loaded = super().from_dict(config_dict, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        try:
+            loaded = super().from_dict(config_dict, **kwargs)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        except StrictDataclassError as error:
+            # Its first line names the field or the check, the others say what is wrong.
+            raise ValueError("config: " + " ".join(str(error.__cause__ or error).split())) from None
         return loaded
 
     def __post_init__(self, **kwargs):
@@ -505,7 +514,7 @@ class PSELDNetConfig(PreTrainedConfig):
 
 
 def _inverse(id2label: Mapping[int, str]) -> dict[str, int]:
-    return {label: int(index) for index, label in id2label.items()}
+    return {label: int(index) if str(index).isdecimal() else index for index, label in id2label.items()}
 
 
 __all__ = ["PSELDNetConfig"]

@@ -100,10 +100,11 @@ class ACCDOAFormat:
 
     def decode_labels(self, labels: np.ndarray) -> Events:
         """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""
-        labels = without_padding(labels)
-        if labels.shape[1:3] == (6, 4):
-            labels = from_adpit_labels(torch.from_numpy(labels)).numpy()
-        return vectors_to_events(np.moveaxis(labels, 2, -1), 0.5).sort()
+        if labels.shape[1] == 6:
+            labels = from_adpit_labels(torch.from_numpy(without_padding(labels))).numpy()
+        beside = zip(self.beside, np.moveaxis(labels[:, :, self.num_axes :], 2, 0), strict=True)
+        numbers = self._numbers({"accdoa": labels[:, :, : self.num_axes], **dict(beside)})
+        return vectors_to_events(numbers, 0.5, self.beside).sort()
 
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:

@@ -88,8 +88,12 @@ class EINV2Format:
 
     def decode_labels(self, labels: np.ndarray) -> Events:
         """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""
-        activity, direction = np.split(without_padding(labels), [self.num_classes], axis=-1)
-        return vectors_to_events(direction[:, :, None] * activity[..., None], 0.5).sort()
+        labels = without_padding(labels)
+        activity, direction, metres = np.split(labels, [self.num_classes, self.num_classes + 3], axis=-1)
+        vectors = direction[:, :, None] * activity[..., None]
+        metres = np.broadcast_to(metres[:, :, None], (*vectors.shape[:3], metres.shape[-1]))
+        numbers = np.concatenate([vectors, metres], axis=-1)
+        return vectors_to_events(numbers, 0.5, ["distance"] * self.distance).sort()
 
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None

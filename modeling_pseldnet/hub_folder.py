@@ -17,7 +17,7 @@ from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 # that this module leads to, where transformers has fetched the code of a model.
 CODE = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "__init__.py")
 # What the code imports.
-PACKAGES = ("numpy", "soundfile", "torch", "torchaudio", "transformers")
+PACKAGES = ("numpy", "soundfile", "torch", "transformers")
 # What transformers and PEFT write where there is no card, and what `Trainer` does.
 FORM = re.compile(r"\[More Information Needed\]|^More information needed$", re.MULTILINE)
 # What is kept of a card of `Trainer`: what it scored, and how it was trained.

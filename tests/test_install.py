@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 import modeling_pseldnet
-from modeling_pseldnet.tools import registration
-from modeling_pseldnet.tools.convert import OUTPUT_FORMATS
+from modeling_pseldnet.tools import convert, predict, registration
 from modeling_pseldnet.tools.extras import EXTRAS, require
 from tests.helpers import REPOSITORY
 
@@ -178,10 +177,10 @@ def test_an_extra_brings_what_is_said_of_it(package):
 
 
 def test_what_the_help_lists_is_what_there_is():
+    from modeling_pseldnet.audio import CHANNEL_FORMATS
     from modeling_pseldnet.output_formats import FORMATS
-    from modeling_pseldnet.tools.predict import parse_arguments
     from modeling_pseldnet.tools.stream import SAMPLE_FORMATS
 
-    assert sorted(OUTPUT_FORMATS) == sorted(FORMATS)
-    for name in SAMPLE_FORMATS:
-        assert parse_arguments(["--stream", "--format", name]).format == name
+    assert tuple(sorted(CHANNEL_FORMATS)) == predict.CHANNEL_FORMATS
+    assert tuple(sorted(SAMPLE_FORMATS)) == predict.SAMPLE_FORMATS
+    assert tuple(sorted(FORMATS)) == convert.OUTPUT_FORMATS

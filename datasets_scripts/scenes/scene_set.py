@@ -187,7 +187,9 @@ class SceneSet:
         kept = np.array([number for number in numbers if bank.sounds[number].length >= shortest], dtype=int)
         if len(numbers) and not len(kept):
             name = bank.class_names[bank.sounds[numbers[0]].class_id]
-            raise ValueError(f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s")
+            raise ValueError(
+                f"class {name!r} has no sound of at least {self.recipe.events.seconds[0]:g} s: lower events.seconds"
+            )
         return kept
 
     @property

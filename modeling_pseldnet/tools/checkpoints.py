@@ -19,6 +19,8 @@ def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor]
     Raises:
         ValueError: the file is missing, broken, carries code, or holds no network.
     """
+    import torch
+
     content = load_checkpoint(checkpoint)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):

@@ -148,8 +148,8 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
     """Events in any of their forms: columns, rows, records of the pipeline, the path of a CSV.
 
     Args:
-        events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if they are known, `track` and
-            `distance` in metres, as in the data sets of `datasets_scripts`; rows as [`Events.from_rows`] takes them.
+        events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if known, `track`, `distance` in
+            metres and `onscreen`, as in the data sets of `datasets_scripts`; rows as [`Events.from_rows`] takes them.
         label2id: class indices, for records.
 
     Raises:
@@ -165,7 +165,8 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
         if missing := [name for name in names if name not in (*columns, "track", "distance")]:
             raise ValueError(f"columns of events without {', '.join(missing)}: give {', '.join(names[:5])}")
         columns = {**columns, "track": columns.get("track", np.zeros(len(columns["frame"])))}
-        return Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
+        found = Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
+        return found if events.get("onscreen") is None else found.replace(onscreen=events["onscreen"])
     if len(events) and isinstance(events[0], Mapping):
         return Events.from_records(events, label2id)
     return Events.from_rows(events)
@@ -229,8 +230,12 @@ class SELDMetrics:
 
         # Where nothing is scored, nothing is heard.
         heard = (labels != PADDED_LABEL).reshape(*labels.shape[:2], -1).any(2).astype(np.float32)
+        hop = getattr(self.windows, "hop", 0)
+        # As in `detect`, the last window, moved back to the end, leaves earlier frames their answer.
         windows = (
-            Window(start, {name: values[row] for name, values in outputs.items()}, heard[row])
+            Window(start, {name: values[row] for name, values in outputs.items()}, heard[row]).part(
+                max(row * hop - start, 0)
+            )
             for row, start in enumerate(starts.tolist())
         )
         return decode_windows(self.model.output_format, windows, np.asarray(self.model.config.threshold))

@@ -11,7 +11,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .. import DEFAULT_MODEL
-from ..audio import CHANNEL_FORMATS, Recording, find_audio
 from ..events import ROWS, write_csv
 from ..files import write_atomically
 from ..timeline import to_records
@@ -21,6 +20,8 @@ from .ray_pool import map_on_ray
 
 
 NAME = "pseldnet-predict"
+CHANNEL_FORMATS = ("aformat", "ambix", "array", "auto", "fuma", "mono", "stereo")
+SAMPLE_FORMATS = ("f32le", "s16le")
 
 
 def read_threshold(text: str) -> float | list[float]:
@@ -46,6 +47,8 @@ def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | 
 
     A file that is named lies directly in `output`, one of a folder as it does in that folder.
     """
+    from ..audio import find_audio
+
     taken: dict[Path, Path] = {}
     for path in paths:
         try:
@@ -114,6 +117,7 @@ class Predictor:
         Raises:
             ValueError: the recording cannot be used.
         """
+        from ..audio import Recording
         from ..inference import choose_channel_format, detect
 
         options, labels = self.options, self.model.config.id2label
@@ -149,6 +153,7 @@ def listen(options: argparse.Namespace) -> None:
     Raises:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
+    from ..audio import CHANNEL_FORMATS
     from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, in_dtype
     from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
@@ -214,7 +219,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
     )
     parser.add_argument(
-        "--channel-format", choices=sorted(CHANNEL_FORMATS),
+        "--channel-format", choices=CHANNEL_FORMATS,
         help="what the channels are; ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; aformat: capsules FLU,"
         " FRD, BLD, BRU of a tetrahedral microphone; array, stereo, mono: for models of those; default: what the model"
         " takes"
@@ -242,7 +247,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " sound device by its name or number (takes the package sounddevice)"
     )  # fmt: skip
     live.add_argument(
-        "--format", choices=["f32le", "s16le"], default="s16le",
+        "--format", choices=SAMPLE_FORMATS, default="s16le",
         help="of the raw samples, channels interleaved; default: %(default)s"
     )  # fmt: skip
     live.add_argument(

@@ -357,9 +357,9 @@ function choose(name) {
 
 function fail(message) {
   const box = find("#error");
-  const decoded = element("p");
-  decoded.innerHTML = message.replace(/<(?!\/?$)/g, "&lt;");
-  box.querySelector("p").textContent = decoded.textContent;
+  // Gradio's own page takes messages as HTML: the server escapes them.
+  const text = [["&lt;", "<"], ["&gt;", ">"], ["&amp;", "&"]].reduce((words, [from, to]) => words.replaceAll(from, to), message);
+  box.querySelector("p").textContent = text;
   box.hidden = false;
 }
 
@@ -423,7 +423,7 @@ async function run() {
     find("#takes").textContent = `${(sent.file.size / 1e6).toFixed(1)} MB`;
     progress("Waiting");
     const picked = find("[name=format]:checked").value;
-    const format = picked === "ambix" ? "" : picked;
+    const format = picked === "auto" ? "" : picked;
     const options = [format, find("#model").value.trim(), Number(find("#threshold").value), Number(find("#overlap").value)];
     const files = await call(about.endpoints.scene, [recording, ...options], ({ before, text, done, of }) => {
       if (before) progress(`${before} before you`);

@@ -122,3 +122,23 @@ def test_classes_written_with_their_numbers_sorted_as_text_are_in_order(tmp_path
     model = PSELDNetForSELD(tiny_config(id2label=names, label2id={name: int(index) for index, name in names.items()}))
     model.save_pretrained(tmp_path)
     assert PSELDNetConfig.from_pretrained(tmp_path).id2label == config.id2label
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("depths", "many", "depths"),
+        ("num_heads", [4, "8", 16, 32], "num_heads"),
+        ("window_seconds", 20, "window of 20 s"),
+        ("id2label", {"a": "speech"}, "id2label"),
+        ("threshold", None, "threshold"),
+        ("embed_dim", 10**6, "embed_dim 1000000 is out of range"),
+    ],
+)
+def test_a_wrong_config_file_is_one_line(tmp_path, field, value, complaint):
+    tiny_config().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(ValueError, match=complaint) as error:
+        PSELDNetConfig.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)

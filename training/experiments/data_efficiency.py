@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
-from datasets_scripts.scenes.sounds import sounds_from_folder
+from datasets_scripts.scenes.sounds import SOURCE_TABLE, sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program
@@ -87,6 +87,9 @@ def split_classes(events: Path, folder: Path) -> tuple[Path, Path]:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to((events / name).resolve())
+    if (table := (events / SOURCE_TABLE).resolve()).is_file():
+        for part in parts:
+            write_atomically(part / SOURCE_TABLE, table.read_text(encoding="utf-8"))
     return parts
 
 
@@ -122,8 +125,8 @@ def pretrain(sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _overrides(values: dict) -> list[str]:
-    """Paths as they are, and other values in JSON, which is YAML."""
-    texts = (str(value) if isinstance(value, Path) else json.dumps(value) for value in values.values())
+    """Texts as they are, and other values in JSON, which is YAML."""
+    texts = (str(value) if isinstance(value, str | Path) else json.dumps(value) for value in values.values())
     return [f"{key}={text}" for key, text in zip(values, texts, strict=True)]
 
 
@@ -174,7 +177,7 @@ def run_experiment(options: argparse.Namespace) -> None:
         FloatingPointError: training diverged.
     """
     output = options.output.absolute()
-    given = ("events", "pretrained", "updates", "pretrain_updates", "override")
+    given = ("sounds", "pretrained", "updates", "pretrain_updates", "override")
     claim(output, json.loads(json.dumps({name: getattr(options, name) for name in given}, default=os.path.abspath)))
     to_pretrain, to_learn = (
         [*options.override, *([] if count is None else [f"training.max_steps={count}"])]

@@ -157,13 +157,15 @@ def test_events_may_have_any_form(form, tmp_path):
     assert torch.equal(labels, model.encode_labels(EVENTS, 10))
 
 
+@pytest.mark.parametrize("distance", [False, True])
 @pytest.mark.parametrize("output_format", ["multi_accdoa", "einv2", "seddoa"])
-def test_labels_decode_to_the_events_that_they_were_made_of(output_format):
-    model = network(output_format=output_format)
-    labels = model.encode_labels(EVENTS, model.num_label_frames(101)).numpy()
+def test_labels_decode_to_the_events_that_they_were_made_of(output_format, distance):
+    model = network(output_format=output_format, distance=distance)
+    events = EVENTS.replace(distance=[1.0, 2.5, 0.5, 4.0])
+    labels = model.encode_labels(events, model.num_label_frames(101)).numpy()
     found = model.output_format.decode_labels(labels)
-    for name in ("frame", "class_id", "azimuth", "elevation"):
-        np.testing.assert_allclose(getattr(found, name), getattr(EVENTS.sort(), name), atol=1e-4)
+    for name in ("frame", "class_id", "azimuth", "elevation", *["distance"] * distance):
+        np.testing.assert_allclose(getattr(found, name), getattr(events.sort(), name), atol=1e-4)
     assert len(model.output_format.decode_labels(np.full_like(labels, -100))) == 0
 
 

@@ -11,16 +11,19 @@ from tests.modeling_pseldnet.hub_server import serve_hub
 
 
 NAME = "ACCDOA-HTSAT-0.566"
-CONVERT = """
-import sys
+# A small network in place of the one of that name, which is converted in test_convert.py.
+CONVERT_AND_LOAD = f"""
+import modeling_pseldnet
+from modeling_pseldnet.tools import published
 from modeling_pseldnet.tools.convert import main
-sys.exit(main(sys.argv[1:]))
-"""
-LOAD = f"""
-import modeling_pseldnet, torch
+
+published.PUBLISHED[{NAME!r}] = published.Published("crnn", "multi_accdoa")
+assert main(["--published", {NAME!r}, "model"]) == 0
 for _ in range(2):
     model, extractor = modeling_pseldnet.load_published({NAME!r}, device="cpu")
-print(model.config.id2label[3], model.config.name_or_path.endswith({NAME!r}), extractor.sampling_rate)
+assert model.config.name_or_path.endswith({NAME!r})
+model, _ = modeling_pseldnet.load_published({NAME!r}, labels=[f"other {{index}}" for index in range(13)], device="cpu")
+print(model.config.id2label[3], extractor.sampling_rate)
 """
 
 
@@ -29,28 +32,27 @@ def repository(values, tmp_path_factory):
     """A data set repository with a checkpoint and the list of its classes, each where the authors may have put it."""
     folder = tmp_path_factory.mktemp("published")
     (folder / "model").mkdir()
-    torch.save(values.published_checkpoint("htsat-accdoa-13"), folder / "model" / f"{NAME}.ckpt")
+    torch.save(values.published_checkpoint("cnn8_gru-multi_accdoa-13"), folder / "model" / f"{NAME}.ckpt")
     (folder / "lists").mkdir()
     rows = "".join(f"{index}\t/m/{index}\tsound {index}\t10\t60.0\n" for index in range(13))
     (folder / "lists" / LABELS).write_text(rows)
     return folder
 
 
-def options(endpoint: str, **more) -> dict[str, str]:
-    return {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1", **more}
-
-
-def test_a_published_model_is_downloaded_once_converted_and_loads_offline(repository, run_python, tmp_path):
-    command = CONVERT.replace("sys.argv[1:]", repr(["--published", NAME, str(tmp_path / "model")]))
+def test_a_published_model_is_downloaded_once_converted_and_kept(repository, run_python, tmp_path):
     with serve_hub(repository, REPOSITORY) as (endpoint, downloads):
-        printed = run_python(command, **options(endpoint))
-        assert "208 entries of the network used" in printed
+        options = {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+        printed = run_python(CONVERT_AND_LOAD, **options)
+        assert "entries of the network used" in printed
         assert "carry their terms" in printed
-        assert run_python(LOAD, **options(endpoint)).splitlines()[-1] == "sound 3 True 24000"
+        assert printed.splitlines()[-1] == "other 3 24000"
         assert downloads == {f"{NAME}.ckpt": 1, LABELS: 1}
-    assert run_python(LOAD, **options(endpoint, HF_HUB_OFFLINE="1")).splitlines()[-1] == "sound 3 True 24000"
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert (config["backbone"], config["output_format"], config["id2label"]["3"]) == ("htsat", "accdoa", "sound 3")
+    assert (config["backbone"], config["output_format"], config["id2label"]["3"]) == (
+        "crnn",
+        "multi_accdoa",
+        "sound 3",
+    )
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"Converted from `{REPOSITORY}, model/{NAME}.ckpt`" in card
     assert "no licence" in card

@@ -263,7 +263,7 @@ def test_only_pseldnets_leaves_classes_without_a_match_out_of_the_macro_mean():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "dcase2019"}, "variant must be one of dcase2023, pseldnets, dcase2024, not 'dcase2019'"),
+        ({"variant": "dcase2019"}, "dcase2023, pseldnets, dcase2024, dcase2025, not 'dcase2019'"),
         ({"predictions": []}, "1 references, but 0 predictions"),
         ({"num_frames": [1, 2]}, "1 references, but 2 num_frames"),
         (
