@@ -226,7 +226,8 @@ def float_samples(samples: np.ndarray | torch.Tensor):
     Raises:
         ValueError: the type tells no scale.
     """
-    name = str(samples.dtype).removeprefix("torch.")
+    # Without the order of bytes, which may be another one in arrays.
+    name = str(samples.dtype).removeprefix("torch.") if isinstance(samples, torch.Tensor) else samples.dtype.name
     if name not in INTEGER_SCALES and name not in FLOATS:
         raise ValueError(
             f"samples of type {name}: give floats of full scale 1, or integers of type {', '.join(INTEGER_SCALES)}"

@@ -271,6 +271,8 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
             raise ValueError(f"{path}, line {numbered[int(wrong.argmax())][0]}: {complaint}")
     if metres is not None:
         _warn_of_units(path, metres, coordinates)
+    if coordinates == "polar" and _looks_like_radians(table[:, 3:]):
+        logger.warning(f"{path}: angles are taken for degrees, but look like radians: write them in degrees")
     azimuth, elevation = table[:, 3:].T if coordinates == "polar" else vector_to_direction(table[:, 3:])
     onscreen = columns.get("onscreen")
     if onscreen is not None and not np.isin(onscreen, (0, 1)).all():
@@ -336,6 +338,11 @@ def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tup
     if width not in LAYOUTS[coordinates]:
         raise ValueError(f"{path}: {width} columns, expected at least {min(LAYOUTS[coordinates])}")
     return coordinates, LAYOUTS[coordinates][width]
+
+
+def _looks_like_radians(angles: np.ndarray) -> bool:
+    """Whether azimuths and elevations (rows, 2) are so small, and have more digits than annotations and our files."""
+    return bool((np.abs(angles) <= (np.pi + 1e-2, np.pi / 2 + 1e-2)).all() and (np.round(angles, 1) != angles).any())
 
 
 def _warn_of_units(path: str | os.PathLike, metres: np.ndarray, coordinates: str) -> None:

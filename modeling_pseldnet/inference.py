@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from math import ceil
+from math import ceil, isfinite
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -259,7 +260,8 @@ def checked_hop(hop_seconds: float, window_frames: int) -> int:
     Raises:
         ValueError: it is no multiple of a frame, or longer than a window.
     """
-    hop_frames = round(hop_seconds * FRAMES_PER_SECOND)
+    is_number = isinstance(hop_seconds, Real) and isfinite(hop_seconds)
+    hop_frames = round(hop_seconds * FRAMES_PER_SECOND) if is_number else 0
     if not 1 <= hop_frames <= window_frames or abs(hop_frames - hop_seconds * FRAMES_PER_SECOND) > 1e-6:
         raise ValueError(
             f"a hop of {hop_seconds} s: give a multiple of 0.1 s, up to the window of"

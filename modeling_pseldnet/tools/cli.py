@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
+from huggingface_hub.errors import StrictDataclassError
+
 from .extras import how_to_install
 
 
@@ -85,6 +87,9 @@ def describe(error: BaseException | str) -> str:
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         return first_line(": ".join([" to ".join(names), error.strerror] if names else [error.strerror]))
+    if isinstance(error, StrictDataclassError):
+        # "Validation error for field 'a':\n    TypeError: Field 'a' expected int, got str (value: 'b')".
+        return first_line(str(error).partition("Error: ")[2] or error)[:300]
     if isinstance(error, MemoryError):
         return f"not enough memory ({first_line(error)})"
     message = " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import math
 import re
 import sys
@@ -17,6 +18,8 @@ from .cli import CommandParser, program, whole_number
 from .labels import class_mapping, read_labels
 from .scores import VARIANTS, seld_scores
 
+
+logger = logging.getLogger(__name__)
 
 AVERAGES = ("macro", "micro")
 FORMATS = {"LE": "{:.1f}°", "AngE": "{:.1f}°", "DistE": "{:.2f}"}
@@ -82,6 +85,7 @@ def evaluate_files(
                     f"{prediction_paths[name]}: class {highest}, and the references have {num_classes} classes, 0 to"
                     f" {num_classes - 1}: give the number of the task's with --num-classes, or leave the class out"
                 )
+    _warn_of_frames(names, references, predictions)
     scores = seld_scores(
         references,
         predictions,
@@ -102,6 +106,17 @@ def evaluate_files(
         "without_reference": sorted(prediction_paths.keys() - reference_paths.keys()),
         **scores,
     }
+
+
+def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predictions: Sequence[Events]) -> None:
+    """Says so where predictions go on for twice as long as their references, as those in shorter frames do."""
+    ends = [(int(a.frame.max(initial=0)), int(b.frame.max(initial=0))) for a, b in zip(references, predictions, strict=True)]
+    longer = [name for name, (last, predicted) in zip(names, ends, strict=True) if last and predicted > 2 * last + 10]
+    if 2 * len(longer) > len(names):
+        logger.warning(
+            f"{len(longer)} of {len(names)} predictions, such as {longer[0]}, go on for more than twice as long as their"
+            " references, which leaves the rest out: a frame is 100 ms"
+        )
 
 
 def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence[str] | None) -> Events:

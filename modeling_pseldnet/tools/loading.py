@@ -23,6 +23,8 @@ from .extras import require
 from .transfer import transfer_from
 
 
+# Weights of other shapes are told of as missing ones are.
+AND_TELL = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
@@ -47,7 +49,7 @@ def load(
         config, extractor = read_config(model), read_extractor(model)
         check_extractor(extractor, config)
         if adapter_config(model) is None:
-            network, loading = PSELDNetForSELD.from_pretrained(model, config=config, output_loading_info=True)
+            network, loading = PSELDNetForSELD.from_pretrained(model, config=config, **AND_TELL)
             _check_complete(loading)
         else:
             adapted = load_adapter(model, config)
@@ -145,7 +147,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         own_config = read_config(base)
         same_classes = own_config.id2label == config.id2label
         network, loading = PSELDNetForSELD.from_pretrained(
-            base, config=config if same_classes else own_config, output_loading_info=True
+            base, config=config if same_classes else own_config, **AND_TELL
         )
     except OSError as error:
         raise ValueError(
@@ -164,7 +166,10 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         # PEFT only warns of weights that its file lacks.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
-            return peft.PeftModel.from_pretrained(network, model, is_trainable=trainable)
+            with _blaming("adapter_config.json"):
+                return peft.PeftModel.from_pretrained(network, model, is_trainable=trainable)
+        except RuntimeError as error:
+            raise ValueError(f"weights of the adapter do not fit its base, {base} ({describe(error)})") from None
         except UserWarning as warning:
             raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
 
@@ -172,9 +177,19 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
 def _own_or_base(auto_class: type, model: str, file: str):
     """What an Auto class makes of a model or an adapter, or else of the model that the adapter was trained on."""
     adapter = adapter_config(model)
-    if adapter is None or cached_file(model, file, **MAY_BE_MISSING):
+    if adapter is not None and not cached_file(model, file, **MAY_BE_MISSING):
+        model = place_of(adapter["base_model_name_or_path"])
+    with _blaming(file):
         return auto_class.from_pretrained(model)
-    return auto_class.from_pretrained(place_of(adapter["base_model_name_or_path"]))
+
+
+@contextmanager
+def _blaming(file: str) -> Iterator[None]:
+    """Errors of libraries, which do not tell what is wrong, become a ValueError that names the file they come from."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError) as error:
+        raise ValueError(f"its {file} is not as it should be ({describe(error)})") from None
 
 
 def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:

@@ -102,6 +102,8 @@ def test_integers_are_scaled_by_their_type(dtype, silence, full_scale):
     integers = np.round(WAVE.astype(np.float64) * full_scale + silence).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
     found = read((integers.astype(dtype), RATE))
     np.testing.assert_allclose(found, WAVE, atol=0.51 / full_scale + 1e-7)
+    other_order = np.dtype(dtype).newbyteorder(">")
+    np.testing.assert_array_equal(read((integers.astype(other_order), RATE)), found)
     as_tensor = float_samples(torch.from_numpy(integers.astype(dtype)))
     np.testing.assert_array_equal(as_tensor.numpy(), found)
 

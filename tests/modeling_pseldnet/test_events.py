@@ -232,6 +232,13 @@ def test_distances_in_another_unit_are_told_in_words(tmp_path, caplog):
     assert "seven.csv: distances are taken for metres, but look like centimetres" in caplog.text
 
 
+def test_angles_in_radians_are_told_in_words_and_small_angles_are_not(tmp_path, caplog):
+    read_csv(csv_of(tmp_path / "degrees.csv", [0, 1], [1, 1], [0, 0], [1, -2.5], [0, 1.5]))
+    assert not caplog.messages
+    read_csv(csv_of(tmp_path / "radians.csv", [0, 1], [1, 1], [0, 0], np.radians([40, -170]), np.radians([10, 20])))
+    assert "radians.csv: angles are taken for degrees, but look like radians" in caplog.text
+
+
 def test_a_header_names_the_columns(tmp_path):
     (tmp_path / "2025.csv").write_text("frame,class,source,azimuth,distance,onscreen\n3,1,0,-30,150,1\n")
     events = read_csv(tmp_path / "2025.csv")

@@ -138,6 +138,8 @@ def test_the_model_is_left_in_its_mode_and_gradients_work_afterwards(model, extr
         ({"threshold": [0.5, 0.5]}, "2 thresholds for 3 classes"),
         ({"hop_seconds": 0.25}, "multiple of 0.1 s"),
         ({"hop_seconds": 11}, "multiple of 0.1 s"),
+        ({"hop_seconds": float("nan")}, "multiple of 0.1 s"),
+        ({"hop_seconds": "1"}, "multiple of 0.1 s"),
         ({"batch_size": 0}, "at least 1"),
         ({"channel_format": "mono"}, "channel format 'mono'"),
     ],

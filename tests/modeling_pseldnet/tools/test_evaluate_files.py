@@ -57,6 +57,14 @@ def test_the_table_shows_averages_rooms_and_classes(folders, capsys):
     assert rows[1].split()[3:9] == ["0.000", "[nan,", "nan]", "1.000", "[nan,", "nan]"]
 
 
+def test_predictions_in_shorter_frames_are_told_in_words(folders, caplog):
+    (folders / "reference/tau/fold4_room10_mix001.csv").unlink()
+    path = folders / "prediction/fold4_room2_mix001.csv"
+    path.write_text("".join(f"{frame},0,0,0,10,250\n" for frame in range(5 * 21)))
+    evaluate_files([folders / "reference"], [folders / "prediction"])
+    assert "1 of 1 predictions, such as fold4_room2_mix001.csv, go on for more than twice" in caplog.text
+
+
 @pytest.mark.parametrize("variant", ["dcase2023", "pseldnets", "dcase2024"])
 def test_the_json_file_holds_every_score(folders, variant):
     main(

@@ -1,0 +1,230 @@
+"""Kills the programs at random times, each again and again at the same work, and looks at what is left.
+
+    python -m tests.fuzz.kills --kills 20
+
+After each kill no process is left and no file is half written; in the end the same command finishes.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from datasets_scripts.scenes.synthesize import main as synthesize
+from modeling_pseldnet.events import read_csv
+from modeling_pseldnet.tools.predict import main as predict
+from tests.fuzz.fuzz import caught
+from tests.fuzz.inputs import check_json, write_valid_inputs
+from training.train import main as train
+
+
+SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+SECONDS_TO_END, SECONDS_TO_FINISH = 30, 300
+CHECKS = {
+    ".csv": read_csv,
+    ".json": check_json,
+    ".flac": soundfile.read,
+    ".safetensors": load_file,
+    ".pt": lambda path: torch.load(path, weights_only=True),
+    ".tsv": lambda path: path.read_text(),
+    ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+}
+OVERRIDES = {
+    "model.pretrained": "",
+    "model.window_seconds": 1,
+    "model.spec_size": 128,
+    "model.embed_dim": 8,
+    "model.depths": [1, 1, 1, 1],
+    "model.num_heads": [1, 2, 4, 8],
+    "training.num_train_epochs": 12,
+    "training.dataloader_num_workers": 1,
+    "training.disable_tqdm": True,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a program is to do.
+
+    Attributes:
+        program: its entry point.
+        arguments: makes its arguments of the folder of valid inputs and that to write to.
+        results: pattern of what is there in the end, and how many.
+    """
+
+    program: Callable[[list[str]], int]
+    arguments: Callable[[Path, Path], list]
+    results: tuple[str, int]
+
+
+def _synthesize(valid: Path, output: Path) -> list:
+    options = ["--sounds", valid / "sounds", "--recipe", valid / "scenes.yaml", "--workers", 2]
+    return [output / "train", "--scenes", 150, "--formats", "foa", "mic", *options]
+
+
+def _predict(valid: Path, output: Path) -> list:
+    return [valid / "many", "--model", valid / "model", "--output", output, "--json"]
+
+
+def _train(valid: Path, output: Path) -> list:
+    overrides = [f"{key}={value}" for key, value in OVERRIDES.items()]
+    return [valid / "train.yaml", "--output-dir", output, "--resume", "--override", *overrides]
+
+
+WORKS = {
+    "pseldnet-synthesize": Work(synthesize, _synthesize, ("train/*/fold*", 450)),
+    "pseldnet-predict": Work(predict, _predict, ("*.json", 40)),
+    "pseldnet-train": Work(train, _train, ("predictions/**/*.csv", 1)),
+}
+
+
+def start(work: Work, arguments: list, errors: Path) -> int:
+    """Runs a program in a fork of this process, in a session of its own; returns its number."""
+    if process := os.fork():
+        return process
+    status = 70
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with caught(errors):
+            try:
+                status = work.program([str(argument) for argument in arguments])
+            except SystemExit as end:
+                status = end.code
+    finally:
+        os._exit(status)
+
+
+def end_of(process: int, seconds: float) -> int | None:
+    """The status of a process that ends within some seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return None
+
+
+def left_of(session: int) -> list[int]:
+    """The processes of a session that are still there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(of_session) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> tuple[bool, list[str]]:
+    """Whether the program was killed before its end, after some seconds, and what was wrong afterwards."""
+    errors = output.with_name("errors.txt")
+    process = start(work, work.arguments(valid, output), errors)
+    status = end_of(process, seconds)
+    if status is not None:
+        return False, [] if status == 0 else [f"status {status}: {errors.read_text()[-300:]}"]
+    os.kill(process, number)
+    wrong = []
+    status = end_of(process, SECONDS_TO_END)
+    if status is None:
+        wrong.append("does not end")
+        os.kill(process, signal.SIGKILL)
+        end_of(process, SECONDS_TO_END)
+    # One that was about to end has done so.
+    elif status not in (0, {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]):
+        wrong.append(f"status {status}")
+    until = time.monotonic() + SECONDS_TO_END
+    while left_of(process) and time.monotonic() < until:
+        time.sleep(0.05)
+    for left in left_of(process):
+        wrong.append(f"process {left} is left")
+        os.kill(left, signal.SIGKILL)
+    if "Traceback" in errors.read_text():
+        wrong.append(f"a traceback: {errors.read_text()[-600:]}")
+    return True, wrong + half_written(output, may_be_left=number == signal.SIGKILL)
+
+
+def half_written(folder: Path, may_be_left: bool = False) -> list[str]:
+    """What is not whole below a folder; what has a temporary name may be left by a kill that cannot be seen coming."""
+    wrong = []
+    for path in sorted(folder.rglob("*")):
+        temporary = ".tmp" in path.name or "_saving" in path.parts
+        if temporary and not may_be_left:
+            wrong.append(f"{path.name} was left")
+        if temporary or not path.is_file():
+            continue
+        try:
+            CHECKS.get(path.suffix, os.stat)(path)
+        except Exception as error:
+            wrong.append(f"{path.relative_to(folder)} is half written: {error}")
+    return wrong
+
+
+def kill_again_and_again(name: str, valid: Path, output: Path, kills: int, seed: int = 0) -> list[str]:
+    """What was wrong, of so many kills of a program and of the run that finishes after them."""
+    work, generator, wrong, done, longest = WORKS[name], random.Random(seed), [], 0, 1.0
+    while done < kills:
+        number = SIGNALS[done % len(SIGNALS)]
+        killed, found = kill(work, valid, output, number, generator.uniform(0, longest))
+        wrong += [f"{name}, kill {done}, {number.name}: {complaint}" for complaint in found]
+        done += killed or bool(found)
+        longest = min(longest * 1.3, 8) if killed else longest / 2
+        if not killed:
+            shutil.rmtree(output, ignore_errors=True)
+    status = end_of(start(work, work.arguments(valid, output), output.with_name("errors.txt")), SECONDS_TO_FINISH)
+    if status != 0:
+        wrong.append(f"{name}: does not finish, status {status}: {output.with_name('errors.txt').read_text()[-300:]}")
+    pattern, count = work.results
+    if (found := len(list(output.glob(pattern)))) != count:
+        wrong.append(f"{name}: {found} results where {count} are right")
+    return wrong + [f"{name}, in the end: {complaint}" for complaint in half_written(output, may_be_left=True)]
+
+
+def write_inputs(valid: Path) -> None:
+    """Those of the fuzzer, and a folder of recordings."""
+    write_valid_inputs(valid)
+    (valid / "many").mkdir()
+    for number in range(40):
+        shutil.copy(valid / "audio/a.wav", valid / f"many/{number}.wav")
+
+
+def main() -> int:
+    """Prints what was wrong, program by program; 1 if anything was."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of each program")
+    parser.add_argument("--programs", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bad = False
+    with tempfile.TemporaryDirectory() as folder:
+        valid = Path(folder) / "valid"
+        with caught(Path(folder) / "made.txt"):
+            write_inputs(valid)
+        for name in options.programs:
+            output = Path(folder) / name / "output"
+            output.parent.mkdir()
+            wrong = kill_again_and_again(name, valid, output, options.kills, options.seed)
+            print(f"{name}: {options.kills} kills, {len(wrong)} faults", *wrong, sep="\n    ", flush=True)
+            bad |= bool(wrong)
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
