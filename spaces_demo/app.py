@@ -48,7 +48,11 @@ KEPT_SECONDS = 1800
 MAX_RUN_SECONDS = 600
 # More visitors than this are not let into the queue.
 MAX_WAITING = 50
-CHANNEL_FORMATS = [("AmbiX: W, Y, Z, X", "ambix"), ("FuMa: W, X, Y, Z", "fuma"), ("A-format: capsules", "aformat")]
+CHANNEL_FORMATS = [
+    ("AmbiX: W, Y, Z, X; AMB files: FuMa", "auto"),
+    ("FuMa: W, X, Y, Z", "fuma"),
+    ("A-format: capsules", "aformat"),
+]
 # 0 stands for the model's own, as Gradio has no empty number.
 THRESHOLDS = [("the model's own", 0.0), *((f"{percent / 100:.2f}", percent / 100) for percent in range(5, 100, 5))]
 OVERLAPS = [("none", 0.0), ("half: 2 times the work", 0.5), ("90 %: 10 times the work", 0.9)]
@@ -90,7 +94,7 @@ class Finder:
     def detect(
         self,
         recording: str,
-        channel_format: str = "ambix",
+        channel_format: str = "auto",
         model: str = "",
         threshold: float = 0.0,
         overlap: float = 0.0,
@@ -101,7 +105,7 @@ class Finder:
 
         Args:
             recording: four channels, WAV, FLAC, OGG or AMB, of up to ten minutes.
-            channel_format: ambix, fuma or aformat.
+            channel_format: auto (what the file says, or else ambix), ambix, fuma or aformat.
             model: a PSELDNet on the Hub, user/name; the model of the page if empty.
             threshold: activity above which an event is reported, 0.05 to 0.95 in steps of 0.05; 0 is the model's own.
             overlap: part of each window that is averaged with the next: 0, 0.5 or 0.9.
@@ -196,7 +200,11 @@ def build(finder: Finder) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)) as blocks:
         recording = gr.File(label="Recording")
         options = [
-            gr.Radio([*CHANNEL_FORMATS, ("as the model takes it", "")], value="ambix", label="Channel format"),
+            gr.Radio(
+                [*CHANNEL_FORMATS, ("AmbiX", "ambix"), ("as the model takes it", "")],
+                value="auto",
+                label="Channel format",
+            ),
             gr.Textbox("", label="Model"),
             gr.Dropdown(THRESHOLDS, value=0.0, label="Threshold"),
             gr.Radio(OVERLAPS, value=0.0, label="Overlap"),
@@ -243,7 +251,7 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     }
     texts = {
         "takes": TAKES,
-        "formats": "".join(_choice("radio", "format", *item, item[1] == "ambix") for item in CHANNEL_FORMATS),
+        "formats": "".join(_choice("radio", "format", *item, item[1] == "auto") for item in CHANNEL_FORMATS),
         "thresholds": "".join(f'<option value="{value}">{name}</option>' for name, value in THRESHOLDS),
         "overlaps": "".join(f'<option value="{value}">{name}</option>' for name, value in OVERLAPS),
         "client": html.escape(CLIENT_EXAMPLE),

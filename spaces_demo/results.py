@@ -16,7 +16,7 @@ from spaces_demo.models import BATCH_SIZE, Model
 
 
 # Channel formats that are read as W, Y, Z, X.
-AMBISONIC = ("ambix", "fuma", "aformat")
+AMBISONIC = ("auto", "ambix", "fuma", "aformat")
 
 
 class Result(NamedTuple):

@@ -423,7 +423,7 @@ async function run() {
     find("#takes").textContent = `${(sent.file.size / 1e6).toFixed(1)} MB`;
     progress("Waiting");
     const picked = find("[name=format]:checked").value;
-    const format = picked === "ambix" ? "" : picked;
+    const format = picked === "auto" ? "" : picked;
     const options = [format, find("#model").value.trim(), Number(find("#threshold").value), Number(find("#overlap").value)];
     const files = await call(about.endpoints.scene, [recording, ...options], ({ before, text, done, of }) => {
       if (before) progress(`${before} before you`);
