@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 import datasets_scripts
 from datasets_scripts.dcase2021 import DCASE2021
 from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
+from datasets_scripts.dcase2025_stereo import DCASE2025Stereo
 from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.seld_builder import columns_to_events
 from datasets_scripts.starss23 import STARSS23
@@ -23,7 +24,7 @@ from datasets_scripts.synthetic_seld import SyntheticSELD
 from tests.helpers import SHARED
 
 
-BUILDERS = (STARSS23, DCASE2021, DCASE2022Synthetic, L3DAS22, SyntheticSELD)
+BUILDERS = (STARSS23, DCASE2021, DCASE2022Synthetic, DCASE2025Stereo, L3DAS22, SyntheticSELD)
 CARDS = sorted((Path(datasets_scripts.__file__).parent / "cards").glob("*.md"))
 REAL = SHARED / "real" / "starss22" / "metadata_dev"
 ROWS = "0,1,0,-30,10\n3,0,2,179,-5\n"
