@@ -172,8 +172,9 @@ def test_adapters_lie_side_by_side(tmp_path):
         loaded.load_adapter(tmp_path / "studio", adapter_name="first")
     except ValueError as error:
         # Some versions of transformers ask for a PEFT that is not out.
-        assert "use a version >= " in str(error)
-        return
+        if "use a version >= " in str(error):
+            return
+        raise
     loaded.load_adapter(tmp_path / "street", adapter_name="second")
     assert torch.equal(outputs(loaded), street)
     loaded.set_adapter("first")
