@@ -110,12 +110,15 @@ def evaluate_files(
 
 def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predictions: Sequence[Events]) -> None:
     """Says so where predictions go on for twice as long as their references, as those in shorter frames do."""
-    ends = [(int(a.frame.max(initial=0)), int(b.frame.max(initial=0))) for a, b in zip(references, predictions, strict=True)]
+    ends = [
+        (int(a.frame.max(initial=0)), int(b.frame.max(initial=0)))
+        for a, b in zip(references, predictions, strict=True)
+    ]
     longer = [name for name, (last, predicted) in zip(names, ends, strict=True) if last and predicted > 2 * last + 10]
     if 2 * len(longer) > len(names):
         logger.warning(
-            f"{len(longer)} of {len(names)} predictions, such as {longer[0]}, go on for more than twice as long as their"
-            " references, which leaves the rest out: a frame is 100 ms"
+            f"{len(longer)} of {len(names)} predictions, such as {longer[0]}, go on for more than twice as long as"
+            " their references, which leaves the rest out: a frame is 100 ms"
         )
 
 
