@@ -10,7 +10,7 @@ OLDEST_TESTS := tests/test_install.py tests/modeling_pseldnet/test_hub.py tests/
 	tests/modeling_pseldnet/test_modeling.py tests/modeling_pseldnet/test_configuration.py \
 	tests/modeling_pseldnet/test_default_model.py tests/modeling_pseldnet/adapterbit
 
-.PHONY: demo test test-oldest bench lint clean default-model
+.PHONY: demo test test-oldest fuzz bench lint clean default-model
 
 demo: $(VENV)/installed
 	$(BIN)/python -m spaces_demo.first_run
@@ -20,6 +20,12 @@ test: $(VENV)/installed-dev
 
 test-oldest: $(VENV)/installed-oldest
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest $(PYTEST_OPTIONS) $(OLDEST_TESTS)
+
+# Thousands of broken inputs, and 20 kills of each program.
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m tests.fuzz.fuzz --inputs 2000
+	$(BIN)/python -m tests.fuzz.kills --kills 20
 
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -22,6 +22,10 @@ CARDS = Path(__file__).parent / "cards"
 logger = datasets.logging.get_logger(__name__)
 
 
+class RecordingError(DatasetGenerationError, ValueError):
+    """A recording is not as it should be. Any type but the first `datasets` would replace, and lose the message."""
+
+
 @dataclass
 class SELDConfig(datasets.BuilderConfig):
     """One form in which a data set is published, such as FOA or the microphone array.
@@ -164,8 +168,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
             try:
                 example = self._example(recording)
             except (OSError, ValueError, soundfile.SoundFileError) as error:
-                # Any other type `datasets` would replace with "An error occurred while generating the dataset".
-                raise DatasetGenerationError(f"{recording.id}: {error}") from error
+                raise RecordingError(f"{recording.id}: {error}") from error
             yield recording.id, pa.Table.from_pylist([example], schema=schema)
 
     def _example(self, recording: RecordingFiles) -> dict:

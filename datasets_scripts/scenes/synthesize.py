@@ -234,11 +234,13 @@ def _read_manifest(path: Path) -> dict:
     try:
         values = json.loads(manifest.read_text(encoding="utf-8"))
         scene_recipe_from_dict(values["recipe"])
-        files = [
-            (str(name), str(recording), int(a), int(b)) for name, recording, a, b, *_ in values["sounds"]["files"]
-        ]
-        whole = files and values["split"] in SPLITS and values["seed"] >= 0 and values["sounds"]["class_names"]
-        if not (whole and isinstance(values["sounds"]["source"], str)):
+        split, seed, sounds = values["split"], values["seed"], values["sounds"]
+        names, numbers = [sounds["source"], *sounds["class_names"]], [seed]
+        for name, recording, *measured in sounds["files"]:
+            names += [name, recording]
+            numbers += measured[:2]
+        whole = sounds["files"] and sounds["class_names"] and split in SPLITS and seed >= 0
+        if not (whole and {*map(type, names)} == {str} and {*map(type, numbers)} == {int}):
             raise ValueError("something in it is missing")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -69,10 +69,11 @@ def _end(name: str, interrupted: str, signalled: list[int], error: BaseException
         _lead_nowhere(error.filename)
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
+    # A request to end may have been dropped, and raised again as an interrupt.
+    if signal.SIGTERM in signalled and signal.SIGINT not in signalled:
+        return 128 + signal.SIGTERM
     if signal.SIGINT in signalled or isinstance(error, KeyboardInterrupt):
         return _tell(f"{name}: interrupted: {interrupted}", 130)
-    if signal.SIGTERM in signalled:
-        return 128 + signal.SIGTERM
     if isinstance(error, SystemExit):
         raise error
     if os.environ.get(DEBUG_VARIABLE):

@@ -6,6 +6,7 @@ After each kill no process is left and no file is half written; in the end the s
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -100,6 +101,7 @@ def start(work: Work, arguments: list, errors: Path) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with caught(errors):
+            faulthandler.register(signal.SIGUSR1, file=2)
             try:
                 status = work.program([str(argument) for argument in arguments])
             except SystemExit as end:
@@ -143,11 +145,13 @@ def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> 
     wrong = []
     status = end_of(process, SECONDS_TO_END)
     if status is None:
-        wrong.append("does not end")
+        os.kill(process, signal.SIGUSR1)
+        time.sleep(1)
+        wrong.append(f"does not end: {errors.read_text()}")
         os.kill(process, signal.SIGKILL)
         end_of(process, SECONDS_TO_END)
-    # One that was about to end has done so.
-    elif status not in (0, {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]):
+    # One that was about to end has done so, one that had only begun did not know of the signal yet.
+    elif status not in (0, 128 + number, -number):
         wrong.append(f"status {status}")
     until = time.monotonic() + SECONDS_TO_END
     while left_of(process) and time.monotonic() < until:
@@ -155,7 +159,8 @@ def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> 
     for left in left_of(process):
         wrong.append(f"process {left} is left")
         os.kill(left, signal.SIGKILL)
-    if "Traceback" in errors.read_text():
+    # What the workers of a killed program say nobody can help.
+    if "Traceback" in errors.read_text() and number != signal.SIGKILL:
         wrong.append(f"a traceback: {errors.read_text()[-600:]}")
     return True, wrong + half_written(output, may_be_left=number == signal.SIGKILL)
 
