@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import groupby, islice, repeat
 from math import ceil, isfinite
 from numbers import Real
 from typing import NamedTuple
@@ -82,6 +83,49 @@ def detect(
     Raises:
         ValueError: the recording cannot be used, or a value above is out of range; the message says which.
     """
+    (events,) = detect_each(
+        model,
+        feature_extractor,
+        [source],
+        channel_format=channel_format,
+        threshold=threshold,
+        hop_seconds=hop_seconds,
+        tta=tta,
+        batch_size=batch_size,
+        dtype=dtype,
+        progress=progress and (lambda _, done, total: progress(done, total)),
+    )
+    if isinstance(events, Exception):
+        raise events
+    return events
+
+
+def detect_each(
+    model: PSELDNetForSELD,
+    feature_extractor: PSELDNetFeatureExtractor,
+    sources: Iterable,
+    *,
+    channel_format: str | None = None,
+    threshold: float | list[float] | np.ndarray | None = None,
+    hop_seconds: float | None = None,
+    tta: bool = False,
+    batch_size: int = 8,
+    dtype: torch.dtype | str | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Iterator[Events | Exception]:
+    """[`detect`] over many recordings, the windows of which fill batches together, as short ones would not alone.
+
+    Args:
+        sources: each as for [`detect`]; opened in turn, when a batch needs its windows.
+        progress: called with the index of a recording, the number of its windows done and of all its windows.
+        others: as for [`detect`].
+
+    Returns:
+        An iterator over what each recording holds, in order, or the exception that kept it from being used.
+
+    Raises:
+        ValueError: a value is out of range; the message says which.
+    """
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     model = in_dtype(model, dtype)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
@@ -90,15 +134,105 @@ def detect(
     predict = rotation_averaging(model, feature_extractor) if tta else model.predict
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
-    with Recording(source, model.config.sampling_rate, channel_format) as recording, evaluating(model):
-        num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
-        num_windows = 1 + ceil(max(num_frames - window_frames, 0) / hop_frames)
-        # The last window ends where the recording does, so that its end is heard with as much before it as there is.
-        latest = max(num_frames - window_frames, 0)
-        starts = [min(hop_frames * i, latest) for i in range(num_windows)]
-        windows = window_outputs(model, predict, feature_extractor, recording, starts, batch_size, progress)
-        new = (window.part(hop_frames * i - window.first) for i, window in enumerate(windows))
-        events = decode_windows(model.output_format, new, threshold)
+
+    def pieces() -> Iterator[Piece]:
+        for index, source in enumerate(sources):
+            try:
+                with Recording(source, model.config.sampling_rate, channel_format) as recording:
+                    yield from recording_pieces(index, recording, window_frames, hop_frames)
+            except Exception as error:
+                yield Piece(index, error)
+
+    def recordings() -> Iterator[Events | Exception]:
+        windows = batched_windows(model, predict, feature_extractor, pieces(), batch_size, progress)
+        # The windows of a recording are drawn as they are decoded, so that no more than a batch is held.
+        for _, of_recording in groupby(windows, key=lambda pair: pair[0].index):
+            try:
+                yield decode_recording(model.output_format, of_recording, threshold)
+            except Exception as error:
+                yield error
+
+    return recordings()
+
+
+class Piece(NamedTuple):
+    """A window of a recording before the model has heard it.
+
+    Attributes:
+        index: of the recording.
+        waveform: its samples (channels, samples), or what went wrong with the recording.
+        start: frame of the recording that it begins with.
+        new: its first frame that is to be used.
+        number: which of the windows it is, from 1.
+        total: number of windows of the recording.
+        num_frames: frames of the recording.
+    """
+
+    index: int
+    waveform: np.ndarray | Exception
+    start: int = 0
+    new: int = 0
+    number: int = 0
+    total: int = 0
+    num_frames: int = 0
+
+
+def recording_pieces(index: int, recording: Recording, window_frames: int, hop_frames: int) -> Iterator[Piece]:
+    """The windows of a recording, read one by one."""
+    frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
+    num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
+    # The last window ends where the recording does, so that its end is heard with as much before it as there is.
+    latest = max(num_frames - window_frames, 0)
+    total = 1 + ceil(latest / hop_frames)
+    for number in range(total):
+        start = min(hop_frames * number, latest)
+        waveform = recording.read(start * frame_samples, window_frames * frame_samples)
+        yield Piece(index, waveform, start, hop_frames * number - start, number + 1, total, num_frames)
+
+
+def batched_windows(
+    model: PSELDNetForSELD,
+    predict: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    feature_extractor: PSELDNetFeatureExtractor,
+    pieces: Iterator[Piece],
+    batch_size: int,
+    progress: Callable[[int, int, int], None] | None,
+) -> Iterator[tuple[Piece, Window | Exception]]:
+    """Each piece and what the model makes of it, or what went wrong."""
+    while batch := list(islice(pieces, batch_size)):
+        heard = [piece for piece in batch if not isinstance(piece.waveform, Exception)]
+        try:
+            with evaluating(model):
+                starts = [piece.start for piece in heard]
+                waveforms = [piece.waveform for piece in heard]
+                windows = iter(window_outputs(model, predict, feature_extractor, waveforms, starts))
+        except Exception as error:
+            windows = repeat(error)
+        for piece in batch:
+            yield piece, piece.waveform if isinstance(piece.waveform, Exception) else next(windows)
+        if progress is not None and heard:
+            progress(heard[-1].index, heard[-1].number, heard[-1].total)
+
+
+def decode_recording(
+    output_format: OutputFormat, windows: Iterable[tuple[Piece, Window | Exception]], threshold: np.ndarray
+) -> Events:
+    """The events of one recording, tracks linked.
+
+    Raises:
+        Exception: what went wrong with it.
+    """
+    num_frames = 0
+
+    def new_parts() -> Iterator[Window]:
+        nonlocal num_frames
+        for piece, window in windows:
+            if isinstance(window, Exception):
+                raise window
+            num_frames = piece.num_frames
+            yield window.part(piece.new)
+
+    events = decode_windows(output_format, new_parts(), threshold)
     return link_tracks(events[events.frame < num_frames])
 
 
@@ -192,25 +326,22 @@ def window_outputs(
     model: PSELDNetForSELD,
     predict: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     feature_extractor: PSELDNetFeatureExtractor,
-    recording: Recording,
+    waveforms: list[np.ndarray],
     starts: list[int],
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Window]:
-    """What the model makes of each window."""
-    frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
-    window_samples = model.config.window_seconds * recording.sampling_rate
-    for done in range(0, len(starts), batch_size):
-        batch = starts[done : done + batch_size]
-        waveforms = np.stack([recording.read(start * frame_samples, window_samples) for start in batch])
-        inputs = feature_extractor(waveforms, sampling_rate=recording.sampling_rate, device=model.device)
-        outputs = predict(inputs["input_features"].to(model.dtype))
-        arrays = {name: output.float().cpu().numpy() for name, output in outputs.items()}
-        peak = np.abs(waveforms).max(1).reshape(len(batch), -1, frame_samples).max(2)
-        for row, start in enumerate(batch):
-            yield Window(start, {name: array[row] for name, array in arrays.items()}, peak[row])
-        if progress is not None:
-            progress(done + len(batch), len(starts))
+) -> list[Window]:
+    """What the model makes of windows of one length, (channels, samples) each, that begin with the frames `starts`."""
+    if not waveforms:
+        return []
+    stacked = np.stack(waveforms)
+    inputs = feature_extractor(stacked, sampling_rate=feature_extractor.sampling_rate, device=model.device)
+    outputs = predict(inputs["input_features"].to(model.dtype))
+    arrays = {name: output.float().cpu().numpy() for name, output in outputs.items()}
+    frame_samples = feature_extractor.sampling_rate // FRAMES_PER_SECOND
+    peak = np.abs(stacked).max(1).reshape(len(stacked), -1, frame_samples).max(2)
+    return [
+        Window(start, {name: array[row] for name, array in arrays.items()}, peak[row])
+        for row, start in enumerate(starts)
+    ]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .. import DEFAULT_MODEL
-from ..events import ROWS, write_csv
+from ..events import ROWS, Events, write_csv
 from ..files import write_atomically
 from ..timeline import to_records
 from .cli import CommandParser, describe, number, program, whole_number
@@ -22,6 +22,8 @@ from .ray_pool import map_on_ray
 NAME = "pseldnet-predict"
 CHANNEL_FORMATS = ("aformat", "ambix", "array", "auto", "fuma", "mono", "stereo")
 SAMPLE_FORMATS = ("f32le", "s16le")
+# A recording, and where its results go, without suffix, or why there is no such place.
+Job = tuple[Path, Path | Exception]
 
 
 def read_threshold(text: str) -> float | list[float]:
@@ -42,7 +44,7 @@ def read_threshold(text: str) -> float | list[float]:
         ) from None
 
 
-def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | Exception]]:
+def output_stems(paths: list[str], output: Path) -> Iterator[Job]:
     """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
 
     A file that is named lies directly in `output`, one of a folder as it does in that folder.
@@ -69,12 +71,12 @@ def output_stems(paths: list[str], output: Path) -> Iterator[tuple[Path, Path | 
 
 
 @contextmanager
-def window_progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over the windows of one recording, for those that take a while."""
-    with tqdm(desc=name, unit="window", leave=False, delay=1.0) as bar:
+def window_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar over the windows of the recording at hand, for those that take a while."""
+    with tqdm(unit="window", leave=False, delay=1.0) as bar:
 
-        def advance(done: int, total: int) -> None:
-            bar.total = total
+        def advance(name: str, done: int, total: int) -> None:
+            bar.desc, bar.total = f"{name}: ", total
             bar.update(done - bar.n)
 
         yield advance
@@ -99,43 +101,54 @@ class Predictor:
         self.model, self.extractor = load(options.model, options.device)
         self.model = in_dtype(self.model, options.dtype)
 
-    def __call__(self, job: tuple[Path, Path | Exception]) -> tuple[bool, str]:
-        """Whether the job, a recording and where its results go, was done, and a line that tells of it."""
-        file, stem = job
-        try:
-            if isinstance(stem, Exception):
-                raise stem
-            count = self.write_results(file, stem)
-        except Exception as error:
-            line = describe(error)
-            return False, line if str(file) in line else f"{file}: {line}"
-        return True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
+    def __call__(self, job: Job) -> tuple[bool, str]:
+        """What [`each`] yields for one job."""
+        return next(self.each([job]))
 
-    def write_results(self, file: Path, stem: Path) -> int:
-        """Writes what is asked for of one recording and returns the number of its events.
+    def each(
+        self, jobs: list[Job], progress: Callable[[str, int, int], None] | None = None
+    ) -> Iterator[tuple[bool, str]]:
+        """Works through jobs, windows of several recordings at once.
+
+        Args:
+            jobs: each a recording and where its results go, or why they cannot go there.
+            progress: called with the name of a recording, the number of its windows done and of all its windows.
+
+        Yields:
+            Of each job, in order, whether it was done, and a line that tells of it.
 
         Raises:
-            ValueError: the recording cannot be used.
+            ValueError: an option is out of range.
         """
-        from ..audio import Recording
-        from ..inference import choose_channel_format, detect
+        from ..inference import detect_each
 
+        files = [file for file, stem in jobs if not isinstance(stem, Exception)]
+        found = detect_each(
+            self.model,
+            self.extractor,
+            files,
+            channel_format=self.options.channel_format,
+            threshold=self.threshold,
+            hop_seconds=self.options.hop,
+            tta=self.options.tta,
+            batch_size=self.options.batch_size,
+            progress=progress and (lambda index, done, total: progress(files[index].name, done, total)),
+        )
+        for file, stem in jobs:
+            try:
+                events = stem if isinstance(stem, Exception) else next(found)
+                if isinstance(events, Exception):
+                    raise events
+                count = self.write_results(file, stem, events)
+            except Exception as error:
+                line = describe(error)
+                yield False, line if str(file) in line else f"{file}: {line}"
+            else:
+                yield True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
+
+    def write_results(self, file: Path, stem: Path, events: Events) -> int:
+        """Writes what is asked for of one recording and returns the number of its events."""
         options, labels = self.options, self.model.config.id2label
-        channel_format = choose_channel_format(options.channel_format, self.extractor)
-        with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
-            seconds = recording.seconds
-        with window_progress(file.name) as progress:
-            events = detect(
-                self.model,
-                self.extractor,
-                file,
-                channel_format=channel_format,
-                threshold=self.threshold,
-                hop_seconds=options.hop,
-                tta=options.tta,
-                batch_size=options.batch_size,
-                progress=progress,
-            )
         records = to_records(events, labels)
         stem.parent.mkdir(parents=True, exist_ok=True)
         write_csv(stem.with_name(f"{stem.name}.csv"), events, options.layout or self.model.config.csv_layout)
@@ -143,6 +156,12 @@ class Predictor:
             text = json.dumps(records, indent=1, ensure_ascii=False)
             write_atomically(stem.with_name(f"{stem.name}.json"), f"{text}\n")
         if options.plot:
+            from ..audio import Recording
+            from ..inference import choose_channel_format
+
+            channel_format = choose_channel_format(options.channel_format, self.extractor)
+            with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
+                seconds = recording.seconds
             plot_events(events, labels, stem.with_name(f"{stem.name}.png"), seconds, title=file.name)
         return len(records)
 
@@ -279,14 +298,15 @@ def main(arguments: list[str] | None = None) -> int:
         listen(options)
         return 0
     files = list(output_stems(options.audio, options.output))
-    if options.ray:
-        results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
-    else:
-        results = map(Predictor(options), files)
     failed = False
-    for done, line in tqdm(results, total=len(files), unit="file", disable=len(files) == 1):
-        failed |= not done
-        tqdm.write(line if done else f"{NAME}: error: {line}", file=sys.stdout if done else sys.stderr)
+    with window_progress() as progress:
+        if options.ray:
+            results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
+        else:
+            results = Predictor(options).each(files, progress)
+        for done, line in tqdm(results, total=len(files), unit="file", disable=len(files) == 1):
+            failed |= not done
+            tqdm.write(line if done else f"{NAME}: error: {line}", file=sys.stdout if done else sys.stderr)
     return 2 if failed else 0
 
 

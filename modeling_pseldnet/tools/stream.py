@@ -84,13 +84,11 @@ def detect_stream(
         surplus = max(end - first - window_frames - 1, 0)
         samples, first = samples[:, surplus * frame_samples :], first + surplus
         recording = Recording((samples, sampling_rate), model.config.sampling_rate, channel_format)
-        start = end - window_frames
+        start, frame = end - window_frames, model.config.sampling_rate // FRAMES_PER_SECOND
+        waveform = recording.read((start - first) * frame, window_frames * frame)
         with evaluating(model):
-            (window,) = window_outputs(
-                model, model.predict, feature_extractor, recording, [start - first], batch_size=1, progress=None
-            )
-        windows = [earlier for earlier in windows if earlier.first + window_frames > told]
-        windows.append(window._replace(first=start))
+            windows_now = window_outputs(model, model.predict, feature_extractor, [waveform], [start])
+        windows = [earlier for earlier in windows if earlier.first + window_frames > told] + windows_now
         final = max(heard // frame_samples - delay_frames, told)
         yield from _final_frames(model.output_format, windows, told, final, threshold, tracks)
         told = final

@@ -155,15 +155,15 @@ def test_whatever_goes_wrong_with_a_recording_is_its_line(predict, write_recordi
 
 
 def test_an_error_that_nobody_foresaw_is_the_line_of_its_recording(predict, write_recording, tmp_path, monkeypatch):
-    import modeling_pseldnet.tools.predict as program
+    from modeling_pseldnet import inference
 
-    def broken(model, extractor, file, **options):
-        if file.name == "a.wav":
-            raise RuntimeError("out of something\nin some library")
-        return detect(model, extractor, file, **options)
+    class Broken(inference.Recording):
+        def __init__(self, source, *arguments):
+            super().__init__(source, *arguments)
+            if source.name == "a.wav":
+                raise RuntimeError("out of something\nin some library")
 
-    detect = program.detect
-    monkeypatch.setattr(program, "detect", broken)
+    monkeypatch.setattr(inference, "Recording", Broken)
     for name in ("a.wav", "b.wav"):
         write_recording(f"in/{name}")
     status, out, error = predict(tmp_path / "in")
@@ -171,6 +171,26 @@ def test_an_error_that_nobody_foresaw_is_the_line_of_its_recording(predict, writ
     (line,) = complaints(error)
     assert line.endswith("in/a.wav: RuntimeError: out of something in some library")
     assert "b.wav" in out
+
+
+def test_windows_of_short_recordings_go_through_the_model_together_and_change_nothing(
+    predict, write_recording, tmp_path, monkeypatch
+):
+    from modeling_pseldnet import inference
+
+    for index, seconds in enumerate([0.5, 23, 3, 11]):
+        write_recording(f"in/{index}.wav", seconds=seconds)
+    sizes, run = [], inference.window_outputs
+    monkeypatch.setattr(
+        inference, "window_outputs", lambda *arguments: sizes.append(len(arguments[3])) or run(*arguments)
+    )
+    for batch_size in (1, 4):
+        output = tmp_path / str(batch_size)
+        options = ("--threshold", "0.1", "--batch-size", str(batch_size))
+        assert predict(tmp_path / "in", *options, output=output)[0] == 0
+    assert sizes == [1] * 7 + [4, 3]
+    for file in (tmp_path / "1").iterdir():
+        assert (tmp_path / "4" / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("option", [("--hop", "nan"), ("--hop", "-1"), ("--batch-size", "0"), ("--delay", "inf")])
