@@ -4,7 +4,7 @@ import pytest
 
 from tests.fuzz.fuzz import answers, caught, shares
 from tests.fuzz.inputs import KINDS
-from tests.fuzz.kills import WORKS, kill_again_and_again, write_inputs
+from tests.fuzz.kills import kill_again_and_again, write_inputs
 
 
 @pytest.fixture(scope="module")
