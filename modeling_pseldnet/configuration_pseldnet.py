@@ -327,7 +327,12 @@ class PSELDNetConfig(PreTrainedConfig):
             # The package registers the pipeline; where a config names it too, transformers insists on remote code.
             kwargs.pop("custom_pipelines", None)
         classes, count = self.id2label, kwargs.pop("num_labels", None)
+        if count is not None and not (isinstance(count, int) and 1 <= count <= MAX_CLASSES):
+            raise ValueError(f"num_labels is {count!r}: give 1 to {MAX_CLASSES}")
         if classes is not None:
+            names = classes.values() if isinstance(classes, Mapping) else ()
+            if nameless := [name for name in names if not isinstance(name, str)]:
+                raise ValueError(f"id2label has {nameless[0]!r} for a name: give text")
             # Whoever writes JSON with its keys sorted has "10" before "2".
             if sorted(map(str, classes), key=lambda key: (len(key), key)) != [str(key) for key in range(len(classes))]:
                 raise ValueError("id2label must number the classes from 0")

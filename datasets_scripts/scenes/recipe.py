@@ -12,6 +12,9 @@ from datasets_scripts.yaml_recipes import build, fit, naming, read_values, recip
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
+# Beyond these a scene takes all memory, or for ever.
+MOST_METRES, MOST_PLACES, MOST_EVENTS = 1000.0, 100_000, 100
+
 Number = float | int
 Range = tuple[Number, Number]
 
@@ -59,16 +62,18 @@ class RoomRecipe:
     measured_convention: Literal["ambix", "fuma"] = "ambix"
 
     def __post_init__(self):
-        _check_ranges("rooms", self, "rt60", "array_height", "distance", least=0.0)
+        _check_ranges("rooms", self, "rt60", "array_height", "distance", least=0.0, most=MOST_METRES)
         _check_ranges("rooms", self, "elevation", least=-90.0, most=90.0)
         for size_range in self.size:
-            _check_range("rooms.size", size_range, least=2 * self.wall_margin)
+            _check_range("rooms.size", size_range, least=2 * self.wall_margin, most=MOST_METRES)
         if self.rt60[0] <= 0 or self.distance[0] < 0.2:
             raise ValueError("rooms.rt60 must be above 0 s and rooms.distance at least 0.2 m")
         if self.number < 1 or self.positions + self.paths < 1 or min(self.positions, self.paths) < 0:
             raise ValueError("rooms.number and rooms.positions + rooms.paths must be at least 1")
-        if self.path_step <= 0 or self.early_seconds <= 0:
-            raise ValueError("rooms.path_step and rooms.early_seconds must be above 0")
+        if self.path_step < 0.01 or not 0 < self.early_seconds <= 10:
+            raise ValueError("rooms.path_step must be at least 0.01 m, rooms.early_seconds above 0 and at most 10 s")
+        if max(self.number, self.positions, self.paths) > MOST_PLACES:
+            raise ValueError(f"rooms.number, rooms.positions and rooms.paths must be at most {MOST_PLACES}")
 
 
 @strict
@@ -110,6 +115,8 @@ class EventRecipe:
         _check_ranges("events", self, "playback", least=0.25, most=4.0)
         if not self.polyphony or min(self.polyphony) < 0 or min(self.polyphony.values()) < 0:
             raise ValueError("events.polyphony must map numbers of simultaneous events (from 0) to shares")
+        if max(self.polyphony) > MOST_EVENTS:
+            raise ValueError(f"events.polyphony has more than {MOST_EVENTS} simultaneous events")
         if sum(self.polyphony.values()) <= 0:
             raise ValueError("the shares of events.polyphony add up to 0")
         for name in ("same_class", "moving"):
@@ -190,8 +197,8 @@ class SceneRecipe:
     interference: InterferenceRecipe = field(default_factory=InterferenceRecipe)
 
     def __post_init__(self):
-        if self.sampling_rate < 8000 or self.scene_seconds < 1:
-            raise ValueError("sampling_rate must be at least 8000 Hz and scene_seconds at least 1")
+        if not 8000 <= self.sampling_rate <= 192_000 or not 1 <= self.scene_seconds <= 3600:
+            raise ValueError("sampling_rate must be 8000 to 192000 Hz and scene_seconds 1 to 3600")
         if not 0 < self.test_fraction < 1:
             raise ValueError("test_fraction must be between 0 and 1")
         if not 0 <= self.validation_fraction < 1:

@@ -155,6 +155,8 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
         )
     for leaf, channels in input_norm.items():
         parts = [channels[channel] for channel in sorted(channels)]
+        if len({part.shape for part in parts}) > 1:
+            raise ValueError(f"the entries scalar.….{leaf} differ in shape from channel to channel")
         state[f"pseldnet.input_norm.{leaf}"] = torch.cat(parts) if parts[0].ndim else parts[0]
     return state, remade
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def read_labels(path: str | os.PathLike) -> list[str]:
         path: the file, or the folder of a model.
 
     Raises:
-        ValueError: the file is missing, empty, or its indices are not 0, 1, 2, …
+        ValueError: the file is missing, empty or no list of labels, its indices are not 0, 1, 2, …, or a name stands
+            twice.
     """
     path = Path(path)
     if path.is_dir():
@@ -30,6 +32,9 @@ def read_labels(path: str | os.PathLike) -> list[str]:
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path}: no labels in it")
+    if all(re.match(r"\d+[,;]", name) for name in names[1:]) and len(names) > 1:
+        raise ValueError(f"{path}: it looks like a table with commas: separate index, MID and label by tabs")
+    _refuse_twice(path, names)
     return names
 
 
@@ -65,7 +70,15 @@ def list_labels(files: Mapping[str | os.PathLike, Mapping[int, str]]) -> list[st
                 raise ValueError(f"{path}: class {index} is {name!r} here, {names[index]!r} elsewhere")
     if not names or sorted(names) != list(range(len(names))):
         raise ValueError(f"{next(iter(files))}: the class indices must be 0, 1, 2, … without gaps")
-    return [names[index] for index in range(len(names))]
+    labels = [names[index] for index in range(len(names))]
+    _refuse_twice(next(iter(files)), labels)
+    return labels
+
+
+def _refuse_twice(path: str | os.PathLike, labels: Sequence[str]) -> None:
+    if len(set(labels)) < len(labels):
+        twice = next(name for name in labels if labels.count(name) > 1)
+        raise ValueError(f"{path}: two classes are called {twice!r}: give each a name of its own")
 
 
 def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.ndarray:

@@ -38,6 +38,9 @@ def test_labels_are_read_from_every_kind_of_list(tmp_path, name, text):
     [
         ("a.tsv", b"0\t-\tspeech\n2\t-\tdoor\n", "class indices must be 0, 1, 2"),
         ("a.tsv", b"0\t-\tspeech\n0\t-\tdoor\n", "line 2: class 0 is 'door' here"),
+        ("a.tsv", b"0\t-\tdoor\n1\t-\tdoor\n", "two classes are called 'door'"),
+        ("a.txt", b"door\nbell\ndoor\n", "two classes are called 'door'"),
+        ("a.csv", b"index,mid,display_name\n0,/m/0,door\n1,/m/1,bell\n", "a table with commas"),
         ("a.tsv", b"0\tspeech\n", "line 1: expected index, MID and label"),
         ("a.txt", b"\n", "no labels in it"),
         ("a.txt", b"\xff\xfe", "not a readable list of labels"),
