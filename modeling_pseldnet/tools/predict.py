@@ -69,7 +69,7 @@ def output_stems(paths: list[str], output: Path) -> Iterator[Job]:
 
 @contextmanager
 def window_progress(disable: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the windows of a recording that takes a while; one bar at a time, as messages go above it."""
+    """A progress bar over the windows of a recording that takes a while; one bar at a time, as messages go above."""
     with tqdm(unit="window", leave=False, delay=1.0, disable=disable) as bar:
 
         def advance(name: str, done: int, total: int) -> None:
