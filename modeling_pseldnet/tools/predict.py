@@ -71,9 +71,9 @@ def output_stems(paths: list[str], output: Path) -> Iterator[Job]:
 
 
 @contextmanager
-def window_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the windows of the recording at hand, for those that take a while."""
-    with tqdm(unit="window", leave=False, delay=1.0) as bar:
+def window_progress(disable: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar over the windows of a recording that takes a while; one bar at a time, as messages go above."""
+    with tqdm(unit="window", leave=False, delay=1.0, disable=disable) as bar:
 
         def advance(name: str, done: int, total: int) -> None:
             bar.desc, bar.total = f"{name}: ", total
@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     files = list(output_stems(options.audio, options.output))
     failed = False
-    with window_progress() as progress:
+    with window_progress(disable=len(files) != 1) as progress:
         if options.ray:
             results = map_on_ray(Predictor, (options,), files, min(options.workers, len(files)), options.ray)
         else:
