@@ -342,11 +342,13 @@ class FileSamples:
             layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}
             self._file = soundfile.SoundFile(View(stream, wave.begin), endian="LITTLE", **layout)
         else:
-            self._file = soundfile.SoundFile(file)
+            longer = flac_is_longer(stream)
+            check_ogg_pages(stream, self.name)
+            stream.seek(0)
+            self._file = soundfile.SoundFile(flac_with_length(stream) if longer else file)
         self._opened.insert(0, self._file)
         if self._file.frames > MOST_SAMPLES:
-            self._file = soundfile.SoundFile(flac_with_length(stream, self.name))
-            self._opened.insert(0, self._file)
+            raise ValueError(f"{self.name}: it does not say how long it is: write it anew, e.g. with FFmpeg")
         if _is_truncated(self._file.extra_info):
             raise ValueError(f"{self.name}: truncated, it ends before its header says: copy it again")
         self.rate = checked_rate(self._file.samplerate, self.name)
@@ -410,13 +412,16 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     if kind not in (b"RIFF", b"RF64") or form != b"WAVE":
         return None
     end = file.seek(0, os.SEEK_END)
-    position, layout = 12, b""
+    position, layout, large = 12, b"", 0
     while position + 8 <= end:
         file.seek(position)
         chunk, size = struct.unpack("<4sI", file.read(8))
         if chunk == b"fmt ":
             layout = file.read(min(size, 40))
+        if chunk == b"ds64":
+            large = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
         if chunk == b"data":
+            size = large if kind == b"RF64" and size == 0xFFFFFFFF else size
             break
         position += 8 + size + size % 2
     if len(layout) < 16 or position + 8 > end:
@@ -426,7 +431,7 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     if coding == EXTENSIBLE and len(guid) == 16:
         coding = struct.unpack("<H", guid[:2])[0]
     begin = position + 8
-    longer = kind == b"RIFF" and _samples_go_on(file, begin, begin + size, end)
+    longer = _samples_go_on(file, begin, begin + size, end)
     subtype = RAW_SUBTYPES.get((coding, bits))
     if longer and subtype is None:
         raise ValueError(f"{name}: it goes on where its header says that it ends: write it anew, e.g. with FFmpeg")
@@ -479,32 +484,67 @@ class View(io.RawIOBase):
 
 # Where the header of a FLAC says its rate, channels and, in 36 bits, its number of samples.
 FLAC_NUMBERS, FLAC_LENGTH = slice(18, 26), (1 << 36) - 1
+# What marks the first page of an OGG.
+OGG_BEGINS = 2
 # Past any length that a header can tell: libsndfile's number for an unknown one.
 MOST_SAMPLES = 2**62
 
 
-def flac_with_length(file, name: str) -> View:
-    """A FLAC that came through a pipe, whose header does not say how long it is, as one that does.
-
-    Raises:
-        ValueError: it is no FLAC.
-    """
+def flac_is_longer(file) -> bool:
+    """Whether a file is a FLAC with more samples than its header says, or of which that says nothing."""
     file.seek(0)
     header = file.read(FLAC_NUMBERS.stop)
-    if not header.startswith(b"fLaC"):
-        raise ValueError(f"{name}: it does not say how long it is: write it anew, e.g. with FFmpeg")
+    if not header.startswith(b"fLaC") or len(header) < FLAC_NUMBERS.stop:
+        return False
+    numbers = int.from_bytes(header[FLAC_NUMBERS], "big")
+    if not numbers & FLAC_LENGTH:
+        return True
+    try:
+        # A sample that can be sought is there.
+        of_unknown_length = View(file, 0, FLAC_NUMBERS.start, (numbers & ~FLAC_LENGTH).to_bytes(8, "big"))
+        with soundfile.SoundFile(of_unknown_length) as opened:
+            opened.seek(numbers & FLAC_LENGTH)
+    except soundfile.LibsndfileError:
+        return False
+    return True
+
+
+def flac_with_length(file) -> View:
+    """A FLAC that came through a pipe, whose header does not say how long it is, as one that does."""
+    file.seek(0)
+    header = file.read(FLAC_NUMBERS.stop)
     numbers = int.from_bytes(header[FLAC_NUMBERS], "big") & ~FLAC_LENGTH
     # A sample that can be sought is there; what failed once seeks no more.
     there, beyond, opened = 0, FLAC_LENGTH, None
     while beyond - there > 1:
         middle = (there + beyond) // 2
-        opened = opened or soundfile.SoundFile(View(file))
+        opened = opened or soundfile.SoundFile(View(file, 0, FLAC_NUMBERS.start, numbers.to_bytes(8, "big")))
         try:
             opened.seek(middle)
             there = middle
         except soundfile.LibsndfileError:
             beyond, opened = middle, None
     return View(file, 0, FLAC_NUMBERS.start, (numbers | (there + 1)).to_bytes(8, "big"))
+
+
+def check_ogg_pages(file, name: str) -> None:
+    """Refuses an OGG that breaks off in a page, or is several one after the other, of which only the first is read.
+
+    Raises:
+        ValueError: the file is such.
+    """
+    end, position, begun = file.seek(0, os.SEEK_END), 0, False
+    while position + 27 <= end:
+        file.seek(position)
+        header = file.read(27)
+        if not header.startswith(b"OggS"):
+            return
+        if begun and header[5] & OGG_BEGINS:
+            raise ValueError(f"{name}: several recordings one after the other in one OGG: write it anew as FLAC")
+        begun |= not header[5] & OGG_BEGINS
+        position += 27 + header[26] + sum(file.read(header[26]))
+    if begun and position != end:
+        raise ValueError(f"{name}: truncated, it breaks off in a page: copy it again")
 
 
 def _is_truncated(report: str) -> bool:

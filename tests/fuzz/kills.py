@@ -49,7 +49,7 @@ OVERRIDES = {
     "model.embed_dim": 8,
     "model.depths": [1, 1, 1, 1],
     "model.num_heads": [1, 2, 4, 8],
-    "training.num_train_epochs": 12,
+    "training.num_train_epochs": 6,
     "training.dataloader_num_workers": 1,
     "training.disable_tqdm": True,
 }

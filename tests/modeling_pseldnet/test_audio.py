@@ -152,6 +152,23 @@ def test_a_wav_is_read_to_its_end_whatever_its_header_says(subtype, length, tmp_
     np.testing.assert_array_equal(read(tmp_path / "scene.wav"), expected)
 
 
+@pytest.mark.parametrize("length", [0, 960, len(WAVE[0]) * 8])
+def test_a_large_wav_is_read_to_its_end_whatever_its_header_says(length):
+    data = bytearray(bytes_of(format="RF64", subtype="PCM_16"))
+    place = data.index(b"ds64") + 16
+    data[place : place + 8] = struct.pack("<Q", length)
+    np.testing.assert_allclose(read(bytes(data)), WAVE, atol=1e-4)
+
+
+def test_an_ogg_that_breaks_off_or_is_followed_by_another_is_refused():
+    data = bytes_of(format="OGG", subtype="VORBIS")
+    assert read(data).shape == WAVE.shape
+    with pytest.raises(ValueError, match="truncated"):
+        read(data[:-20])
+    with pytest.raises(ValueError, match="several recordings one after the other"):
+        read(data + data)
+
+
 def test_chunks_and_padding_after_the_samples_are_no_samples():
     data = bytes_of()
     for more in (b"LIST" + struct.pack("<I", 4) + b"INFO", bytes(512), b"\0"):
@@ -159,7 +176,8 @@ def test_chunks_and_padding_after_the_samples_are_no_samples():
 
 
 def test_a_flac_of_unknown_length_is_read_to_its_end_and_one_that_breaks_off_is_refused():
-    np.testing.assert_allclose(read(stream_flac()), WAVE, atol=1e-6)
+    for length in (0, 1000):
+        np.testing.assert_allclose(read(stream_flac(length)), WAVE, atol=1e-6)
     with pytest.raises(ValueError, match=r"unreadable|breaks off"):
         read(stream_flac(2 * RATE))
 
