@@ -258,7 +258,7 @@ def test_a_fresh_network_mixes_its_branches_and_survives_save_and_load(encoder, 
     with torch.no_grad():
         for name, output in model.predict(features()).items():
             assert torch.equal(loaded.predict(features())[name], output)
-    assert (loaded.output_format.loss_type, loaded.output_format.alpha) == ("aggregated", 0.25)
+    assert (loaded.config.loss_type, loaded.config.alpha) == ("aggregated", 0.25)
 
 
 @pytest.mark.parametrize(("encoder", "loss_type"), [("htsat", "tpit"), ("passt", "aggregated")])
