@@ -52,3 +52,12 @@ def shared_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     return folder
+
+
+def has_native_adapters() -> bool:
+    """Whether transformers' own adapter methods take the PEFT that is installed: 5.24 asks for one that is not out."""
+    import peft
+    from packaging.version import Version
+    from transformers.integrations import peft as integration
+
+    return Version(peft.__version__) >= Version(integration.MIN_PEFT_VERSION)

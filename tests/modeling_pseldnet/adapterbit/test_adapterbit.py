@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_pseldnet import PSELDNetForSELD, adapterbit
 from modeling_pseldnet.adapterbit import AdapterBitConfig
-from tests.helpers import scattered, tiny_config
+from tests.helpers import has_native_adapters, scattered, tiny_config
 
 
 PASST = {"backbone": "passt", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -167,14 +167,10 @@ def test_adapters_lie_side_by_side(tmp_path):
     model.delete_adapter("studio")
     assert torch.equal(outputs(model), street)
 
+    if not has_native_adapters():
+        return
     loaded = deepcopy(base)
-    try:
-        loaded.load_adapter(tmp_path / "studio", adapter_name="first")
-    except ValueError as error:
-        # Some versions of transformers ask for a PEFT that is not out.
-        if "use a version >= " in str(error):
-            return
-        raise
+    loaded.load_adapter(tmp_path / "studio", adapter_name="first")
     loaded.load_adapter(tmp_path / "street", adapter_name="second")
     assert torch.equal(outputs(loaded), street)
     loaded.set_adapter("first")

@@ -11,11 +11,10 @@ import pytest
 from modeling_pseldnet.tools import cli
 
 
-# The module alone, so that a program starts in no time.
 PROGRAM = f"""
 import os, signal, sys, threading, time
-sys.path.insert(0, {str(Path(cli.__file__).parent)!r})
-from cli import CommandParser, program
+sys.path.insert(0, {str(Path(cli.__file__).parents[2])!r})
+from modeling_pseldnet.tools.cli import CommandParser, program
 
 @program("some-program", interrupted="nothing is lost")
 def main(arguments=None):
