@@ -14,7 +14,6 @@ EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "peft": "train",
-    "plotly": "demo",
     "pyarrow": "train",
     "pyroomacoustics": "synth",
     "ray": "ray",
