@@ -102,7 +102,12 @@ class SoundBank:
             raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
         samples = samples.mean(axis=1)
         if rate != self.sampling_rate:
-            divisor = gcd(rate, self.sampling_rate)
+            # Here, as it brings torch, which the processes of a synthesis do without.
+            from modeling_pseldnet.audio import checked_rate
+
+            divisor = gcd(
+                checked_rate(rate, f"the sound {self.sounds[number].name} of {self.source}"), self.sampling_rate
+            )
             samples = scipy.signal.resample_poly(samples, self.sampling_rate // divisor, rate // divisor)
         return samples.astype(np.float32, copy=False)
 

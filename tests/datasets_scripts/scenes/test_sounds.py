@@ -63,6 +63,15 @@ def test_measuring_with_workers_gives_the_same(tmp_path):
         assert bank.measure(executor).sounds == bank.measure().sounds
 
 
+def test_a_sound_of_a_rate_that_no_audio_has_is_named(tmp_path):
+    write_noise(tmp_path / "bark" / "a.wav", rate=24000)
+    (tmp_path / "bark" / "b.wav").write_bytes(
+        (tmp_path / "bark" / "a.wav").read_bytes().replace((24000).to_bytes(4, "little"), (1).to_bytes(4, "little"))
+    )
+    with pytest.raises(ValueError, match=r"the sound bark/b.wav of .* 1 Hz, which no audio has"):
+        sounds_from_folder(tmp_path).measure()
+
+
 def test_unreadable_and_silent_sounds_are_named(tmp_path):
     write_noise(tmp_path / "bark" / "a.wav")
     (tmp_path / "bark" / "broken.wav").write_bytes(b"no audio")
