@@ -245,8 +245,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="what to compute in; auto: bfloat16 where"
-        " there are matrix units for it; default: the type of the model's weights"
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="what to compute in;"
+        " default: %(default)s: bfloat16 where the processor or GPU has matrix units for it, else float32"
     )  # fmt: skip
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
