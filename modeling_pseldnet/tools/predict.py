@@ -14,7 +14,7 @@ from .. import DEFAULT_MODEL
 from ..events import ROWS, Events, write_csv
 from ..files import write_atomically
 from ..timeline import to_records
-from .cli import CommandParser, describe, number, program, whole_number
+from .cli import CommandParser, describe, number, program, whole_number, without_garbage_collection
 from .plots import plot_events
 from .ray_pool import map_on_ray
 
@@ -289,7 +289,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `pseldnet-predict`; returns 0, or 2 if anything went wrong."""
     options = parse_arguments(arguments)
-    from transformers.utils import logging
+    with without_garbage_collection():
+        from transformers.utils import logging
+
+        from . import loading  # noqa: F401 with all that is heavy
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
