@@ -51,6 +51,11 @@ class DropPath(nn.Module):
         return f"probability={self.probability}"
 
 
+# So many tokens go through an MLP at once in inference on a CPU: what is between its layers, many times the size of
+# what goes in, then stays in the cache, and below the size of which memory is mapped and cleared anew each time.
+TOKENS_AT_ONCE = 4096
+
+
 class MLP(nn.Module):
     """Two linear layers with an activation between."""
 
@@ -62,6 +67,15 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Tokens (batch, tokens, width) to the same shape."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if traced or torch.is_grad_enabled() or not hidden_states.is_cpu:
+            return self.transform(hidden_states)
+        parts = hidden_states.split(max(TOKENS_AT_ONCE // hidden_states.shape[1], 1))
+        return torch.cat([self.transform(part) for part in parts]) if len(parts) > 1 else self.transform(hidden_states)
+
+    def transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """As `forward`, all at once."""
         return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(hidden_states)))))
 
 

@@ -80,6 +80,33 @@ def _is_adapter(folder: Path) -> bool:
     return there and not [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]
 
 
+def check_adapter_classes(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
+    """Refuses an adapter for other classes than a model has, where the adapter says which: names would be wrong.
+
+    Args:
+        config: of the model.
+        adapter: its folder or Hub repository.
+        options: of `from_pretrained`, such as `revision`.
+
+    Raises:
+        ValueError: it is for other classes.
+    """
+    try:
+        saved = type(config).from_pretrained(adapter, **options)
+    except OSError:
+        return
+    if saved.id2label != config.id2label:
+        raise ValueError(
+            f"the adapter {adapter} is for {saved.num_labels} classes ({_first(saved)}) and the model has"
+            f" {config.num_labels} ({_first(config)}), not the same: modeling_pseldnet.load gives it with its own"
+        )
+
+
+def _first(config: PSELDNetConfig) -> str:
+    """The names of a few classes."""
+    return ", ".join([*list(config.id2label.values())[:3], *["…"] * (config.num_labels > 3)])
+
+
 def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
     """What follows the encoder of the network that `config` names."""
     _, head = BACKBONES[config.backbone]
@@ -205,8 +232,17 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
             own_heads = any("heads" in name for name in adapter.get("modules_to_save") or ())
             kwargs.setdefault("ignore_mismatched_sizes", own_heads)
-            place = place_of(adapter["base_model_name_or_path"])
+            base = place_of(adapter["base_model_name_or_path"])
+            if not own_heads:
+                check_adapter_classes(cls.config_class.from_pretrained(base), place)
+            place = base
         return super().from_pretrained(place, *args, **kwargs)
+
+    def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
+        """As in transformers, but for adapters for other classes, which are refused (`ValueError`)."""
+        if peft_model_id is not None:
+            check_adapter_classes(self.config, peft_model_id)
+        return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """What features pass first, one for both branches of EINV2: of it PEFT, torchao and NEFTune take hold."""

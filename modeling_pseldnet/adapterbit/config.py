@@ -3,13 +3,11 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftType
 
-from ..configuration_pseldnet import PSELDNetConfig
-from ..hub_folder import save_for_adapter
 from ..modeling_pseldnet import DEFAULT_MODEL_NAME
 
 
@@ -76,8 +74,6 @@ class AdapterBitConfig(PeftConfig):
     attention_modules: list[str] = field(default_factory=lambda: ["attention.o_proj"])
     mlp_modules: list[str] = field(default_factory=lambda: ["mlp"])
     modules_to_save: list[str] | None = None
-    # Of the model that the adapter is put into; saved beside.
-    model_config: ClassVar[PSELDNetConfig | None] = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,10 +98,8 @@ class AdapterBitConfig(PeftConfig):
         return self.r if self.r is not None else max(int(width * self.mlp_ratio), 1)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves the configuration, that of the model, which names its classes, and how to load the adapter."""
+        """Saves the configuration, and how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
-        if self.model_config is not None:
-            save_for_adapter(self.model_config, save_directory)
         readme = Path(save_directory) / "README.md"
         card = ModelCard.load(readme) if readme.exists() else ModelCard("---\nlibrary_name: peft\n---\n")
         if USAGE_HEADING in card.text:

@@ -8,7 +8,6 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..configuration_pseldnet import PSELDNetConfig
 from .config import PREFIX, AdapterBitConfig
 from .layer import AdapterBitBottleneck, AdapterBitLayer, AdapterBitTensor
 
@@ -58,8 +57,6 @@ class AdapterBitModel(BaseTuner):
     tuner_layer_cls = AdapterBitLayer
 
     def _prepare_adapter_config(self, peft_config: AdapterBitConfig, model_config: dict) -> AdapterBitConfig:
-        if isinstance(config := getattr(self.model, "config", None), PSELDNetConfig):
-            peft_config.model_config = config
         if peft_config.modules_to_save is None:
             peft_config.modules_to_save = [
                 f"heads.{name}" for name, _ in getattr(self.model, "heads", nn.Module()).named_children()

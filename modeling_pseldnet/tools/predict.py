@@ -14,7 +14,7 @@ from .. import DEFAULT_MODEL
 from ..events import ROWS, Events, write_csv
 from ..files import write_atomically
 from ..timeline import to_records
-from .cli import CommandParser, describe, number, program, whole_number
+from .cli import CommandParser, describe, number, program, whole_number, without_garbage_collection
 from .plots import plot_events
 from .ray_pool import map_on_ray
 
@@ -245,8 +245,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="what to compute in; auto: bfloat16 where"
-        " there are matrix units for it; default: the type of the model's weights"
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="what to compute in;"
+        " default: %(default)s: bfloat16 where the processor or GPU has matrix units for it, else float32"
     )  # fmt: skip
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
@@ -289,7 +289,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `pseldnet-predict`; returns 0, or 2 if anything went wrong."""
     options = parse_arguments(arguments)
-    from transformers.utils import logging
+    with without_garbage_collection():
+        from transformers.utils import logging
+
+        from . import loading  # noqa: F401 with all that is heavy
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

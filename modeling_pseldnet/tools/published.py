@@ -86,17 +86,17 @@ def convert_published(
 
     _check_name(name)
     check_output(output, overwrite)
-    files = _list_files()
+    files, commit = _list_files()
     checkpoint = _find(f"{name}.ckpt", files, "another version of this package may know it by another name")
     # The list is looked for before the weights are fetched, which takes long.
     listed = None if labels else _find(LABELS, files, "give the classes by --labels, or labels= in Python")
     return convert_checkpoint(
-        _download(checkpoint),
+        _download(checkpoint, commit),
         output,
         **PUBLISHED[name]._asdict(),
-        labels=labels or read_labels(_download(listed)),
+        labels=labels or read_labels(_download(listed, commit)),
         overwrite=overwrite,
-        source=f"{REPOSITORY}, {checkpoint}",
+        source=f"{REPOSITORY}, {checkpoint}, commit {commit}",
         note=f"## Terms\n\n{TERMS[0].upper()}{TERMS[1:]}.\n",
     )
 
@@ -112,13 +112,14 @@ def _check_name(name: str) -> None:
         raise ValueError(f"no published model {name!r}: choose from {', '.join(PUBLISHED)}")
 
 
-def _list_files() -> list[str]:
-    """The names of all files of the repository."""
+def _list_files() -> tuple[list[str], str]:
+    """The names of all files of the repository, and the commit that they are of."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        return HfApi().list_repo_files(REPOSITORY, repo_type="dataset", revision=REVISION)
+        info = HfApi().dataset_info(REPOSITORY, revision=REVISION)
+        return [file.rfilename for file in info.siblings], info.sha
     except RepositoryNotFoundError:
         raise ValueError(
             f"the authors' data set repository {REPOSITORY} is not on the Hub, or not open to you: convert a"
@@ -141,11 +142,11 @@ def _find(wanted: str, files: list[str], advice: str) -> str:
     raise ValueError(f"{REPOSITORY} has no file {wanted}: {there}; {advice}")
 
 
-def _download(file: str) -> str:
-    """Where a file of the repository lies in the Hub's cache."""
+def _download(file: str, commit: str) -> str:
+    """Where a file of the repository, as of a commit, lies in the Hub's cache."""
     from huggingface_hub import hf_hub_download
 
     try:
-        return hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=REVISION)
+        return hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=commit)
     except Exception as error:
         raise ValueError(f"{file} of {REPOSITORY} cannot be downloaded: {describe(error)}") from None

@@ -5,6 +5,7 @@ import sys
 import warnings
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 
@@ -69,10 +70,42 @@ def _register_card() -> None:
     Trainer.create_model_card = create_model_card
 
 
-def _register_adapterbit() -> None:
-    """Nothing: `modeling_pseldnet.adapterbit` registers itself with PEFT, as other packages of methods do."""
+def _register_adapters() -> None:
+    """Has PEFT save with an adapter, of whatever method, the classes it is for, and refuse to load it for others.
+
+    The files of PEFT name none. AdapterBit itself is registered by its import, as other packages of methods do it.
+    """
+    from peft import PeftModel
+
+    from ..configuration_pseldnet import PSELDNetConfig
+    from ..hub_folder import save_for_adapter
+    from ..modeling_pseldnet import check_adapter_classes
+
+    save, load = PeftModel.save_pretrained, PeftModel.load_adapter
+    if hasattr(save, "__wrapped__"):
+        return
+
+    @functools.wraps(save)
+    def save_pretrained(model: PeftModel, save_directory: str, *arguments, **options) -> None:
+        save(model, save_directory, *arguments, **options)
+        if isinstance(model.config, PSELDNetConfig) and options.get("is_main_process", True):
+            # An adapter with a name of its own lies in a folder of that name.
+            for folder in (Path(save_directory), *(Path(save_directory, name) for name in model.peft_config)):
+                if (folder / "adapter_config.json").is_file():
+                    save_for_adapter(model.config, folder)
+
+    @functools.wraps(load)
+    def load_adapter(model: PeftModel, model_id: str, *arguments, **options):
+        if isinstance(model.config, PSELDNetConfig):
+            where = {name: options[name] for name in HUB_OPTIONS if name in options}
+            check_adapter_classes(model.config, model_id, **where)
+        return load(model, model_id, *arguments, **options)
+
+    PeftModel.save_pretrained, PeftModel.load_adapter = save_pretrained, load_adapter
 
 
+# Options of loading that say which files are meant.
+HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
 # A module of another library, the module of this package whose classes it is to know, and what tells it of them.
 REGISTRATIONS = {
     "transformers.models.auto.configuration_auto": ("configuration_pseldnet", _register_config),
@@ -80,7 +113,7 @@ REGISTRATIONS = {
     "transformers.models.auto.modeling_auto": ("modeling_pseldnet", _register_models),
     "transformers.pipelines": ("pipeline_pseldnet", _register_pipeline),
     "transformers.trainer": ("configuration_pseldnet", _register_card),
-    "peft": ("adapterbit", _register_adapterbit),
+    "peft": ("adapterbit", _register_adapters),
 }
 PACKAGE = __package__.partition(".")[0]
 _pairs = [(theirs, f"{PACKAGE}.{ours}", run) for theirs, (ours, run) in REGISTRATIONS.items()]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,8 +11,9 @@ from modeling_pseldnet.ambisonics import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.format_accdoa import ACCDOAFormat
-from modeling_pseldnet.inference import Window, average_overlaps, decode_windows
+from modeling_pseldnet.inference import Window, average_overlaps, decode_windows, fast_dtype
 from modeling_pseldnet.output_formats import get_output_format
+from modeling_pseldnet.tools.predict import parse_arguments
 from tests.helpers import scattered, tiny_config
 
 
@@ -270,3 +273,12 @@ def test_another_type_hardly_changes_what_is_found_and_leaves_the_model_alone(mo
     assert abs(len(found) - len(expected)) <= 0.1 * len(expected)
     with pytest.raises(ValueError, match="dtype 'int8' is unknown: use auto, float32"):
         detect(model, extractor, (wave, 24000), dtype="int8")
+
+
+def test_auto_is_bfloat16_on_processors_with_matrix_units_alone():
+    cpus = Path("/proc/cpuinfo")
+    if not cpus.exists():
+        pytest.skip("what the processor has is read from Linux")
+    has_units = "amx_bf16" in cpus.read_text().split()
+    assert fast_dtype(torch.device("cpu")) == (torch.bfloat16 if has_units else torch.float32)
+    assert parse_arguments(["recording.wav"]).dtype == "auto"

@@ -89,6 +89,13 @@ def test_every_parameter_has_a_gradient_with_and_without_checkpointing():
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
+def test_inference_computes_what_training_does_whatever_the_batch(tiny_model):
+    inputs = features(batch=3)
+    expected = tiny_model(inputs).accdoa.detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny_model(inputs).accdoa, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_labels_of_another_length_are_refused(tiny_model):
     with pytest.raises(ValueError, match="labels are for"):
         tiny_model(features(501), labels=torch.zeros(2, 100, 3, 3, 3))

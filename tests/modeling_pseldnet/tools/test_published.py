@@ -7,7 +7,7 @@ import torch
 
 from modeling_pseldnet.tools.convert import main
 from modeling_pseldnet.tools.published import LABELS, PUBLISHED, REPOSITORY, list_published
-from tests.modeling_pseldnet.hub_server import serve_hub
+from tests.modeling_pseldnet.hub_server import COMMIT, serve_hub
 
 
 NAME = "ACCDOA-HTSAT-0.566"
@@ -54,7 +54,7 @@ def test_a_published_model_is_downloaded_once_converted_and_kept(repository, run
         "sound 3",
     )
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"Converted from `{REPOSITORY}, model/{NAME}.ckpt`" in card
+    assert f"Converted from `{REPOSITORY}, model/{NAME}.ckpt, commit {COMMIT}`" in card
     assert "no licence" in card
 
 
