@@ -233,7 +233,7 @@ function radar(width, height, view, scale) {
   const unit = radius / (metres?.most ?? 1);
   return {
     project: ([x, y]) => [cx - y * unit, cy - x * unit, 1],
-    bounds: [4, 4, width - strip, height - 4],
+    bounds: [4, cy - radius - 4, width - strip, Math.min(cy + radius + 4, height - 4)],
     ground: (ctx) => disc(ctx, cx, cy, radius, metres, view, scale),
     over: stereo ? null : (ctx) => elevations(ctx, view, width - strip / 2 + 6 * scale, cy, radius, scale),
   };
