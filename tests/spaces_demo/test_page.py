@@ -14,7 +14,8 @@ from spaces_demo.precompute import EXAMPLES
 from spaces_demo.results import find_events, write_result
 
 
-RECORDS = json.loads((EXAMPLES / "scene" / "scene.scene.json").read_text(encoding="utf-8"))["records"]
+SCENE = json.loads((EXAMPLES / "scene" / "scene.scene.json").read_text(encoding="utf-8"))
+RECORDS = SCENE["records"]
 DRAWN = "JSON.parse(document.querySelector('#picture').dataset.names)"
 LISTED = "[...document.querySelectorAll('#now [data-label]')].map(item => item.dataset.label)"
 
@@ -145,8 +146,12 @@ def test_one_filter_rules_figure_list_and_line_of_time_without_another_run(page)
     assert page.inner_text("#none") == "The filter hides all events."
 
 
-def test_what_no_class_was_found_for_is_said(page):
-    gap = page.locator("#lanes .gap").bounding_box()
+def test_what_no_class_was_found_for_is_said(page, server):
+    """Here of a sound whose event was taken out."""
+    without = {**SCENE, "records": RECORDS[1:]}
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json=without))
+    visit(page, server)
+    gap = page.locator("#lanes .gap").first.bounding_box()
     page.mouse.click(gap["x"] + gap["width"] / 2, gap["y"] - 60)
     assert page.inner_text("#now") == "not one of its classes"
 
