@@ -1,7 +1,6 @@
 """A page that shows what sounds in a recording, when and from which direction: the program `pseldnet-demo`."""
 
 import argparse
-import gc
 import html
 import json
 import os
@@ -316,9 +315,6 @@ def serve(options: argparse.Namespace) -> None:
         os.environ["GRADIO_TEMP_DIR"] = files
         finder = Finder(options.model, options.trust_remote_code)
         blocks = build(finder)
-        # What is here now stays: not looked through any more, the garbage of each run (a figure is 5 MB) goes soon.
-        gc.freeze()
-        gc.collect()
         blocks.launch(
             server_name=options.host,
             server_port=options.port,
