@@ -11,25 +11,29 @@ from pathlib import Path
 import gradio as gr
 import soundfile
 
-from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.audio import CHANNEL_FORMATS, Recording
 from modeling_pseldnet.tools.cli import first_line
 
 
 MAX_MINUTES, MAX_MEGABYTES = 10, 100
 TAKES = f"WAV, FLAC, OGG or AMB of up to {MAX_MINUTES} minutes and {MAX_MEGABYTES} MB"
-# What to do with a recording whose channels the model does not take, by their number.
+# What to do about channels that the model does not take, by how many it takes and how many there are.
 CHANNEL_ADVICE = {
-    1: "One channel holds no direction, and nothing can bring it back: record with an ambisonic or a tetrahedral"
+    (4, 1): "One channel holds no direction, and nothing can bring it back: record with an ambisonic or a tetrahedral"
     " microphone.",
-    2: "Two channels tell left from right alone: name a model for stereo under Options, or record with an ambisonic"
-    " microphone.",
-    3: "A channel is missing: export all four, W, Y, Z and X, from the program that recorded them.",
+    (4, 2): "Two channels tell left from right alone: name a model for stereo under Options, or record with an"
+    " ambisonic microphone.",
+    (4, 3): "A channel is missing: export all four, W, Y, Z and X, from the program that recorded them.",
+    (2, 1): "One channel holds no direction, and nothing can bring it back: record in stereo.",
 }
 HIGHER_ORDER = (
     "That is ambisonics of order {order}: give its first four channels, as sox {name} first-order.wav remix 1 2 3 4"
     " makes them."
 )
-OTHER_CHANNELS = "Export the four channels of the ambisonic or tetrahedral microphone alone."
+OTHER_CHANNELS = {
+    4: "Export the four channels of the ambisonic or tetrahedral microphone alone.",
+    2: "Mix it down to left and right, or name a model for ambisonics under Options.",
+}
 
 log = logging.getLogger(__name__)
 
@@ -82,20 +86,30 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
             seconds = recording.seconds
     except ValueError as error:
         problem = first_line(error).removesuffix(": give a recording of that kind")
-        raise ValueError(f"{problem}. {channel_advice(path)}".rstrip(". ")) from None
+        raise ValueError(f"{problem}. {advice(path, channel_format)}".rstrip(". ")) from None
     if seconds > 60 * MAX_MINUTES:
         raise ValueError(f"{name}: {seconds / 60:.1f} minutes where {MAX_MINUTES} are the most: give a part of it")
     return seconds
 
 
-def channel_advice(path: str) -> str:
-    """What to do with a recording that the model does not take, by its number of channels."""
+def advice(path: str, channel_format: str) -> str:
+    """What to do with a recording that cannot be used as one of a channel format."""
     try:
         channels = soundfile.info(path).channels
     except (soundfile.LibsndfileError, TypeError):
         return f"This page takes {TAKES}."
-    if channels == 4:
+    return channel_advice(channels, num_channels(channel_format), Path(path).name)
+
+
+def num_channels(channel_format: str) -> int:
+    """How many channels a recording has that is said to be of a format."""
+    return CHANNEL_FORMATS[channel_format].matrix.shape[1]
+
+
+def channel_advice(channels: int, needed: int, name: str = "") -> str:
+    """What to do about a number of channels where another one is needed; nothing where they fit."""
+    if channels == needed:
         return ""
-    if isqrt(channels) ** 2 == channels > 4:
-        return HIGHER_ORDER.format(order=isqrt(channels) - 1, name=Path(path).name)
-    return CHANNEL_ADVICE.get(channels, OTHER_CHANNELS)
+    if needed == 4 and isqrt(channels) ** 2 == channels > 4:
+        return HIGHER_ORDER.format(order=isqrt(channels) - 1, name=name)
+    return CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS.get(needed, ""))

@@ -25,11 +25,21 @@ from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.inference import choose_channel_format
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo import NAME, main
-from spaces_demo.answers import MAX_MEGABYTES, MAX_MINUTES, TAKES, Cancelled, answering, friendly, measure
+from spaces_demo.answers import (
+    MAX_MEGABYTES,
+    MAX_MINUTES,
+    TAKES,
+    Cancelled,
+    answering,
+    friendly,
+    measure,
+    num_channels,
+)
 from spaces_demo.listening import write_solo
+from spaces_demo.live import Listener
 from spaces_demo.models import Model, load_from_hub, load_own
 from spaces_demo.precompute import EXAMPLES, examples
-from spaces_demo.results import AMBISONIC, Result, find_events, write_result
+from spaces_demo.results import AMBISONIC, Result, about_scene, find_events, write_result
 
 
 try:
@@ -55,6 +65,7 @@ CHANNEL_FORMATS = [
 ]
 # 0 stands for the model's own, as Gradio has no empty number.
 THRESHOLDS = [("the model's own", 0.0), *((f"{percent / 100:.2f}", percent / 100) for percent in range(5, 100, 5))]
+CHANNELS = {1: "one channel", 2: "two channels, left and right", 4: "four channels"}
 OVERLAPS = [("none", 0.0), ("half: 2 times the work", 0.5), ("90 %: 10 times the work", 0.9)]
 CLIENT_EXAMPLE = (FOLDER / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0].strip()
 
@@ -241,16 +252,21 @@ def refuse_addresses(block) -> None:
 
 def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     """The page itself, its files and the examples. What it has to know of the server stands in its HTML."""
+    channel_format = choose_channel_format(None, finder.own.extractor)
+    channels = num_channels(channel_format)
     about = {
-        "model": finder.own.name,
-        "classes": list(finder.own.network.config.id2label.values()),
-        "scores": finder.own.scores,
+        **about_scene(finder.own, channel_format),
+        "channels": channels,
         "examples": examples(),
         "maxMegabytes": MAX_MEGABYTES,
+        # A GPU on loan is lent for the time of a call.
+        "live": not os.environ.get("SPACES_ZERO_GPU"),
         "endpoints": {function.api_name: number for number, function in blocks.fns.items()},
     }
     texts = {
         "takes": TAKES,
+        "channels": CHANNELS[channels],
+        "Channels": CHANNELS[channels].capitalize(),
         "formats": "".join(_choice("radio", "format", *item, item[1] == "auto") for item in CHANNEL_FORMATS),
         "thresholds": "".join(f'<option value="{value}">{name}</option>' for name, value in THRESHOLDS),
         "overlaps": "".join(f'<option value="{value}">{name}</option>' for name, value in OVERLAPS),
@@ -269,8 +285,10 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     def card(request: Request) -> PlainTextResponse:
         return PlainTextResponse(finder.own.card or "This model has no card.")
 
+    listener = Listener(lambda name: load(finder.own_model, name, finder.trust_remote_code))
     return [
         Route("/", index),
+        *(listener.routes if about["live"] else []),
         Route("/card.md", card),
         Mount("/page", StaticFiles(directory=FOLDER / "page")),
         Mount("/example", StaticFiles(directory=EXAMPLES)),

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from modeling_pseldnet import Events
 from modeling_pseldnet.audio import Recording
-from modeling_pseldnet.events import write_csv
+from modeling_pseldnet.events import fold_azimuth, write_csv
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.inference import choose_channel_format, detect
 from modeling_pseldnet.timeline import to_records
@@ -17,6 +19,7 @@ from spaces_demo.models import BATCH_SIZE, Model
 
 # Channel formats that are read as W, Y, Z, X.
 AMBISONIC = ("auto", "ambix", "fuma", "aformat")
+STEREO = "stereo"
 
 
 class Result(NamedTuple):
@@ -50,6 +53,25 @@ def find_events(
     )
 
 
+def as_seen(events: Events, channel_format: str) -> Events:
+    """Events as they are drawn: of stereo in front and level, since it tells left from right alone."""
+    if channel_format != STEREO:
+        return events
+    return events.replace(azimuth=fold_azimuth(events.azimuth), elevation=np.zeros(len(events)))
+
+
+def about_scene(model: Model, channel_format: str) -> dict:
+    """What a scene tells of the model that heard it, and of what that heard."""
+    id2label = model.network.config.id2label
+    return {
+        "ambisonic": channel_format in AMBISONIC,
+        "stereo": channel_format == STEREO,
+        "model": model.name,
+        "classes": [id2label[number] for number in sorted(id2label)],
+        "scores": model.scores,
+    }
+
+
 def write_result(
     model: Model, recording: str, events: Events, folder: str | Path, channel_format: str = "", **more
 ) -> Result:
@@ -65,22 +87,19 @@ def write_result(
     """
     stem, config = Path(folder, Path(recording).stem), model.network.config
     channel_format = choose_channel_format(channel_format or None, model.extractor)
-    records = to_records(events, config.id2label)
     with Recording(recording, config.sampling_rate, channel_format) as audio:
         preview = write_preview(audio, stem, ambisonic=channel_format in AMBISONIC)
         scene = {
             "name": Path(recording).name,
             "seconds": round(audio.seconds, 2),
-            "ambisonic": channel_format in AMBISONIC,
-            "model": model.name,
-            "classes": [config.id2label[number] for number in sorted(config.id2label)],
-            "scores": model.scores,
+            **about_scene(model, channel_format),
             "envelope": preview.envelope,
-            "records": records,
+            "records": to_records(as_seen(events, channel_format), config.id2label),
             **more,
         }
     result = Result(f"{stem}.csv", f"{stem}.json", f"{stem}.scene.json", preview.stereo, preview.binaural)
-    write_csv(result.csv, events)
+    write_csv(result.csv, events, config.csv_layout)
+    records = to_records(events, config.id2label)
     write_atomically(result.json, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     write_atomically(result.scene, json.dumps(scene, ensure_ascii=False))
     return result

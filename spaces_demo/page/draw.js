@@ -44,6 +44,34 @@ export function marker(ctx, shape, x, y, r) {
   }
 }
 
+// A marker in the colour of its class, with an edge that parts it from what is below.
+function stamp(ctx, { colour, shape }, x, y, r, colours, edge) {
+  marker(ctx, shape, x, y, r);
+  ctx.fillStyle = colours.classes[colour];
+  ctx.strokeStyle = colours.card;
+  ctx.lineWidth = edge;
+  ctx.stroke();
+  ctx.fill();
+}
+
+function segment(ctx, fromX, fromY, toX, toY) {
+  ctx.beginPath();
+  ctx.moveTo(fromX, fromY);
+  ctx.lineTo(toX, toY);
+  ctx.stroke();
+}
+
+// A disc, or its upper half, that is darker at the rim.
+function shaded(ctx, x, y, radius, colours, half = false) {
+  const shade = ctx.createRadialGradient(x, y, 0, x, y, radius);
+  shade.addColorStop(0, colours.disc);
+  shade.addColorStop(1, colours.rim);
+  ctx.fillStyle = shade;
+  ctx.beginPath();
+  ctx.arc(x, y, radius, half ? Math.PI : 0, 2 * Math.PI);
+  ctx.fill();
+}
+
 // Names beside their markers, where they hide neither each other nor leave the picture.
 function names(ctx, labels, colours, bounds, size) {
   ctx.font = `600 ${size}px ${FONT}`;
@@ -128,8 +156,8 @@ function sounding(ctx, figure, { records, styles, time, colours }, scale) {
   const whole = time === null;
   const labels = [];
   for (const record of whole ? records : active(records, time)) {
-    const { colour: number, shape } = styles.get(record.label);
-    const colour = colours.classes[number];
+    const style = styles.get(record.label);
+    const colour = colours.classes[style.colour];
     const at = whole ? place(record.trajectory[Math.floor(record.trajectory.length / 2)]) : placeAt(record, time);
     const [x, y, front] = figure.project(at);
     const alpha = front < 0 ? 0.55 : 1;
@@ -148,12 +176,7 @@ function sounding(ctx, figure, { records, styles, time, colours }, scale) {
       ctx.fill();
     }
     ctx.globalAlpha = alpha;
-    marker(ctx, shape, x, y, r);
-    ctx.fillStyle = colour;
-    ctx.strokeStyle = colours.card;
-    ctx.lineWidth = 2 * scale;
-    ctx.stroke();
-    ctx.fill();
+    stamp(ctx, style, x, y, r, colours, 2 * scale);
     ctx.globalAlpha = 1;
     // Of the whole, one name for events of a kind that are close to each other.
     const near = whole && labels.some((other) => other.label === record.label && Math.hypot(other.x - x, other.y - y) < 60 * scale);
@@ -199,63 +222,59 @@ function rings(records) {
 }
 
 // From above: ahead is up, left is left. Without distances the rim is the horizon and the middle is overhead or below.
+// Of stereo it is half a circle, as nothing tells what is behind from what is ahead, and nothing tells heights.
 function radar(width, height, view, scale) {
-  const { colours } = view;
-  const strip = 62 * scale;
+  const { colours, stereo } = view;
+  const [strip, margin] = [stereo ? 0 : 62 * scale, 26 * scale];
   const cx = (width - strip) / 2;
-  const cy = height / 2;
-  const radius = Math.min((width - strip) / 2, height / 2) - 26 * scale;
+  const radius = Math.min(cx, stereo ? height - margin : height / 2) - margin;
+  const cy = stereo ? (height + radius) / 2 : height / 2;
   const metres = hasDistance(view.all) ? rings(view.all) : null;
   const unit = radius / (metres?.most ?? 1);
   return {
     project: ([x, y]) => [cx - y * unit, cy - x * unit, 1],
-    bounds: [4, 4, width - strip, height - 4],
-    ground: (ctx) => disc(ctx, cx, cy, radius, metres, colours, scale),
-    over: (ctx) => elevations(ctx, view, width - strip / 2 + 6 * scale, cy, radius, scale),
+    bounds: [4, cy - radius - 4, width - strip, Math.min(cy + radius + 4, height - 4)],
+    ground: (ctx) => disc(ctx, cx, cy, radius, metres, view, scale),
+    over: stereo ? null : (ctx) => elevations(ctx, view, width - strip / 2 + 6 * scale, cy, radius, scale),
   };
 }
 
-function disc(ctx, cx, cy, radius, metres, colours, scale) {
-  const shade = ctx.createRadialGradient(cx, cy, 0, cx, cy, radius);
-  shade.addColorStop(0, colours.disc);
-  shade.addColorStop(1, colours.rim);
-  ctx.fillStyle = shade;
-  ctx.beginPath();
-  ctx.arc(cx, cy, radius, 0, 2 * Math.PI);
-  ctx.fill();
+// The circles of a radar as parts of its radius, each with the name that stands on it.
+function circles(metres, stereo) {
+  if (metres) return metres.at.map((value) => [value / metres.most, `${value} m`]);
+  return stereo ? [[1, ""]] : [[Math.cos(Math.PI / 3), "60° up or down"], [Math.cos(Math.PI / 6), "30°"], [1, ""]];
+}
+
+function disc(ctx, cx, cy, radius, metres, { colours, stereo }, scale) {
+  shaded(ctx, cx, cy, radius, colours, stereo);
   ctx.strokeStyle = colours.line;
   ctx.lineWidth = scale;
-  const circles = metres ? metres.at.map((value) => value / metres.most) : [Math.cos(Math.PI / 3), Math.cos(Math.PI / 6), 1];
-  for (const part of circles) {
+  const parts = circles(metres, stereo);
+  for (const [part] of parts) {
     ctx.beginPath();
-    ctx.arc(cx, cy, part * radius, 0, 2 * Math.PI);
+    ctx.arc(cx, cy, part * radius, stereo ? Math.PI : 0, 2 * Math.PI);
     ctx.stroke();
   }
-  for (let i = 0; i < 8; i += 1) {
+  for (let i = stereo ? 4 : 0; i <= 8; i += 1) {
     const [c, s] = [Math.cos((i * Math.PI) / 4), Math.sin((i * Math.PI) / 4)];
-    ctx.beginPath();
-    ctx.moveTo(cx + 24 * scale * c, cy + 24 * scale * s);
-    ctx.lineTo(cx + radius * c, cy + radius * s);
-    ctx.stroke();
+    segment(ctx, cx + 24 * scale * c, cy + 24 * scale * s, cx + radius * c, cy + radius * s);
   }
-  const small = 12 * scale;
-  words(ctx, "front", cx, cy - radius - 13 * scale, colours.soft, small);
-  words(ctx, "back", cx, cy + radius + 13 * scale, colours.soft, small);
-  ctx.save();
-  ctx.translate(cx - radius - 13 * scale, cy);
-  ctx.rotate(-Math.PI / 2);
-  words(ctx, "left", 0, 0, colours.soft, small);
-  ctx.restore();
-  ctx.save();
-  ctx.translate(cx + radius + 13 * scale, cy);
-  ctx.rotate(Math.PI / 2);
-  words(ctx, "right", 0, 0, colours.soft, small);
-  ctx.restore();
-  const diagonal = Math.SQRT1_2 * radius;
-  if (metres) metres.at.forEach((value) => words(ctx, `${value} m`, cx + ((value / metres.most) * diagonal) + 4 * scale, cy + (value / metres.most) * diagonal + 4 * scale, colours.soft, 11 * scale, "left"));
-  else {
-    words(ctx, "30°", cx + Math.cos(Math.PI / 6) * diagonal, cy + Math.cos(Math.PI / 6) * diagonal, colours.soft, 11 * scale);
-    words(ctx, "60° up or down", cx + Math.cos(Math.PI / 3) * diagonal, cy + Math.cos(Math.PI / 3) * diagonal, colours.soft, 11 * scale);
+  const far = radius + 13 * scale;
+  for (const [name, x, y, turn] of [
+    ["front", 0, -far, 0],
+    ...(stereo ? [] : [["back", 0, far, 0]]),
+    ["left", -far, stereo ? -14 * scale : 0, -Math.PI / 2],
+    ["right", far, stereo ? -14 * scale : 0, Math.PI / 2],
+  ]) {
+    ctx.save();
+    ctx.translate(cx + x, cy + y);
+    ctx.rotate(turn);
+    words(ctx, name, 0, 0, colours.soft, 12 * scale);
+    ctx.restore();
+  }
+  for (const [part, name] of parts) {
+    if (stereo) words(ctx, name, cx + part * radius, cy + 13 * scale, colours.soft, 11 * scale);
+    else words(ctx, name, cx + part * Math.SQRT1_2 * radius + (metres ? 4 * scale : 0), cy + part * Math.SQRT1_2 * radius + (metres ? 4 * scale : 0), colours.soft, 11 * scale, metres ? "left" : "center");
   }
   // The listener: a head with a nose, and ears.
   ctx.fillStyle = colours.soft;
@@ -283,22 +302,14 @@ function elevations(ctx, { records, styles, time, colours }, x, cy, radius, scal
   ctx.fill();
   ctx.strokeStyle = colours.line;
   ctx.stroke();
-  ctx.beginPath();
-  ctx.moveTo(x - 13 * scale, cy);
-  ctx.lineTo(x + 13 * scale, cy);
   ctx.strokeStyle = colours.soft;
-  ctx.stroke();
+  segment(ctx, x - 13 * scale, cy, x + 13 * scale, cy);
   words(ctx, "up", x, cy - radius - 13 * scale, colours.soft, 12 * scale);
   words(ctx, "down", x, cy + radius + 13 * scale, colours.soft, 12 * scale);
   for (const elevation of [45, -45]) words(ctx, `${Math.abs(elevation)}°`, x - 22 * scale, y(elevation), colours.soft, 11 * scale);
   for (const record of time === null ? records : active(records, time)) {
     const { elevation } = direction(time === null ? place(record) : placeAt(record, time));
-    marker(ctx, styles.get(record.label).shape, x, y(elevation), 7 * scale);
-    ctx.fillStyle = colours.classes[styles.get(record.label).colour];
-    ctx.strokeStyle = colours.card;
-    ctx.lineWidth = 1.5 * scale;
-    ctx.stroke();
-    ctx.fill();
+    stamp(ctx, styles.get(record.label), x, y(elevation), 7 * scale, colours, 1.5 * scale);
   }
 }
 
@@ -316,10 +327,7 @@ function map(width, height, { colours }) {
     ctx.lineWidth = 1;
     const names = { 180: "back", 90: "left", 0: "front", "-90": "right", "-180": "back" };
     for (const azimuth of [180, 135, 90, 45, 0, -45, -90, -135, -180]) {
-      ctx.beginPath();
-      ctx.moveTo(x(azimuth), top);
-      ctx.lineTo(x(azimuth), bottom);
-      ctx.stroke();
+      segment(ctx, x(azimuth), top, x(azimuth), bottom);
       if (!(azimuth in names)) continue;
       const align = azimuth === 180 ? "left" : azimuth === -180 ? "right" : "center";
       const at = azimuth === 180 ? left : azimuth === -180 ? right : x(azimuth);
@@ -327,10 +335,7 @@ function map(width, height, { colours }) {
       words(ctx, `${azimuth}°`.replace("-", "−"), at, bottom + 29, colours.soft, 11, align);
     }
     for (const elevation of [-90, -45, 0, 45, 90]) {
-      ctx.beginPath();
-      ctx.moveTo(left, y(elevation));
-      ctx.lineTo(right, y(elevation));
-      ctx.stroke();
+      segment(ctx, left, y(elevation), right, y(elevation));
       words(ctx, `${elevation}°`.replace("-", "−"), left - 6, Math.min(Math.max(y(elevation), top + 6), bottom - 6), colours.soft, 11, "right");
     }
   };
@@ -354,23 +359,14 @@ function sphere(width, height, { colours, turn }) {
     return [cx - left * radius, cy - (cp * z + sp * ahead) * radius, sp * z - cp * ahead];
   };
   const ball = (ctx) => {
-    const shade = ctx.createRadialGradient(cx, cy, 0, cx, cy, radius);
-    shade.addColorStop(0, colours.disc);
-    shade.addColorStop(1, colours.rim);
-    ctx.fillStyle = shade;
-    ctx.beginPath();
-    ctx.arc(cx, cy, radius, 0, 2 * Math.PI);
-    ctx.fill();
+    shaded(ctx, cx, cy, radius, colours);
     const circle = (point, width) => {
       for (let i = 0; i < 72; i += 1) {
         const from = project(place(point(i * 5)));
         const to = project(place(point(i * 5 + 5)));
         ctx.globalAlpha = from[2] < 0 ? 0.35 : 1;
         ctx.lineWidth = width;
-        ctx.beginPath();
-        ctx.moveTo(from[0], from[1]);
-        ctx.lineTo(to[0], to[1]);
-        ctx.stroke();
+        segment(ctx, from[0], from[1], to[0], to[1]);
       }
       ctx.globalAlpha = 1;
     };

@@ -1,8 +1,9 @@
 // The page: one scene, one time, one filter; everything on it is drawn anew from these when one of them changes.
 import { VIEWS, draw as drawView, marker, theme } from "./draw.js";
 import { MAX_FILM_SECONDS, canFilm, film, fromHash, picture, save, toHash, wave } from "./share.js";
-import { active, clock, describe, direction, distanceOf, filtered, frameOf, height, named, placeAt, seconds, side, styles, summary, unknown } from "./scene.js";
-import { call, upload, urlOf } from "./server.js";
+import { listen } from "./live.js";
+import { active, addFrame, clock, describe, distanceOf, filtered, frameOf, named, seconds, side, spot, stateAt, styles, summary, unknown } from "./scene.js";
+import { call, session, upload, urlOf } from "./server.js";
 
 const find = (selector) => document.querySelector(selector);
 const about = JSON.parse(find("#about").textContent);
@@ -29,6 +30,7 @@ let colours = theme();
 let rows = new Map(); // of the list, by record
 let pointed = []; // what can be pointed at in the figure
 let working = null; // stops what is under way
+let live = null; // what the microphone is listened to with: {ended, begun, told, lag}
 
 const element = (name, attributes = {}, ...children) => {
   const made = document.createElement(name);
@@ -75,22 +77,28 @@ function show(scene, files, source, chosen = {}) {
   });
   find("#stage").hidden = false;
   find("#ready").hidden = true;
+  find("#list").inert = false;
   find("#least").value = state.filter.least;
   for (const choice of document.querySelectorAll("[name=listen]")) choice.checked = choice.value === state.listen;
-  audio.src = files[state.listen];
-  find("#csv").href = files.csv;
-  find("#json").href = files.json;
-  for (const name of ["csv", "json"]) find(`#${name}`).download = `${scene.name.replace(/\.\w+$/, "")}.${name}`;
+  if (files.stereo) audio.src = files[state.listen];
+  else audio.removeAttribute("src");
+  find("#stage").classList.toggle("silent", !files.stereo);
+  find("#listen").hidden = !scene.ambisonic || !files.stereo;
+  for (const name of ["csv", "json"]) {
+    find(`#${name}`).href = files[name] ?? "";
+    find(`#${name}`).download = `${scene.name.replace(/\.\w+$/, "")}.${name}`;
+  }
   find("#link").disabled = !source.example;
   find("#link").title = source.example ? "" : "A link shows an example: your recording is deleted soon. Share the video or the picture";
-  find("#film").hidden = !canFilm();
-  timeline.setAttribute("aria-valuemax", scene.seconds);
+  find("#film").hidden = !canFilm() || !files.stereo;
   find("#about-scene").textContent = `${scene.title ?? scene.name}, heard by ${scene.model}`;
   find("#honest").textContent = honest(scene);
   hint();
   chips();
   filter();
-  if (chosen.view in VIEWS) choose(chosen.view);
+  find("#views").classList.toggle("half", Boolean(scene.stereo));
+  if (scene.stereo) choose("radar");
+  else if (chosen.view in VIEWS) choose(chosen.view);
   seek(state.time);
 }
 
@@ -125,8 +133,9 @@ function chips() {
 // Lists, lanes and waveform of what passes the filter.
 function filter() {
   const { scene } = state;
+  timeline.setAttribute("aria-valuemax", scene.seconds);
   shown = filtered(scene.records, state.filter);
-  find("#summary").textContent = summary(shown, scene.seconds);
+  find("#summary").textContent = summary(shown, live ? live.told : scene.seconds);
   find("#least-value").textContent = state.filter.least.toFixed(2);
   lanes();
   table();
@@ -170,15 +179,10 @@ function lanes() {
   find("#ticks").replaceChildren(...ticks);
 }
 
-function whereabouts(record) {
-  const far = distanceOf(record);
-  const angles = `${Math.round(record.azimuth)}°, ${height(record.elevation)}`.replace("-", "−");
-  return far === null ? angles : `${angles}, ${far.toFixed(1)} m`;
-}
-
 function table() {
   rows = new Map();
-  const columns = ["Sound", "When", "Where", "Confidence", ...(state.scene.ambisonic ? ["Alone"] : [])];
+  const alone = state.scene.ambisonic && state.files.stereo;
+  const columns = ["Sound", "When", "Where", "Confidence", ...(alone ? ["Alone"] : [])];
   find("#list thead").replaceChildren(element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name))));
   find("#list tbody").replaceChildren(...shown.map((record) => {
     const cell = (name, ...content) => element("td", { "data-name": name }, ...content);
@@ -187,19 +191,19 @@ function table() {
     },
       element("th", { scope: "row" }, element("span", {}, symbol(record.label), named(record.label))),
       cell("When", element("button", { type: "button", class: "time", onclick: () => jump(record), "aria-label": `${record.onset.toFixed(1)}–${seconds(record.offset)}: go to ${named(record.label)}` }, `${record.onset.toFixed(1)}–${seconds(record.offset)}`)),
-      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, whereabouts(record))),
+      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, spot(`${Math.round(record.azimuth)}°`, { ...record, distance: distanceOf(record) }, state.scene.stereo))),
       cell("Confidence", ...(record.confidence === null ? ["–"] : [element("meter", { min: 0, max: 1, value: record.confidence, "aria-label": "Confidence" }), ` ${record.confidence.toFixed(2)}`])),
-      ...(state.scene.ambisonic ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": "false", "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
+      ...(alone ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": "false", "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
     rows.set(record, row);
     return row;
   }));
   find("#none").hidden = shown.length > 0;
-  find("#none").textContent = state.scene.records.length ? "The filter hides all events." : "Nothing that the model knows is louder than its threshold. Try a lower threshold under Options.";
+  find("#none").textContent = live ? "Nothing that the model knows yet." : state.scene.records.length ? "The filter hides all events." : "Nothing that the model knows is louder than its threshold. Try a lower threshold under Options.";
 }
 
 // ── The time, and what is drawn of it ────────────────────────────────────────────────────────────────────────────
 
-const view = (time = state.time) => ({ records: shown, all: state.scene.records, styles: state.styles, time, colours, turn: state.turn });
+const view = (time = state.time) => ({ records: shown, all: state.scene.records, stereo: state.scene.stereo, styles: state.styles, time, colours, turn: state.turn });
 
 // A canvas as sharp as the screen, ready to be drawn on; null while it is not seen.
 function prepare(canvas) {
@@ -236,7 +240,7 @@ function draw() {
   const head = find("#head");
   head.style.left = `${(100 * at) / scene.seconds}%`;
   head.hidden = time === null;
-  find("#clock").textContent = `${clock(at)} / ${clock(scene.seconds)}`;
+  find("#clock").textContent = live ? `${clock(at)}, told ${live.lag.toFixed(1)} s after it sounds` : `${clock(at)} / ${clock(scene.seconds)}`;
   // What follows changes at most ten times a second.
   const key = `${time === null ? "whole" : frameOf(time)} ${state.view}`;
   if (key === draw.last) return;
@@ -245,14 +249,14 @@ function draw() {
   const gap = time !== null && state.gaps.some(([from, to]) => from <= time && time < to);
   find("#now").replaceChildren(...now.map((record) => element("li", { "data-label": record.label }, symbol(record.label), named(record.label))),
     ...(gap && !active(scene.records, time).length ? [element("li", { class: "gap" }, "not one of its classes")] : []));
-  canvas.setAttribute("aria-label", `${time === null ? "All events" : `At ${seconds(time)}`}: ${describe(shown, time)}`);
+  canvas.setAttribute("aria-label", `${time === null ? "All events" : `At ${seconds(time)}`}: ${describe(shown, time, scene.stereo)}`);
   timeline.setAttribute("aria-valuenow", at.toFixed(1));
   timeline.setAttribute("aria-valuetext", `${seconds(at)} of ${seconds(scene.seconds)}${now.length ? `: ${now.map((record) => named(record.label)).join(", ")}` : ""}`);
   find("#whole").disabled = time === null;
   const current = now.map((record) => rows.get(record));
   for (const row of document.querySelectorAll("tr[aria-current]")) if (!current.includes(row)) row.removeAttribute("aria-current");
   for (const row of current) row.setAttribute("aria-current", "true");
-  if (current.length && !audio.paused) follow(current[0]);
+  if (current.length && (live || !audio.paused)) follow(current[0]);
 }
 
 // Brings a row into sight within the list alone: the page itself stays where it is.
@@ -267,9 +271,10 @@ const offset = () => state.solo?.record.onset ?? 0;
 const now = () => offset() + audio.currentTime;
 
 function seek(time) {
+  if (live) return;
   state.time = time === null ? null : Math.min(Math.max(time, 0), state.scene.seconds);
   if (state.solo && (time === null || time < state.solo.record.onset || time >= state.solo.record.offset)) unsolo();
-  audio.currentTime = Math.max((state.time ?? 0) - offset(), 0);
+  if (state.files.stereo) audio.currentTime = Math.max((state.time ?? 0) - offset(), 0);
   draw();
 }
 
@@ -278,14 +283,15 @@ function jump(record) {
 }
 
 function tick() {
-  if (audio.paused) return;
-  state.time = Math.min(now(), state.scene.seconds);
+  if (live) state.time = Math.min(Math.max(sinceBegun() - live.lag, 0), Math.max(live.told - 0.001, 0));
+  else if (audio.paused) return;
+  else state.time = Math.min(now(), state.scene.seconds);
   draw();
   requestAnimationFrame(tick);
 }
 
 function toggle() {
-  if (!state.scene) return;
+  if (!state.files.stereo) return;
   if (!audio.paused) audio.pause();
   else {
     if (!state.solo && (state.time ?? 0) >= state.scene.seconds - 0.05) seek(0);
@@ -363,10 +369,12 @@ function fail(message) {
   box.hidden = false;
 }
 
-function busy(controller) {
+function busy(controller, stop = "Cancel") {
   working = controller;
   find("#run").hidden = Boolean(controller);
+  find("#live").disabled = Boolean(controller);
   find("#cancel").hidden = !controller;
+  find("#cancel").textContent = stop;
   find("#work").hidden = !controller;
   if (controller) find("#error").hidden = true;
 }
@@ -391,19 +399,22 @@ function ready() {
 
 function pick(file) {
   if (!file) return;
+  leaveLive();
   sent = { file, data: null };
   audio.pause();
   find("#error").hidden = true;
   find("#chosen").textContent = file.name;
   find("#takes").textContent = `${(file.size / 1e6).toFixed(1)} MB, not sent yet`;
   find("#stage").hidden = true;
-  find("#formats").hidden = false;
+  find("#formats").hidden = !about.ambisonic && !find("#model").value;
   ready();
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
   if (file.size > about.maxMegabytes * 1048576) fail(`${file.name}: ${Math.round(file.size / 1e6)} MB where ${about.maxMegabytes} are the most: give a part of it, or FLAC.`);
   else find("#run").focus({ preventScroll: true });
 }
+
+const pickedFormat = () => (find("#formats").hidden ? "" : find("[name=format]:checked").value.replace("auto", ""));
 
 async function run() {
   if (!sent.file) {
@@ -422,8 +433,7 @@ async function run() {
     sent.data = recording;
     find("#takes").textContent = `${(sent.file.size / 1e6).toFixed(1)} MB`;
     progress("Waiting");
-    const picked = find("[name=format]:checked").value;
-    const format = picked === "auto" ? "" : picked;
+    const format = pickedFormat();
     const options = [format, find("#model").value.trim(), Number(find("#threshold").value), Number(find("#overlap").value)];
     const files = await call(about.endpoints.scene, [recording, ...options], ({ before, text, done, of }) => {
       if (before) progress(`${before} before you`);
@@ -450,10 +460,102 @@ async function run() {
   }
 }
 
+// ── Live ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const LEAST_SECONDS = 30; // of the line of time, while it fills
+
+async function listenLive() {
+  const controller = new AbortController();
+  busy(controller, "Stop listening");
+  audio.pause();
+  const model = find("#model").value.trim();
+  const wanted = { channels: model ? 4 : about.channels, format: pickedFormat(), model };
+  let scene = null;
+  try {
+    const end = await listen(session, wanted, {
+      onScene(heard) {
+        scene = { ...heard, name: "Microphone", seconds: LEAST_SECONDS, envelope: [], records: [] };
+        forget();
+        find("#formats").hidden = !scene.ambisonic;
+        live = { begun: null, levels: [], told: 0, drawn: 0, lag: 0, again: false };
+        show(scene, {}, {});
+        find("#list").inert = true;
+        say("Listening");
+        tick();
+      },
+      onSound(heard, peak) {
+        if (!live) return;
+        // Samples that come late say nothing of when they sounded; those that were lost move the beginning.
+        live.begun = Math.min(performance.now() - 1000 * heard, (live.begun ?? Infinity) + 1);
+        live.levels[frameOf(heard)] = Math.max(live.levels[frameOf(heard)] ?? 0, peak);
+      },
+      onFrame(frame) { if (live) told(scene, frame); },
+    }, controller.signal);
+    if (end) fail(end);
+  } catch (error) {
+    if (error.name !== "AbortError") fail(error.message);
+  } finally {
+    const again = live?.again;
+    busy(null);
+    if (live) stopped(scene);
+    if (again) listenLive();
+  }
+}
+
+const sinceBegun = () => (live.begun === null ? 0 : (performance.now() - live.begun) / 1000);
+
+function told(scene, frame) {
+  addFrame(scene.records, frame);
+  live.told = frame.time + 0.1;
+  // Frames come several at a time: so far behind the first of them, what is drawn moves evenly.
+  live.lag = Math.max(sinceBegun() - frame.time, 0.999 * live.lag);
+  if (live.told - live.drawn < 0.45) return;
+  live.drawn = live.told;
+  renew(scene, Math.max(LEAST_SECONDS, live.told));
+}
+
+// Draws a scene anew that has grown.
+function renew(scene, end) {
+  const known = state.styles.size;
+  const loudest = Math.max(...live.levels.filter(Boolean), 0.01);
+  scene.seconds = end;
+  scene.envelope = Array.from({ length: Math.ceil(10 * end) }, (_, i) => (live.levels[i] ?? 0) / loudest);
+  state.styles = styles(scene.records, state.styles);
+  if (state.styles.size > known) chips();
+  filter();
+}
+
+function stopped(scene) {
+  renew(scene, Math.max(live.told, 0.1));
+  live = null;
+  find("#list").inert = false;
+  state.gaps = unknown(scene);
+  filter();
+  seek(null);
+  say(`Not listening any more: ${find("#summary").textContent}`);
+}
+
+function leaveLive() {
+  if (!live) return;
+  working.abort();
+  live = null;
+}
+
 // ── Examples and links ───────────────────────────────────────────────────────────────────────────────────────────
 
 function mark(example) {
   for (const button of document.querySelectorAll("#examples button")) button.setAttribute("aria-pressed", String(button.dataset.id === example));
+}
+
+// Nothing is chosen any more.
+function forget() {
+  mark(null);
+  sent = { file: null, data: null };
+  find("#formats").hidden = true;
+  find("#error").hidden = true;
+  find("#file").value = "";
+  find("#chosen").textContent = "Drop a recording, or choose one";
+  find("#takes").textContent = takes;
 }
 
 async function open(id, chosen = {}) {
@@ -462,13 +564,9 @@ async function open(id, chosen = {}) {
     const answer = await fetch(`${base}.scene.json`);
     if (!answer.ok) throw new Error();
     const scene = await answer.json();
+    leaveLive();
+    forget();
     mark(id);
-    find("#formats").hidden = true;
-    find("#error").hidden = true;
-    sent = { file: null, data: null };
-    find("#file").value = "";
-    find("#chosen").textContent = "Drop a recording, or choose one";
-    find("#takes").textContent = takes;
     show(scene, { csv: `${base}.csv`, json: `${base}.json`, stereo: `${base}.mp3`, binaural: `${base}-headphones.mp3` }, { example: id }, chosen);
   } catch {
     fail("The example cannot be loaded: check your connection and load the page again.");
@@ -488,6 +586,12 @@ const takes = find("#takes").textContent;
 
 on("#give", "submit", (event) => { event.preventDefault(); run(); });
 on("#cancel", "click", () => working?.abort());
+on("#live", "click", listenLive);
+on("#formats", "change", () => {
+  if (!live) return;
+  live.again = true;
+  working.abort();
+});
 on("#file", "change", ({ target }) => pick(target.files[0]));
 on("#error button", "click", () => { find("#error").hidden = true; });
 for (const type of ["dragover", "dragleave", "drop"]) {
@@ -575,8 +679,8 @@ figure.addEventListener("pointermove", (event) => {
   tip.hidden = !best;
   figure.style.cursor = best ? "pointer" : "";
   if (!best) return;
-  const at = direction(placeAt(best.record, best.time));
-  tip.textContent = `${named(best.record.label)}, ${seconds(best.time)}: ${Math.round(at.azimuth)}° ${side(at.azimuth)}, ${height(at.elevation)}`.replace("-", "−");
+  const at = stateAt(best.record, best.time);
+  tip.textContent = spot(`${named(best.record.label)}, ${seconds(best.time)}: ${Math.round(at.azimuth)}° ${side(at.azimuth)}`, at, state.scene.stereo);
   tip.style.left = `${Math.min(event.offsetX + 14, figure.clientWidth - tip.offsetWidth)}px`;
   tip.style.top = `${event.offsetY + 16}px`;
 });
@@ -646,6 +750,7 @@ addEventListener("hashchange", fromLink);
 
 find("#examples").append(...about.examples.map(({ id, title }) => element("button", { type: "button", class: "chip", "data-id": id, "aria-pressed": "false", onclick: () => open(id) }, title)));
 find("#examples").hidden = !about.examples.length;
+find("#live").hidden = !about.live;
 find("#knows").textContent = `${about.model} knows ${about.classes.length} sounds, and no others:`;
 find("#classes").textContent = about.classes.map(named).join(", ");
 fromLink();

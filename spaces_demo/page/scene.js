@@ -4,9 +4,9 @@
 export const SHAPES = ["circle", "triangle", "square", "diamond", "cross", "star", "ring", "bar"];
 const COLOURS = 8;
 
-// A colour and a shape for each label that occurs, neither of which repeats within eight.
-export function styles(records) {
-  const labels = [...new Set(records.map((record) => record.label))].sort();
+// A colour and a shape for each label that occurs, neither of which repeats within eight; those of `known` are kept.
+export function styles(records, known = new Map()) {
+  const labels = [...new Set([...known.keys(), ...records.map((record) => record.label).sort()])];
   const style = (i) => ({ colour: i % COLOURS, shape: SHAPES[(i + Math.floor(i / COLOURS)) % SHAPES.length] });
   return new Map(labels.map((label, i) => [label, style(i)]));
 }
@@ -36,6 +36,19 @@ export function direction([x, y, z]) {
   return { azimuth: Math.atan2(y, x) * degrees, elevation: Math.atan2(z, Math.hypot(x, y)) * degrees };
 }
 
+// Adds a frame of a stream to records: an event goes on where one of its class and track was heard just before.
+export function addFrame(records, { time, events }) {
+  for (const { label, track, confidence, ...at } of events) {
+    let record = records.findLast((other) => other.label === label && other.track === track && Math.abs(other.offset - time) < 0.05);
+    if (!record) records.push((record = { label, track, onset: time, trajectory: [], confidence: 0, sum: [0, 0, 0] }));
+    record.trajectory.push({ time, ...at });
+    record.offset = Math.round(10 * time + 1) / 10;
+    record.confidence += (confidence - record.confidence) / record.trajectory.length;
+    record.sum = place({ ...at, distance: 1 }).map((value, axis) => record.sum[axis] + value);
+    Object.assign(record, direction(record.sum));
+  }
+}
+
 // Where an event is at a time, between the middles of its frames.
 export function placeAt(record, time) {
   const steps = record.trajectory;
@@ -49,8 +62,11 @@ export function placeAt(record, time) {
 
 const AROUND = ["ahead", "ahead left", "left", "behind left", "behind", "behind right", "right", "ahead right"];
 export const side = (azimuth) => AROUND[((Math.round(azimuth / 45) % 8) + 8) % 8];
-export const height = (elevation) =>
+const height = (elevation) =>
   Math.abs(elevation) < 5 ? "level" : `${Math.abs(Math.round(elevation))}° ${elevation > 0 ? "up" : "down"}`;
+// Where something is: a start, and the height and the distance as far as they are known, as stereo tells no heights.
+export const spot = (start, { elevation, distance }, flat) =>
+  [start, ...(flat ? [] : [height(elevation)]), ...(distance == null ? [] : [`${distance.toFixed(1)} m`])].join(", ").replace(/-(?=\d)/, "−");
 export const seconds = (value) => `${value.toFixed(1)} s`;
 export function clock(value) {
   const minutes = Math.floor(value / 60);
@@ -60,6 +76,11 @@ export const distanceOf = (record) => {
   const all = record.trajectory.map((step) => step.distance).filter((value) => value != null);
   return record.distance ?? (all.length ? all.reduce((a, b) => a + b, 0) / all.length : null);
 };
+
+export function stateAt(record, time) {
+  const at = placeAt(record, time);
+  return { ...direction(at), distance: distanceOf(record) === null ? null : Math.hypot(...at) };
+}
 
 // Where something sounds for half a second that the model has no name for: clearly above the quietest tenth.
 export function unknown(scene) {
@@ -88,11 +109,11 @@ export function summary(records, end) {
 }
 
 // A figure in words, for those who do not see it.
-export function describe(records, time) {
+export function describe(records, time, flat) {
   const shown = time === null ? records : active(records, time);
   const words = shown.slice(0, 12).map((r) => {
-    const at = time === null ? r : direction(placeAt(r, time));
-    return `${named(r.label)} ${side(at.azimuth)}, ${height(at.elevation)}`;
+    const at = time === null ? { ...r, distance: distanceOf(r) } : stateAt(r, time);
+    return spot(`${named(r.label)} ${side(at.azimuth)}`, at, flat);
   });
   const more = shown.length > 12 ? `, and ${shown.length - 12} more` : "";
   return words.length ? words.join("; ") + more : "nothing";

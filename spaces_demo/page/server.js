@@ -1,7 +1,7 @@
 // What the page asks of the server: uploads, and calls that wait in Gradio's queue.
 
-const session = crypto.randomUUID?.() ?? Math.random().toString(36).slice(2);
-const LOST = "The server does not answer. Check your connection and try again; what you chose is still here.";
+export const session = crypto.randomUUID?.() ?? Math.random().toString(36).slice(2);
+export const LOST = "The server does not answer. Check your connection and try again; what you chose is still here.";
 export const urlOf = (file) => `gradio_api/file=${file.path.split("/").map(encodeURIComponent).join("/")}`;
 
 export function upload(file, onPart, signal) {

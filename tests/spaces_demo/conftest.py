@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 import spaces_demo
-from modeling_pseldnet import PSELDNetForSELD
+from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.hub_folder import model_card, save_hub_folder
 from modeling_pseldnet.tools.predict import main as predict
@@ -45,6 +45,16 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "tiny"
     save_hub_folder(network, folder, model_card(network.config, "test"))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stereo_model(tmp_path_factory):
+    """The same of a network that hears two channels and tells distances."""
+    network = scattered(PSELDNetForSELD(tiny_config(threshold=0.7, num_channels=5, num_axes=2, distance=True))).eval()
+    folder = tmp_path_factory.mktemp("hub") / "stereo"
+    extractor = PSELDNetFeatureExtractor(feature_type="stereo")
+    save_hub_folder(network, folder, model_card(network.config, "test"), extractor)
     return folder
 
 
@@ -125,10 +135,11 @@ def browser():
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    # No WebGL; no sandbox, as root has none; no calls home.
+    # No WebGL; no sandbox, as root has none; no calls home; a microphone of two channels that beeps.
     options = "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic"
     quiet = "--no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    beeps = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[*options.split(), *quiet.split()])
+        browser = playwright.chromium.launch(executable_path=program, args=f"{options} {quiet} {beeps}".split())
         yield browser
         browser.close()

@@ -1,6 +1,7 @@
 """The page in a browser: what people see, hear, press and are told."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from modeling_pseldnet.events import FRAME_SECONDS
+from spaces_demo.models import load_own
 from spaces_demo.precompute import EXAMPLES
+from spaces_demo.results import find_events, write_result
 
 
-RECORDS = json.loads((EXAMPLES / "scene" / "scene.scene.json").read_text(encoding="utf-8"))["records"]
+SCENE = json.loads((EXAMPLES / "scene" / "scene.scene.json").read_text(encoding="utf-8"))
+RECORDS = SCENE["records"]
 DRAWN = "JSON.parse(document.querySelector('#picture').dataset.names)"
 LISTED = "[...document.querySelectorAll('#now [data-label]')].map(item => item.dataset.label)"
 
@@ -22,32 +26,36 @@ def sounding(time: float, records: list[dict] = RECORDS) -> list[str]:
     return sorted(r["label"] for r in records if round(r["onset"] * 10) <= frame < round(r["offset"] * 10))
 
 
+@pytest.fixture(scope="module")
+def tab(browser):
+    """A window of the browser, for all tests, as new ones are slow."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write", "microphone"])
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def open_page(browser, server):
-    """Opens the page with its example, and closes it in the end; nothing may go wrong in its scripts."""
-    contexts, errors = [], []
-
-    def open_page(path="", width=1280, height=900, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{server.url}/{path}")
-        page.wait_for_selector("#stage:not([hidden])")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def page(tab, server):
+    """The page with its example, opened anew; nothing may go wrong in its scripts."""
+    errors = []
+    tab.on("pageerror", note := lambda error: errors.append(str(error)))
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    tab.emulate_media(color_scheme="light")
+    visit(tab, server)
+    yield tab
+    tab.remove_listener("pageerror", note)
+    tab.unroute_all()
     assert errors == []
 
 
-@pytest.fixture
-def page(open_page):
-    return open_page()
+def visit(tab, server, link="") -> None:
+    """Another address of the page, loaded whole even where only what follows # differs."""
+    tab.goto("about:blank")
+    tab.goto(f"{server.url}/{link}")
+    tab.wait_for_selector("#stage:not([hidden])")
 
 
-def find_events(page, recording) -> None:
+def upload(page, recording) -> None:
     page.set_input_files("#file", recording)
     page.click("#run")
 
@@ -88,10 +96,13 @@ def test_while_it_plays_the_names_are_those_that_sound_at_every_tenth_of_a_secon
 def test_every_tenth_of_a_second_can_be_reached_by_keys(page):
     page.focus("#timeline")
     page.keyboard.press("Home")
-    for number in range(1, 161):
+    page.evaluate(f"window.seen = []; document.addEventListener('keydown', () => seen.push({DRAWN}))")
+    for _ in range(160):
         page.keyboard.press("ArrowUp")
+    drawn = page.evaluate("seen")
+    for number in range(1, 161):
         time = min(number / 10, 16)
-        assert sorted(page.evaluate(DRAWN)) == sounding(time), time
+        assert sorted(drawn[number - 1]) == sounding(time), time
     assert page.get_attribute("#timeline", "aria-valuenow") == "16.0"
 
 
@@ -135,28 +146,27 @@ def test_one_filter_rules_figure_list_and_line_of_time_without_another_run(page)
     assert page.inner_text("#none") == "The filter hides all events."
 
 
-def test_what_no_class_was_found_for_is_said(page):
-    gap = page.locator("#lanes .gap").bounding_box()
+def test_what_no_class_was_found_for_is_said(page, server):
+    """Here of a sound whose event was taken out."""
+    without = {**SCENE, "records": RECORDS[1:]}
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json=without))
+    visit(page, server)
+    gap = page.locator("#lanes .gap").first.bounding_box()
     page.mouse.click(gap["x"] + gap["width"] / 2, gap["y"] - 60)
     assert page.inner_text("#now") == "not one of its classes"
 
 
-def test_a_link_gives_the_same_view_and_only_of_examples(open_page, scene):
-    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+def test_a_link_gives_the_same_view(page, server):
     page.click(".chip[data-label=drum]")
     page.fill("#least", "0.6")
     page.click("#tab-map")
     page.locator("#list tbody tr th").nth(1).click()
     page.click("#link")
     page.wait_for_function("document.querySelector('#link').textContent === 'Copied'")
-    link = page.evaluate("navigator.clipboard.readText()")
-    other = open_page(link.split("/")[-1])
     texts = [f"document.querySelector('{part}').textContent" for part in ("#clock", "#list", "[aria-selected=true]")]
-    for read in (DRAWN, LISTED, *texts):
-        assert other.evaluate(read) == page.evaluate(read)
-    find_events(page, scene)
-    page.wait_for_selector("#stage:not([hidden])", timeout=60000)
-    assert page.is_disabled("#link")
+    before = [page.evaluate(read) for read in (DRAWN, LISTED, *texts)]
+    visit(page, server, page.evaluate("navigator.clipboard.readText()").split("/")[-1])
+    assert [page.evaluate(read) for read in (DRAWN, LISTED, *texts)] == before
 
 
 def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, tmp_path):
@@ -168,6 +178,7 @@ def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, t
     assert page.inner_text("#said") == f"Result ready: {page.inner_text('#summary')}"
     assert page.inner_text("#summary").startswith(f"{len(records)} events of ")
     assert page.locator("#list tbody tr").count() == len(records)
+    assert page.is_disabled("#link"), "a link to what is deleted soon"
     for kind in ("csv", "json"):
         with page.expect_download() as download:
             page.click(f"#{kind}")
@@ -218,7 +229,7 @@ def test_a_video_holds_the_radar_and_its_sound(page):
 
 
 def test_a_file_that_cannot_be_used_is_refused_in_words_that_help(page, make_recording):
-    find_events(page, make_recording("mono.wav", channels=1))
+    upload(page, make_recording("mono.wav", channels=1))
     page.wait_for_selector("#error:not([hidden])")
     message = page.inner_text("#error p")
     assert "mono.wav: 1 channels where first-order ambisonics has 4" in message
@@ -232,7 +243,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_words_that_help(page, make_rec
 
 def test_a_server_that_is_gone_is_said_and_the_file_kept(page, scene):
     page.route("**/gradio_api/**", lambda route: route.abort())
-    find_events(page, scene)
+    upload(page, scene)
     page.wait_for_selector("#error:not([hidden])")
     assert "The server does not answer" in page.inner_text("#error p")
     assert page.inner_text("#chosen") == scene.name
@@ -241,12 +252,12 @@ def test_a_server_that_is_gone_is_said_and_the_file_kept(page, scene):
 def test_a_visitor_can_cancel(page, make_recording, scene):
     page.click("#options summary")
     page.select_option("#overlap", "0.9")
-    find_events(page, make_recording("long.wav", seconds=200, sampling_rate=8000))
+    upload(page, make_recording("long.wav", seconds=200, sampling_rate=8000))
     page.wait_for_function("document.querySelector('#doing').textContent.includes('windows')", timeout=60000)
     page.click("#cancel")
     assert page.is_visible("#run")
     page.select_option("#overlap", "0.0")
-    find_events(page, scene)
+    upload(page, scene)
     page.wait_for_selector("#stage:not([hidden])", timeout=60000)
 
 
@@ -261,18 +272,19 @@ CUT = """() => [...document.querySelectorAll('h1, h2, p, .chip, button, th, td, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_cut_in_either_scheme(open_page, scheme):
-    page = open_page(width=390, height=844, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
+def test_on_a_phone_nothing_is_cut_in_either_scheme(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("document.documentElement.scrollWidth === 390", timeout=10000)
     assert page.evaluate(CUT) == []
     ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (ground == "rgb(11, 15, 20)") == (scheme == "dark")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_what_is_drawn_has_contrast(open_page, scheme):
+def test_what_is_drawn_has_contrast(page, scheme):
     """Texts in figures have 4.5:1 against what is behind them, marks 3:1 against the ground of the figure."""
-    page = open_page(color_scheme=scheme)
+    page.emulate_media(color_scheme=scheme)
     colours = page.evaluate("""async () => {
         const {theme} = await import('./page/draw.js');
         return theme();
@@ -303,20 +315,20 @@ def axe():
     return file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(open_page, axe, scheme):
-    page = open_page(color_scheme=scheme)
+def test_axe_finds_nothing(page, axe):
+    """With all that can be opened open; in the dark the colours alone are others."""
     page.evaluate(axe)
-    for state in ("() => {}", "() => document.querySelectorAll('details').forEach(e => { e.open = true; })"):
-        page.evaluate(state)
-        violations = page.evaluate("axe.run().then(result => result.violations)")
-        found = [(v["id"], [node["html"][:120] for node in v["nodes"]]) for v in violations]
-        assert found == []
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        page.emulate_media(color_scheme=scheme)
+        options = {**rules, "resultTypes": ["violations"]}
+        violations = page.evaluate("options => axe.run(options).then(result => result.violations)", options)
+        assert [(v["id"], [node["html"][:120] for node in v["nodes"]]) for v in violations] == [], scheme
 
 
 def test_the_tab_order_is_that_of_the_page(page):
     order = []
-    for _ in range(14):
+    for _ in range(15):
         page.keyboard.press("Tab")
         order.append(
             page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.tagName")
@@ -325,6 +337,7 @@ def test_the_tab_order_is_that_of_the_page(page):
         "file",
         "run",
         "BUTTON",
+        "live",
         "SUMMARY",
         "play",
         "listen",
@@ -343,3 +356,63 @@ def test_a_link_to_the_page_has_a_picture_of_its_own(page, server):
     answer = page.request.get(tags["og:image"])
     assert answer.body().startswith(b"\x89PNG")
     assert len(answer.body()) < 300_000
+
+
+# A microphone of four channels, made of the example: Chromium's own has two.
+FOUR_CHANNELS = """() => { navigator.mediaDevices.getUserMedia = async () => {
+    const context = new AudioContext();
+    const sound = await context.decodeAudioData(await (await fetch('example/scene.flac')).arrayBuffer());
+    const options = {channelCount: 4, channelCountMode: 'explicit', channelInterpretation: 'discrete'};
+    const microphone = new MediaStreamAudioDestinationNode(context, options);
+    const source = new AudioBufferSourceNode(context, {buffer: sound});
+    source.connect(microphone);
+    source.start();
+    return microphone.stream;
+}; }"""
+
+
+def test_a_microphone_is_heard_live_and_can_be_looked_at_afterwards(page):
+    page.evaluate(FOUR_CHANNELS)
+    page.click("#live")
+    page.wait_for_function(f"{LISTED}.length > 0", timeout=60000)
+    assert re.fullmatch(r"0:\d\d\.\d, told \d+\.\d s after it sounds", page.inner_text("#clock"))
+    assert sorted(page.evaluate(DRAWN)) == sorted(page.evaluate(LISTED))
+    page.click("#cancel")
+    page.wait_for_selector("#cancel", state="hidden", timeout=60000)
+    assert page.inner_text("#said") == f"Not listening any more: {page.inner_text('#summary')}"
+    assert page.is_hidden("#play")
+    row = page.locator("#list tbody tr").first
+    row.locator("th").click()
+    assert row.get_attribute("aria-current") == "true"
+
+
+def test_a_microphone_of_too_few_channels_is_refused_in_words_that_help(page):
+    page.click("#live")
+    page.wait_for_selector("#error:not([hidden])", timeout=60000)
+    message = page.inner_text("#error p")
+    assert message.startswith("Your microphone gives 2 channels where this model needs 4. Two channels tell left")
+    assert page.is_enabled("#live")
+
+
+def test_of_stereo_left_and_right_and_distance_are_drawn(page, server, stereo_model, make_recording, tmp_path):
+    model, recording = load_own(str(stereo_model)), str(make_recording("stereo.wav", channels=2))
+    written = write_result(model, recording, find_events(model, recording), tmp_path)
+    records = json.loads(Path(written.scene).read_text())["records"]
+    page.route("**/scene.scene.json", lambda route: route.fulfill(path=written.scene))
+    visit(page, server)
+    assert page.is_hidden("#tab-map")
+    assert page.is_hidden("#listen")
+    assert page.inner_text("#list tbody td small").endswith(f"°, {records[0]['distance']:.1f} m")
+    assert " m" in page.get_attribute("#picture", "aria-label")
+    assert "level" not in page.get_attribute("#picture", "aria-label")
+    # All places lie in the upper half of a circle around the listener, those at the side on its edge.
+    places = page.evaluate("""async () => {
+        const {draw, theme} = await import('./page/draw.js');
+        const {styles} = await import('./page/scene.js');
+        const {records} = await (await fetch('example/scene/scene.scene.json')).json();
+        const look = {records, all: records, stereo: true, styles: styles(records), time: null, colours: theme()};
+        const context = new OffscreenCanvas(600, 350).getContext('2d');
+        return draw(context, 'radar', 600, 350, look).points.map(({x, y}) => [x, y]);
+    }""")
+    assert len(places) == sum(len(record["trajectory"]) for record in records)
+    assert all(0 < x < 600 and 0 < y <= 312.5 for x, y in places)

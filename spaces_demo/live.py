@@ -1,0 +1,153 @@
+"""Live listening: what the microphone of a visitor's browser sends, and what sounds in it as soon as that is told."""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import gradio as gr
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from modeling_pseldnet.inference import choose_channel_format
+from modeling_pseldnet.tools.stream import detect_stream, in_real_time, read_pcm, samples_of, to_record
+from spaces_demo.answers import answering, channel_advice, num_channels
+from spaces_demo.models import Model
+from spaces_demo.results import about_scene, as_seen
+
+
+BLOCK_SECONDS, DELAY_SECONDS = 0.5, 0.5
+# More at a time, and on two cores none of them would be in real time.
+MAX_LISTENERS = 2
+MAX_SECONDS = 300
+# A microphone that sends nothing for so long is gone.
+SILENT_SECONDS = 10
+# Of one call, and calls that wait for the model; what comes beyond is refused.
+MAX_BYTES, MAX_WAITING = 1_000_000, 8
+HIGHEST_RATE = 192_000
+MAX_ID = 64
+
+
+class Microphone:
+    """Samples of one visitor on their way to the model, in memory alone: a file of bytes that others write."""
+
+    def __init__(self):
+        self._waiting: queue.Queue[bytes] = queue.Queue(MAX_WAITING)
+        self._rest = b""
+        self._last = time.monotonic() + MAX_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been listened to for as long as one may."""
+        return time.monotonic() >= self._last
+
+    def write(self, data: bytes) -> None:
+        """Adds samples; none end it.
+
+        Raises:
+            queue.Full: the model is too far behind.
+        """
+        self._waiting.put_nowait(data)
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes as soon as there are any; none when it has ended, fell silent, or time is over."""
+        try:
+            self._rest = self._rest or self._waiting.get(timeout=min(SILENT_SECONDS, self._last - time.monotonic()))
+        except (queue.Empty, ValueError):  # a negative time is no timeout
+            return b""
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+class Listener:
+    """Listens to the microphones of visitors.
+
+    Args:
+        load: gives the model for the name that a visitor chooses, as [`app.load`] does.
+    """
+
+    def __init__(self, load: Callable[[str], Model]):
+        self.load = load
+        self.microphones: dict[str, Microphone] = {}
+        self._entrance = threading.Lock()
+
+    @property
+    def routes(self) -> list[Route]:
+        """`GET live/ID` tells what sounds, as server-sent events; `POST live/ID` takes samples (`s16le`) for it."""
+        return [
+            Route("/live/{visitor}", self.hear, methods=["GET"]),
+            Route("/live/{visitor}", self.give, methods=["POST"]),
+        ]
+
+    async def give(self, request: Request) -> Response:
+        microphone, data = self.microphones.get(request.path_params["visitor"]), b""
+        if microphone is None:
+            return Response(status_code=404)
+        async for piece in request.stream():
+            data += piece
+            if len(data) > MAX_BYTES:
+                return Response(status_code=413)
+        try:
+            microphone.write(data)
+        except queue.Full:
+            return Response(status_code=503)
+        return Response(status_code=204)
+
+    def hear(self, request: Request) -> Response:
+        lines = self.tell(request.path_params["visitor"], **request.query_params)
+        events = (f"data: {json.dumps(line, ensure_ascii=False)}\n\n" for line in lines)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    def tell(self, visitor: str, channels="", rate="", channel_format="", model="", **_) -> Iterator[dict]:
+        """What is said to a visitor: `scene`, as of a recording and with the `channels` to be sent; then a frame after
+        the other, as [`to_record`] has them; and the `end`, or an `error`, in words."""
+        microphone = Microphone()
+        try:
+            with answering():
+                if not (len(visitor) <= MAX_ID and channels.isdecimal() and rate.isdecimal()):
+                    raise ValueError("This is no microphone: load the page again")
+                self._let_in(visitor, microphone)
+                yield from self._frames(microphone, int(channels), int(rate), channel_format, model.strip())
+            over = f"{MAX_SECONDS // 60} minutes are the most: press Listen live to go on."
+            yield {"end": over if microphone.is_over else ""}
+        except gr.Error as error:
+            yield {"error": error.message}
+        finally:
+            if self.microphones.get(visitor) is microphone:
+                del self.microphones[visitor]
+
+    def _let_in(self, visitor: str, microphone: Microphone) -> None:
+        with self._entrance:
+            if visitor in self.microphones:
+                raise ValueError("You are listening already: wait some seconds and try again")
+            if len(self.microphones) >= MAX_LISTENERS:
+                raise ValueError("Others are listening just now, and this server hears no more: try again later")
+            self.microphones[visitor] = microphone
+
+    def _frames(
+        self, microphone: Microphone, channels: int, rate: int, channel_format: str, name: str
+    ) -> Iterator[dict]:
+        used = self.load(name)
+        config = used.network.config
+        channel_format = choose_channel_format(channel_format or None, used.extractor)
+        needed = num_channels(channel_format)
+        if channels < needed:
+            raise ValueError(
+                f"Your microphone gives {channels} channel{'s' * (channels != 1)} where this model needs {needed}."
+                f" {channel_advice(channels, needed)}"
+            )
+        if rate > HIGHEST_RATE:
+            raise ValueError(f"Your microphone gives {rate} Hz where {HIGHEST_RATE} are the most")
+        samples = read_pcm(microphone, "s16le", needed, samples_of(BLOCK_SECONDS, rate))
+        yield {"scene": about_scene(used, channel_format), "channels": needed}
+        for frame, events in detect_stream(
+            used.network,
+            used.extractor,
+            in_real_time(samples, BLOCK_SECONDS, config.window_seconds, lambda _: None),
+            rate,
+            channel_format=channel_format,
+            delay_seconds=DELAY_SECONDS,
+        ):
+            yield to_record(frame, as_seen(events, channel_format), config.id2label)
