@@ -13,9 +13,10 @@ SAMPLING_RATE = 24000
 TINY_MODEL = {
     "window_seconds": 1,
     "spec_size": 128,
+    "patch_size": 8,
     "embed_dim": 8,
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 2, 4, 8],
+    "depths": [1, 1],
+    "num_heads": [1, 2],
     "drop_path_rate": 0.0,
 }
 

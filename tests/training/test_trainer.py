@@ -73,6 +73,7 @@ def symmetric_data(tmp_path_factory, make_scenes, write_scenes):
 )
 def test_every_format_learns_twelve_clips_by_heart(train, tiny_data, tmp_path, recipe):
     trainer = train(
+        "data.train.keep_features=true",
         "training.per_device_train_batch_size=12",
         "training.num_train_epochs=80",
         "training.learning_rate=3e-3",
