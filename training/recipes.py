@@ -172,11 +172,24 @@ def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Rec
         return _build(Path(label.removeprefix("recipe ")), values)
 
 
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes what [`read_recipe`] reads this recipe from, with all that it inherits."""
+def write_recipe(recipe: Recipe, path: Path, names_only: bool = False) -> None:
+    """Writes what [`read_recipe`] reads this recipe from, with all that it inherits.
+
+    Args:
+        names_only: whether files and folders of this machine are named without where they lie, for others to read.
+    """
     values = {name: value for name, value in asdict(recipe).items() if name not in ("name", "train", "eval")}
     values["data"] = {"source": recipe.train.source, "train": asdict(recipe.train), "eval": asdict(recipe.eval)}
-    write_atomically(path, recipe_text(values))
+    write_atomically(path, recipe_text(_without_folders(values) if names_only else values))
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(entry) for key, entry in value.items()}
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    path = Path(value).expanduser()
+    return path.name if path.is_absolute() or path.exists() else value
 
 
 @cache

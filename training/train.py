@@ -74,10 +74,12 @@ def read_start(pretrained: str | None) -> Start | None:
             "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
             " pseldnet-convert makes one of a published checkpoint"
         )
-    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
-    name = str(Path(pretrained).absolute()) if Path(pretrained).is_dir() else pretrained
+    from modeling_pseldnet.modeling_pseldnet import place_of
     from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
 
+    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
+    name = place_of(pretrained)
+    name = str(Path(name).absolute()) if Path(name).is_dir() else name
     adapter = adapter_config(name)
     return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
 
@@ -329,7 +331,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     # Scoring leaves that of the training in the same folder.
     if trainer.is_world_process_zero() and not (only_evaluate and resolved.exists()):
         resolved.parent.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, resolved)
+        write_recipe(recipe, resolved, names_only=args.push_to_hub)
     if not only_evaluate:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)

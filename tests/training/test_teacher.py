@@ -10,36 +10,10 @@ from safetensors.torch import load_file
 
 from modeling_pseldnet import PSELDNetForSELD
 from tests.helpers import status_of
+from tests.training.conftest import TAGGER
 from training.recipes import read_recipe
 from training.teacher import Answers, TeacherHeads, WindowTeacher, load_teacher
 from training.train import build_trainer, main, run
-
-
-# Patches of 0.4 s every 0.2 s at 8 kHz; the levels of eight bands, seen through matrices drawn at random.
-TAGGER = """
-import torch
-
-class Teacher(torch.nn.Module):
-    sampling_rate, patch_seconds, hop_seconds = 8000, 0.4, 0.2
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.embed = torch.nn.Parameter(torch.randn(8, 6, generator=generator))
-        self.classify = torch.nn.Parameter(torch.randn(6, 5, generator=generator))
-
-    def forward(self, waveforms):
-        bins = torch.fft.rfft(waveforms.unfold(1, 3200, 1600)).abs()[..., :1600]
-        embedding = (bins.unflatten(2, (8, 200)).mean(3) + 0.1).log() @ self.embed
-        return embedding, embedding @ self.classify - 3
-"""
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
-    path = tmp_path_factory.mktemp("teacher") / "tagger.py"
-    path.write_text(TAGGER)
-    return path
 
 
 @pytest.fixture
@@ -53,20 +27,20 @@ def recipe_of(tiny_data, tiny_overrides, tagger, tmp_path):
 
 def test_a_network_learns_the_answers_and_a_resumed_one_the_same(recipe_of, tmp_path):
     options = (
-        "training.num_train_epochs=10",
+        "training.num_train_epochs=8",
         "training.learning_rate=3e-3",
         "teacher.embedding_weight=1.0",
         "teacher.logits_weight=1.0",
         "training.logging_steps=3",
         "training.save_strategy=steps",
-        "training.save_steps=10",
+        "training.save_steps=8",
         "augmentation={copies: 1, original: false, rotation: {}, spec_augment: {}}",
     )
     trainer = run(recipe_of(*options))
     losses = [entry for entry in trainer.state.log_history if "loss" in entry]
     for name in ("loss_embedding", "loss_logits"):
         assert losses[-1][name] < 0.9 * losses[0][name]
-    shutil.copytree(tmp_path / "run/checkpoint-20", tmp_path / "resumed/checkpoint-20")
+    shutil.copytree(tmp_path / "run/checkpoint-16", tmp_path / "resumed/checkpoint-16")
     resumed = run(recipe_of(*options, output_dir=tmp_path / "resumed"), resume=True)
     for name, value in trainer.distillation.heads.state_dict().items():
         assert torch.equal(value, resumed.distillation.heads.state_dict()[name]), name
@@ -76,9 +50,9 @@ def test_a_network_learns_the_answers_and_a_resumed_one_the_same(recipe_of, tmp_
     assert weights.keys() == PSELDNetForSELD(trainer.model.config).state_dict().keys()
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
 
-    (tmp_path / "resumed/checkpoint-20/teacher_heads.pt").unlink()
-    shutil.rmtree(tmp_path / "resumed/checkpoint-30")
-    with pytest.raises(ValueError, match="checkpoint-20 is not of a training with this teacher"):
+    (tmp_path / "resumed/checkpoint-16/teacher_heads.pt").unlink()
+    shutil.rmtree(tmp_path / "resumed/checkpoint-24")
+    with pytest.raises(ValueError, match="checkpoint-16 is not of a training with this teacher"):
         run(recipe_of(*options, output_dir=tmp_path / "resumed"), resume=True)
 
 
