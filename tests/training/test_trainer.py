@@ -460,6 +460,11 @@ def with_nan(path):
     soundfile.write(path, waveform, rate, subtype="FLOAT")
 
 
+def far_too_loud(path):
+    waveform, rate = soundfile.read(path)
+    soundfile.write(path, 1e4 * waveform, rate, subtype="FLOAT")
+
+
 def cut_off(path):
     waveform, rate = soundfile.read(path)
     path.unlink()
@@ -468,7 +473,7 @@ def cut_off(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [with_nan, cut_off])
+@pytest.mark.parametrize("damage", [with_nan, far_too_loud, cut_off])
 def test_a_damaged_recording_is_named_and_left_out(train, tiny_data, tmp_path, caplog, damage):
     train(data_dir=damaged(tiny_data, tmp_path, damage))
     named = [record.message for record in caplog.records if "left out" in record.message]
