@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 SOUNDS ?= sounds
+TEACHER ?=
+INTERFERENCE ?=
 
 # The tests of what the Hugging Face packages are used for, which `make test-oldest` runs with the oldest of them.
 OLDEST_TESTS := tests/test_install.py tests/modeling_pseldnet/test_hub.py tests/modeling_pseldnet/test_pipeline.py \
@@ -30,19 +32,19 @@ fuzz: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# Trains the model that comes with the package anew, on the isolated sounds in SOUNDS, and puts it in its place.
-# Interrupted, it goes on from the last checkpoint. Memory that is freed stays with the process, as batches take it
-# again at once.
+# Trains the next model to come with the package, from the present one, and puts it in its place: on the isolated sounds
+# in SOUNDS, with sounds of no class from INTERFERENCE and the answers of the tagger in the module TEACHER (see
+# training/teacher.py) where these are given. Interrupted, it goes on from the last checkpoint. Memory that is freed
+# stays with the process, as batches take it again at once.
 default-model: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 default-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 default-model: $(VENV)/installed-dev
-	$(BIN)/pseldnet-train default_model/start --override data.data_dir=$(SOUNDS) --resume
-	$(BIN)/pseldnet-train default_model/tracks --override data.data_dir=$(SOUNDS) --resume
-	$(BIN)/pseldnet-train default_model/more --override data.data_dir=$(SOUNDS) --resume
-	$(BIN)/pseldnet-train default_model/coloured --override data.data_dir=$(SOUNDS) --resume
-	$(BIN)/pseldnet-train default_model/finish --override data.data_dir=$(SOUNDS) --resume
-	$(BIN)/python -m training.experiments.default_model runs/default_model/finish --sounds $(SOUNDS) \
-		--trained-on "65,000 scenes of ten seconds, each heard four to fourteen times, turned, mirrored, shifted in pitch and coloured"
+	@echo "240,000 scenes, each heard in two forms: about 15 hours on two cores; the bar tells how long is left"
+	$(BIN)/pseldnet-train default_model/taught --resume --override data.data_dir=$(SOUNDS) \
+		teacher.module=$(TEACHER) data.train.interference_dir=$(INTERFERENCE)
+	$(BIN)/python -m training.experiments.default_model runs/default_model/taught --sounds $(SOUNDS) \
+		--scene-recipe default_model_48 \
+		--trained-on "240,000 scenes of ten seconds, each heard in two forms, turned, mirrored and coloured"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

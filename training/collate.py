@@ -7,10 +7,17 @@ import torch
 
 from modeling_pseldnet.events import Events
 
+from .teacher import WindowTeacher
+
+
+# What a window may hold as arrays.
+ARRAYS = ("waveform", "features", "embedding", "logits")
+
 
 def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray | None = None) -> dict:
-    """Windows as a batch: `waveform` (batch, channels, samples) or `features` (batch, channels, frames, bins),
-    `events` with frames that count on from window to window, and what tells the windows apart.
+    """Windows as a batch: `waveform` (batch, channels, samples) or `features` (batch, channels, frames, bins), the
+    `embedding` and `logits` (batch, patches, …) of a teacher where they have them, `events` with frames that count on
+    from window to window, and what tells the windows apart.
 
     Args:
         window_frames: label frames of a window.
@@ -29,20 +36,27 @@ def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray
     )
     if class_numbers is not None:
         events = events.replace(class_id=class_numbers[events.class_id])
-    sounds = "features" if "features" in items[0] else "waveform"
     return {
-        sounds: torch.from_numpy(np.stack([item[sounds] for item in items])),
+        **{name: torch.from_numpy(np.stack([item[name] for item in items])) for name in ARRAYS if name in items[0]},
         "events": events,
         **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
     }
 
 
 def collate_features(
-    items: Sequence[dict], window_frames: int, extract: Callable[[torch.Tensor], torch.Tensor]
+    items: Sequence[dict],
+    window_frames: int,
+    extract: Callable[[torch.Tensor], torch.Tensor],
+    teacher: WindowTeacher | None = None,
 ) -> dict:
-    """A batch as `collate` gives it, with `features` in half precision, which `extract` makes, for waveforms."""
+    """A batch as `collate` gives it, with `features`, which `extract` makes, and a teacher's answers for waveforms.
+
+    All are in half precision.
+    """
     batch = collate(items, window_frames)
-    return batch | {"features": extract(batch.pop("waveform")).half()}
+    waveform = batch.pop("waveform")
+    arrays = {"features": extract(waveform), **(teacher(waveform)._asdict() if teacher else {})}
+    return batch | {name: value.half() for name, value in arrays.items()}
 
 
 def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> list[Events]:

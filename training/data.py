@@ -22,12 +22,14 @@ from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from datasets_scripts.yaml_recipes import build
+from modeling_pseldnet.audio import LARGEST_SAMPLE
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.tools.labels import class_mapping
 
-from .collate import collate_features, take_examples_apart
+from .collate import ARRAYS, collate_features, take_examples_apart
 from .recipes import DataRecipe
+from .teacher import WindowTeacher
 
 
 BUILDERS = {
@@ -40,8 +42,6 @@ BUILDERS = {
 }
 # Windows that may fail one after the other before the disk, rather than a file, is taken to be at fault.
 MAX_UNREADABLE = 10
-# Full scale is 1; features of samples far above it are not finite.
-MAX_SAMPLE = 1e6
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,10 @@ def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = F
         if evaluation:
             raise ValueError("data.eval.mix_in: other data is mixed in for training")
         return mix_windows(load_windows(replace(recipe, mix_in=None), window_seconds), recipe, window_seconds)
+    for name in UNUSED.get(recipe.source, ("interference_dir",)):
+        if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
+            side = "eval" if evaluation else "train"
+            raise ValueError(f"data.{side}.{name} is {value}, which {recipe.source} knows nothing of: leave it out")
     if recipe.source in OTHER_SOURCES:
         if evaluation and recipe.source == "mono_clips":
             raise ValueError(f"data.eval.source: mono_clips is for training: take scenes or {', '.join(BUILDERS)}")
@@ -199,7 +203,7 @@ class ReadableWindows(Dataset):
         for attempt in range(MAX_UNREADABLE):
             try:
                 item = self.windows[(index + attempt) % len(self)]
-                if np.abs(item["waveform"]).max() < MAX_SAMPLE:
+                if np.abs(item["waveform"]).max() <= LARGEST_SAMPLE:
                     return item
                 problem = f"{item['recording']}: samples that are NaN, infinite or huge"
             except (OSError, ValueError) as error:
@@ -278,7 +282,7 @@ class MonoClips(Dataset):
 
 
 class KeptFeatures(Dataset):
-    """Windows with their features, `features` in half precision, in place of their waveforms.
+    """Windows with their features, and a teacher's answers, in half precision in place of their waveforms.
 
     Args:
         batches: the windows, as `collate_features` puts them together.
@@ -287,15 +291,16 @@ class KeptFeatures(Dataset):
 
     def __init__(self, batches: DataLoader, window_frames: int):
         self.details: list[dict] = []
-        self.features = np.empty(0, dtype=np.float16)
+        self.arrays: dict[str, np.ndarray] = {}
         for batch in tqdm(batches, desc="features", unit="batch"):
-            features = batch["features"].numpy()
-            first = len(self.details)
-            if not first:
-                # One piece of memory for all: many small ones among the large ones of a batch would leave gaps.
-                self.features = np.empty((len(batches.dataset), *features.shape[1:]), dtype=np.float16)
-            self.features[first : first + len(features)] = features
-            for row, events in enumerate(take_examples_apart(batch["events"], len(features), window_frames)):
+            first, size = len(self.details), len(batch["features"])
+            for name in (name for name in ARRAYS if name in batch):
+                values = batch[name].numpy()
+                if not first:
+                    # One piece of memory for all: many small ones among the large ones of a batch would leave gaps.
+                    self.arrays[name] = np.empty((len(batches.dataset), *values.shape[1:]), dtype=np.float16)
+                self.arrays[name][first : first + size] = values
+            for row, events in enumerate(take_examples_apart(batch["events"], size, window_frames)):
                 details = {name: batch[name][row] for name in ("recording", "start_frame", "num_frames")}
                 self.details.append({"events": events, **details})
 
@@ -303,13 +308,17 @@ class KeptFeatures(Dataset):
         return len(self.details)
 
     def __getitem__(self, index: int) -> dict:
-        return {"features": self.features[index], **self.details[index]}
+        return {**{name: values[index] for name, values in self.arrays.items()}, **self.details[index]}
 
 
 def keep_features(
-    windows: Windows, window_seconds: float, extractor: PSELDNetFeatureExtractor, num_workers: int = 0
+    windows: Windows,
+    window_seconds: float,
+    extractor: PSELDNetFeatureExtractor,
+    num_workers: int = 0,
+    teacher: WindowTeacher | None = None,
 ) -> Windows:
-    """The same windows with their features in memory, in place of their audio.
+    """The same windows with their features, and the answers of a teacher to them, in memory, in place of their audio.
 
     Raises:
         ValueError: they are mono clips, whose features depend on where they are placed.
@@ -318,7 +327,9 @@ def keep_features(
         raise ValueError("keep_features does not go with mono clips, which sound from another direction each time")
     window_frames = round(window_seconds / FRAME_SECONDS)
     # In the workers, each on a core of its own: threads of this process would only stand in their way.
-    collate_windows = partial(collate_features, window_frames=window_frames, extract=extractor.features)
+    collate_windows = partial(
+        collate_features, window_frames=window_frames, extract=extractor.features, teacher=teacher
+    )
     batches = DataLoader(windows.dataset, batch_size=8, collate_fn=collate_windows, num_workers=num_workers)
     return replace(windows, dataset=KeptFeatures(batches, window_frames))
 
@@ -334,6 +345,9 @@ def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
     if scene_recipe.scene_seconds != window_seconds:
         raise ValueError(f"scenes of {scene_recipe.scene_seconds:g} s do not fit windows of {window_seconds:g} s")
     sounds = _measured_sounds(recipe.data_dir, scene_recipe.sampling_rate)
+    if recipe.interference_dir is not None:
+        interference = replace(scene_recipe.interference, folder=recipe.interference_dir)
+        scene_recipe = replace(scene_recipe, interference=interference)
     scene_set = SceneSet(scene_recipe, sounds, recipe.seed, recipe.split)
     return Windows(RenderedScenes(scene_set, recipe.scenes), list(sounds.class_names), sounds.sampling_rate)
 
@@ -347,3 +361,8 @@ def _load_mono_clips(recipe: DataRecipe, window_seconds: float) -> Windows:
 
 
 OTHER_SOURCES = {"scenes": _load_scenes, "mono_clips": _load_mono_clips}
+# What means nothing to them, by source; to all others it is the interference.
+UNUSED = {
+    "scenes": ("recordings", "fraction", "hop_seconds", "mono"),
+    "mono_clips": ("recordings", "fraction", "hop_seconds", "interference_dir"),
+}

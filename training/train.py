@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
 
+    from .teacher import Teacher
     from .trainer import SELDTrainer
 
 
@@ -73,10 +74,12 @@ def read_start(pretrained: str | None) -> Start | None:
             "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
             " pseldnet-convert makes one of a published checkpoint"
         )
-    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
-    name = str(Path(pretrained).absolute()) if Path(pretrained).is_dir() else pretrained
+    from modeling_pseldnet.modeling_pseldnet import place_of
     from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
 
+    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
+    name = place_of(pretrained)
+    name = str(Path(name).absolute()) if Path(name).is_dir() else name
     adapter = adapter_config(name)
     return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
 
@@ -193,6 +196,27 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
     return load_adapter(start.name, config, trainable=True)
 
 
+def read_teacher(recipe: Recipe) -> Teacher | None:
+    """The teacher of a recipe, if it has one.
+
+    Raises:
+        ValueError: it is not given where it must be, is no teacher, or does not go with the augmentation.
+    """
+    from .teacher import load_teacher
+
+    if recipe.teacher.module is None:
+        return None
+    if recipe.teacher.module == REQUIRED:
+        raise ValueError(
+            "teacher.module must be given: a Python file with a Teacher, as training/teacher.py tells; without one"
+            " (teacher.module=) the labels alone are learnt"
+        )
+    for method in ("wav_mix", "track_mix"):
+        if (recipe.augmentation or {}).get(method) is not None:
+            raise ValueError(f"augmentation.{method} mixes scenes, which a teacher hears one by one: set it null")
+    return load_teacher(recipe.teacher.module)
+
+
 def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """Loads the data and makes the model of a recipe.
 
@@ -217,6 +241,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
 
     from .augmentation import AugMix
     from .data import keep_features, load_windows
+    from .teacher import Distillation, WindowTeacher
     from .trainer import SELDTrainer
 
     # transformers takes bf16 on a CPU only where that is asked for.
@@ -224,6 +249,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
     set_seed(args.seed)
     start = read_start(recipe.model.get("pretrained"))
+    teacher = None if only_evaluate else read_teacher(recipe)
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
         train_windows = None if only_evaluate else load_windows(recipe.train, seconds)
@@ -232,8 +258,14 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     if windows.sampling_rate != eval_windows.sampling_rate:
         raise ValueError("data.train and data.eval differ in sampling_rate")
     extractor = build_extractor(recipe, start, windows.sampling_rate)
-    if train_windows and recipe.train.keep_features:
-        train_windows = keep_features(train_windows, seconds, extractor, args.dataloader_num_workers)
+    kept, distillation = recipe.train.keep_features, None
+    if teacher is not None:
+        heard = WindowTeacher(teacher, windows.sampling_rate, seconds, "cpu" if kept else args.device)
+        distillation = Distillation(heard, recipe.teacher.embedding_weight, recipe.teacher.logits_weight)
+    if train_windows and kept:
+        train_windows = keep_features(
+            train_windows, seconds, extractor, args.dataloader_num_workers, distillation and heard
+        )
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor)
@@ -244,6 +276,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         )
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
+    options["distillation"] = distillation
     try:
         return SELDTrainer(model, args, extractor, train_windows, eval_windows, augmentation, **options)
     except (ImportError, RuntimeError) as error:
@@ -298,7 +331,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     # Scoring leaves that of the training in the same folder.
     if trainer.is_world_process_zero() and not (only_evaluate and resolved.exists()):
         resolved.parent.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, resolved)
+        write_recipe(recipe, resolved, names_only=args.push_to_hub)
     if not only_evaluate:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)

@@ -27,10 +27,13 @@ from .collate import collate
 from .data import Windows
 from .muon import muon_factory
 from .saving import SavingTrainer
+from .teacher import Answers, Distillation
 
 
 # Updates in a row that may be left out before training is taken to diverge.
 MAX_SKIPPED_UPDATES = 10
+# Windows that the heads begin from that learn a teacher's answers.
+BEGIN_WINDOWS = 256
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +50,8 @@ class SELDTrainer(SavingTrainer):
         variant: how scores are counted, see `seld_metrics`.
         patience: evaluations without a better score after which to stop; by default training goes on to the end.
         muon_learning_rate: of the weight matrices, which [`MuonAdamW`] steps then; by default AdamW steps all.
+        distillation: what the model learns from a teacher beside SELD, with heads that are in checkpoints and not in
+            the saved model; nothing by default.
         compute_metrics: further scores, from the outputs and the labels of all windows, as [`Trainer`] takes it.
 
     Classes are matched by name: those of the windows may be in another order than those of the model.
@@ -68,6 +73,7 @@ class SELDTrainer(SavingTrainer):
         variant: str = "pseldnets",
         patience: int | None = None,
         muon_learning_rate: float | None = None,
+        distillation: Distillation | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
     ):
         self.window_frames = round(model.config.window_seconds / FRAME_SECONDS)
@@ -80,6 +86,9 @@ class SELDTrainer(SavingTrainer):
         # Recordings of the present update, and updates left out in a row.
         self._seen: list[str] = []
         self._skipped_updates = 0
+        self.distillation = distillation
+        if distillation is not None:
+            distillation.attach(model)
         super().__init__(
             model,
             args,
@@ -102,7 +111,10 @@ class SELDTrainer(SavingTrainer):
     # From a batch of windows to what the model takes
 
     def _prepare_inputs(self, inputs: dict) -> dict[str, torch.Tensor]:
-        """Waveforms (or features) and events to `input_features` and `labels`; augmented in training mode."""
+        """Waveforms (or features) and events to `input_features` and `labels`; augmented in training mode.
+
+        With a teacher `answers` are added then, to the sounds before they are augmented.
+        """
         inputs = super()._prepare_inputs(inputs)
         events, training, extract = inputs["events"], self.model.training, self.feature_extractor.features
         with torch.no_grad():
@@ -118,7 +130,13 @@ class SELDTrainer(SavingTrainer):
                 features = extract(sounds) if extract else sounds
         labels = self.model.output_format.encode(events, len(features) * self.window_frames)
         labels = labels.unflatten(0, (len(features), self.window_frames))
-        return {"input_features": features, "labels": labels.to(features.device, non_blocking=True)}
+        prepared = {"input_features": features, "labels": labels.to(features.device, non_blocking=True)}
+        if training and self.distillation is not None:
+            kept = "features" in inputs
+            answers = [inputs[name] for name in Answers._fields] if kept else self.distillation.teacher(sounds)
+            copies = len(features) // len(sounds)
+            prepared["answers"] = Answers(*(part.repeat(copies, 1, 1) for part in answers))
+        return prepared
 
     def floating_point_ops(self, inputs: dict) -> int:
         """Not counted: the inputs are waveforms, not tokens."""
@@ -141,6 +159,54 @@ class SELDTrainer(SavingTrainer):
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        if self.distillation is not None and not resume_from_checkpoint:
+            self._begin_distillation()
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    @torch.no_grad()
+    def _begin_distillation(self) -> None:
+        """Fits the heads that learn a teacher's answers to the first windows that are drawn."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        chosen = torch.randperm(len(self.train_dataset), generator=generator)[:BEGIN_WINDOWS]
+        batches = DataLoader(
+            Subset(self.train_dataset, chosen.tolist()),
+            batch_size=self.args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        self.model.train()
+        embeddings, answers = [], []
+        for batch in batches:
+            prepared = self._prepare_inputs(batch)
+            embeddings.append(self.model.pseldnet(prepared["input_features"]).last_hidden_state)
+            answers.append(prepared["answers"])
+        self.distillation.heads.begin(torch.cat(embeddings), Answers(*map(torch.cat, zip(*answers, strict=True))))
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        """The loss of SELD, and with a teacher that of its answers."""
+        answers = inputs.pop("answers", None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if answers is not None:
+            loss = loss + self.distillation.loss(answers)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As everywhere; with the losses of a teacher's answers beside the whole one."""
+        if self.distillation is not None and "loss" in logs:
+            logs |= self.distillation.take_means()
+        super().log(logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.distillation is not None and self.args.should_save:
+            self.distillation.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.distillation is not None and checkpoint is not None:
+            self.distillation.load(checkpoint)
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         self._seen += inputs["recording"]

@@ -1,6 +1,7 @@
 """Starting a network from the weights of another one."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,11 @@ from torch import nn
 
 from ..configuration_pseldnet import PSELDNetConfig
 from ..modeling_pseldnet import PSELDNetForSELD
+
+
+# An entry of a block of HTS-AT, and those that make what the block adds to its input.
+BLOCK = re.compile(r"(.*\.stages\.(\d+)\.blocks\.)(\d+)(\..*)")
+LAST_LAYERS = (".attention.o_proj.weight", ".attention.o_proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias")
 
 
 @dataclass
@@ -143,13 +149,15 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
     """Copies entries of another network into `model` where the two have them in common.
 
     A convolution over other feature channels takes the first of them or, of a single one, spreads it; position
-    embeddings are cropped at the middle or interpolated.
+    embeddings are cropped at the middle or interpolated. Where a stage of HTS-AT has more blocks, copies stand between
+    those of the source, which add nothing yet.
 
     Raises:
         ValueError: entries that both have do not fit, or none is of the encoder; the message names them, and nothing
             was copied.
     """
     kept, new, used, unfit = {}, [], set(), []
+    source = _grown(source, model.config.depths or [])
     for name, target in model.state_dict().items():
         found = next((candidate for candidate in _source_names(name) if candidate in source), None)
         if found is None:
@@ -171,6 +179,24 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
     for name, value in kept.items():
         entries[name].copy_(value)
     return TransferReport(list(kept), new, unused=[name for name in source if name not in used])
+
+
+def _grown(source: dict[str, torch.Tensor], depths: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Entries with at least as many blocks in each stage as `depths` says, those of the source spread out evenly."""
+    blocks = [(match, value) for name, value in source.items() if (match := BLOCK.fullmatch(name))]
+    known: dict[int, int] = {}
+    for match, _ in blocks:
+        known[int(match[2])] = max(known.get(int(match[2]), 0), int(match[3]) + 1)
+    grown = dict(source)
+    for match, value in blocks:
+        stage, block = int(match[2]), int(match[3])
+        wanted = depths[stage] if stage < len(depths) else 0
+        if wanted > known[stage]:
+            first, *copies = [number for number in range(wanted) if number * known[stage] // wanted == block]
+            grown[f"{match[1]}{first}{match[4]}"] = value
+            silent = torch.zeros_like(value) if match[4] in LAST_LAYERS else value
+            grown |= {f"{match[1]}{number}{match[4]}": silent for number in copies}
+    return grown
 
 
 def _source_names(name: str) -> list[str]:

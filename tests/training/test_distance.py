@@ -18,6 +18,7 @@ from training.train import run
 
 CLASSES = ["low", "middle", "high"]
 BY_HEART = [
+    "data.train.keep_features=true",
     "training.per_device_train_batch_size=12",
     "training.num_train_epochs=80",
     "training.learning_rate=3e-3",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
-from training.muon import MuonAdamW
+from training.muon import Muon, MuonAdamW
 
 
 SIZES = {"window_seconds": 1, "spec_size": 128, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
@@ -42,6 +42,17 @@ def test_weight_matrices_but_of_the_heads_take_orthogonal_steps(model):
             # AdamW's first step is its learning rate, or less where there is hardly a gradient.
             assert 0 < change.abs().max() < 1.01e-3, name
     assert matrices == 2 * 6 + 1
+
+
+@pytest.mark.parametrize("shape", [(32, 8), (8, 32), (16, 16)])
+def test_matrices_step_as_those_of_torch_do_to_the_precision_of_bfloat16(shape):
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    optimizers = Muon([ours], 0.1, 0.01), torch.optim.Muon([theirs], 0.1, 0.01)
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=4e-3, rtol=0)
 
 
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(model):

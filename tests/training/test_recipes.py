@@ -160,6 +160,15 @@ def test_a_written_recipe_is_read_as_the_same(tmp_path):
     assert dataclasses.replace(read_recipe(tmp_path / "again.yaml"), name=recipe.name) == recipe
 
 
+def test_a_recipe_for_others_names_files_without_their_folders(tmp_path):
+    overrides = [f"data.train.data_dir={tmp_path}", "data.eval.data_dir=~/sounds", "teacher.module=/home/me/tagger.py"]
+    recipe = read_recipe("starss23/finetune_plain", [*overrides, "model.pretrained=user/model"])
+    write_recipe(recipe, tmp_path / "public.yaml", names_only=True)
+    public = read_recipe(tmp_path / "public.yaml")
+    assert (public.train.data_dir, public.eval.data_dir) == (tmp_path.name, "sounds")
+    assert (public.teacher.module, public.model["pretrained"]) == ("tagger.py", "user/model")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

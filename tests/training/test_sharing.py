@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.modeling_pseldnet.hub_server import serve_hub
+from training.recipes import read_recipe
 
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,9 @@ def test_what_is_pushed_works_elsewhere_and_is_no_more_than_a_model_and_its_resu
     }
     assert not [name for name in pushed if name.startswith(("checkpoint-", "_")) or "optimizer" in name]
     assert (hub / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
+    recipe = read_recipe(hub / "recipe.yaml")
+    assert recipe.train.data_dir == tiny_data.name
+    assert str(tiny_data.parents[1]) not in (hub / "recipe.yaml").read_text()
     card = (hub / "README.md").read_text()
     assert "pipeline_tag: audio-classification" in card
     assert "Trained as `run`" in card

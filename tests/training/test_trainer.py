@@ -73,6 +73,7 @@ def symmetric_data(tmp_path_factory, make_scenes, write_scenes):
 )
 def test_every_format_learns_twelve_clips_by_heart(train, tiny_data, tmp_path, recipe):
     trainer = train(
+        "data.train.keep_features=true",
         "training.per_device_train_batch_size=12",
         "training.num_train_epochs=80",
         "training.learning_rate=3e-3",
@@ -459,6 +460,11 @@ def with_nan(path):
     soundfile.write(path, waveform, rate, subtype="FLOAT")
 
 
+def far_too_loud(path):
+    waveform, rate = soundfile.read(path)
+    soundfile.write(path, 1e4 * waveform, rate, subtype="FLOAT")
+
+
 def cut_off(path):
     waveform, rate = soundfile.read(path)
     path.unlink()
@@ -467,7 +473,7 @@ def cut_off(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [with_nan, cut_off])
+@pytest.mark.parametrize("damage", [with_nan, far_too_loud, cut_off])
 def test_a_damaged_recording_is_named_and_left_out(train, tiny_data, tmp_path, caplog, damage):
     train(data_dir=damaged(tiny_data, tmp_path, damage))
     named = [record.message for record in caplog.records if "left out" in record.message]
@@ -554,7 +560,8 @@ def sound_folder(tmp_path_factory):
             samples = 0.1 * generator.standard_normal(12000)
             soundfile.write(folder / "sounds" / name / f"{name}{take}.wav", samples, 24000)
     rooms = "rooms: {number: 1, rt60: [0.2, 0.2], positions: 2, paths: 1}"
-    (folder / "scenes.yaml").write_text(f"scene_seconds: 1.0\n{rooms}\n")
+    interference = "interference: {probability: 1.0, gap: [0.0, 0.2]}"
+    (folder / "scenes.yaml").write_text(f"scene_seconds: 1.0\n{rooms}\n{interference}\n")
     return folder
 
 
@@ -599,6 +606,34 @@ def test_rendered_scenes_can_be_evaluated_on(train, sound_folder):
         data_dir=sound_folder / "sounds",
     )
     assert sorted(trainer.predictions) == ["scene0", "scene1", "scene2"]
+
+
+def test_rendered_scenes_hold_sounds_of_no_class_from_a_folder(sound_folder):
+    recipe = DataRecipe(
+        source="scenes",
+        data_dir=str(sound_folder / "sounds"),
+        scene_recipe=str(sound_folder / "scenes.yaml"),
+        interference_dir=str(sound_folder / "sounds"),
+        scenes=8,
+    )
+    windows = load_windows(recipe, 1)
+    scenes = [windows.dataset.bank.scene_set.scene(number) for number in range(8)]
+    assert sum(len(scene.interference) > 0 for scene in scenes) > 1
+    assert windows.class_names == ["high", "low", "middle"]
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "value"),
+    [
+        ("scenes", "fraction", 0.5),
+        ("scenes", "recordings", "a"),
+        ("mono_clips", "hop_seconds", 1),
+        ("starss23", "interference_dir", "x"),
+    ],
+)
+def test_what_a_source_knows_nothing_of_is_refused(source, field, value):
+    with pytest.raises(ValueError, match=f"data.train.{field} is {value}, which {source} knows nothing of"):
+        load_windows(DataRecipe(source=source, data_dir="x", **{field: value}), 1)
 
 
 def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):

@@ -36,7 +36,7 @@ class Method:
     """A way to learn the task.
 
     Attributes:
-        recipe: what is trained.
+        recipe: what is trained, a name within the folder of recipes.
         learning_rate: the highest of the schedule.
         pretrained: whether to start from the pre-trained network.
     """
@@ -46,17 +46,17 @@ class Method:
     pretrained: bool = True
 
 
-PRETRAIN, TARGET = "data_efficiency/pretrain", "data_efficiency/target"
+RECIPES = "data_efficiency"
 METHODS = {
-    "from scratch": Method(TARGET, 1e-3, pretrained=False),
-    "full fine-tuning": Method(TARGET, 5e-4),
-    "AdapterBit": Method("data_efficiency/adapterbit", 2e-3),
-    "LoRA": Method("data_efficiency/lora", 2e-3),
+    "from scratch": Method("target", 1e-3, pretrained=False),
+    "full fine-tuning": Method("target", 5e-4),
+    "AdapterBit": Method("adapterbit", 2e-3),
+    "LoRA": Method("lora", 2e-3),
 }
 # Share of the task's training scenes; the mono clips are the sounds that these scenes are made of.
 MONO = "mono clips"
 SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0, MONO: None}
-# Every third class is the task's.
+# Every third class is the task's, where none are named.
 EVERY = 3
 # Of the task's rooms and scenes; those of pre-training have seed 0.
 SCENE_SEED = 1
@@ -66,24 +66,35 @@ examples:
   python -m training.experiments.data_efficiency --sounds sounds/ --output runs/data_efficiency
   python -m training.experiments.data_efficiency --sounds sounds/ --output runs/longer --updates 1000 --seeds 5 \\
       --pretrained runs/data_efficiency/pretrained
+  python -m training.experiments.data_efficiency --sounds sounds/ --output runs/held_out \\
+      --recipes data_efficiency/default_model --pretrain-override teacher.module=tagger.py \\
+      --classes bird cow drill gunshot insect laughter telephone train
 
 sounds/ has one folder a class, with audio files in it. The same command goes on with an interrupted experiment, and
-adds what more --seeds ask for. In the end the output folder has results.json, table.md and data_efficiency.png.
+adds what more --seeds ask for. The last example is for the network of the recipe default_model/taught, trained without
+eight classes that the model it starts from does not know either. In the end the output folder has results.json,
+table.md and data_efficiency.png.
 """
 
 
-def split_classes(events: Path, folder: Path) -> tuple[Path, Path]:
+def split_classes(events: Path, folder: Path, task: Sequence[str] | None = None) -> tuple[Path, Path]:
     """Links the classes of `events` to two folders below `folder`: those to pre-train with, and those of the task.
 
+    Args:
+        task: names of its classes; every third by default.
+
     Raises:
-        ValueError: there are too few classes.
+        ValueError: there are too few classes, or there is none of a name.
     """
     names = sounds_from_folder(events).class_names
-    if len(names) < EVERY:
-        raise ValueError(f"{events} has {len(names)} classes: at least {EVERY} are needed, some for each of two tasks")
+    if task and (unknown := sorted(set(task) - set(names))):
+        raise ValueError(f"{events} has no class {', '.join(unknown)}")
+    task = set(task or names[EVERY - 1 :: EVERY])
+    if not 0 < len(task) < len(names):
+        raise ValueError(f"{events} has {len(names)} classes, {len(task)} for the task: both tasks need some")
     parts = folder / "pretrain", folder / "target"
-    for number, name in enumerate(names):
-        link = parts[number % EVERY == EVERY - 1] / name
+    for name in names:
+        link = parts[name in task] / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to((events / name).resolve())
@@ -117,11 +128,11 @@ def make_scenes(recipe: Recipe, sounds_dir: Path, folder: Path) -> None:
         synthesize(scene_set, SceneFolder(folder / data.split), data.scenes, workers=os.cpu_count() or 1)
 
 
-def pretrain(sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
+def pretrain(recipe: str, sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
     """Pre-trains the network, or goes on with that."""
     if not (folder / "eval_results.json").exists():
         values = _overrides({"data.data_dir": sounds_dir, "training.output_dir": folder})
-        run(read_recipe(PRETRAIN, [*overrides, *values]), resume=True)
+        run(read_recipe(recipe, [*overrides, *values]), resume=True)
 
 
 def _overrides(values: dict) -> list[str]:
@@ -131,7 +142,7 @@ def _overrides(values: dict) -> list[str]:
 
 
 def recipe_of_run(
-    method: str, data: str, seed: int, output: Path, pretrained: Path, overrides: Sequence[str]
+    method: str, data: str, seed: int, output: Path, pretrained: Path, overrides: Sequence[str], recipes: str = RECIPES
 ) -> Recipe:
     """The recipe of one run on the scenes or the sounds in `output`."""
     chosen, share = METHODS[method], SHARES[data]
@@ -150,7 +161,7 @@ def recipe_of_run(
         values["data.train.keep_features"] = False
     else:
         values["data.train.fraction"] = share
-    return read_recipe(chosen.recipe, [*overrides, *_overrides(values)])
+    return read_recipe(f"{recipes}/{chosen.recipe}", [*overrides, *_overrides(values)])
 
 
 def scores_of_run(recipe: Recipe) -> dict[str, float]:
@@ -177,25 +188,36 @@ def run_experiment(options: argparse.Namespace) -> None:
         FloatingPointError: training diverged.
     """
     output = options.output.absolute()
-    given = ("sounds", "pretrained", "updates", "pretrain_updates", "override")
+    given = (
+        "sounds",
+        "recipes",
+        "classes",
+        "pretrained",
+        "updates",
+        "pretrain_updates",
+        "pretrain_override",
+        "override",
+    )
     claim(output, json.loads(json.dumps({name: getattr(options, name) for name in given}, default=os.path.abspath)))
     to_pretrain, to_learn = (
         [*options.override, *([] if count is None else [f"training.max_steps={count}"])]
         for count in (options.pretrain_updates, options.updates)
     )
-    target = read_recipe(TARGET, to_learn)
-    pretrain_sounds, target_sounds = split_classes(options.sounds, output / "sounds")
+    target = read_recipe(f"{options.recipes}/target", to_learn)
+    pretrain_sounds, target_sounds = split_classes(options.sounds, output / "sounds", options.classes)
     make_scenes(target, target_sounds, output / "scenes")
     pretrained = options.pretrained
     if pretrained is None:
         pretrained = output / "pretrained"
-        pretrain(pretrain_sounds, pretrained, to_pretrain)
+        to_pretrain += options.pretrain_override
+        pretrain(f"{options.recipes}/pretrain", pretrain_sounds, pretrained, to_pretrain)
     runs = []
     todo = [(seed, data, method) for seed in range(options.seeds) for data in SHARES for method in METHODS]
     with tqdm(todo, desc="runs", unit="run") as progress:
         for seed, data, method in progress:
             progress.set_postfix_str(f"{method}, {data}")
-            scores = scores_of_run(recipe_of_run(method, data, seed, output, pretrained.absolute(), to_learn))
+            run_options = (method, data, seed, output, pretrained.absolute(), to_learn, options.recipes)
+            scores = scores_of_run(recipe_of_run(*run_options))
             runs.append({"method": method, "data": data, "seed": seed, **scores})
     write_atomically(output / "results.json", json.dumps(runs, indent=2) + "\n")
     text = table(runs, target.train.scenes)
@@ -281,10 +303,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--sounds", required=True, type=Path, metavar="DIR", help="isolated sounds, one folder a class")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
+    add("--recipes", default=RECIPES, metavar="NAME", help="folder of packaged recipes (default: %(default)s)")
+    add("--classes", nargs="+", metavar="NAME", help="classes of the task (default: every third)")
     add("--pretrained", type=Path, metavar="DIR", help="start from this network, in place of training one")
     add("--seeds", type=int, default=3, metavar="N", help="times that each run is repeated (default: 3)")
-    add("--updates", type=int, metavar="N", help=f"of each run (default: as in the recipe {TARGET})")
-    add("--pretrain-updates", type=int, metavar="N", help=f"default: as in the recipe {PRETRAIN}")
+    add("--updates", type=int, metavar="N", help="of each run (default: as in the recipe target)")
+    add("--pretrain-updates", type=int, metavar="N", help="default: as in the recipe pretrain")
+    add("--pretrain-override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change that recipe")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args(arguments)
     require("accelerate", "datasets", "peft", "pyarrow")

@@ -154,6 +154,19 @@ def test_transfer_keeps_what_the_head_knows_of_classes_by_their_names(tmp_path, 
     torch.testing.assert_close(after[name][..., [2, 0]], before[name][..., [0, 2]])
 
 
+def test_a_deeper_network_begins_with_copies_of_blocks_that_change_nothing_yet():
+    source = scattered(PSELDNetForSELD(tiny_config(depths=[1, 1, 1, 2]))).eval()
+    deeper, report = load_for_transfer(source, depths=[1, 1, 1, 5])
+    assert (report.new, report.unused) == ([], [])
+    features = torch.randn(1, 7, 101, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(deeper.eval()(features).accdoa, source(features).accdoa)
+    blocks = deeper.pseldnet.encoder.stages[3].blocks
+    known = source.pseldnet.encoder.stages[3].blocks
+    for number, origin in enumerate([0, 0, 0, 1, 1]):
+        assert torch.equal(blocks[number].mlp.fc1.weight, known[origin].mlp.fc1.weight)
+
+
 def test_transfer_to_nameless_classes_has_a_new_head():
     source = scattered(PSELDNetForSELD(tiny_config(id2label={0: "class 0", 1: "class 1"}, threshold=[0.3, 0.4])))
     model, report = load_for_transfer(source, num_labels=2)

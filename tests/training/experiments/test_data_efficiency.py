@@ -6,6 +6,7 @@ import pytest
 
 from training.experiments import data_efficiency
 from training.experiments.data_efficiency import METHODS, MONO, SHARES, main, recipe_of_run, split_classes, table
+from training.recipes import read_recipe
 
 
 CLASSES = ["bell", "cow", "door", "lion", "rain", "tram"]
@@ -52,6 +53,20 @@ def test_the_task_has_every_third_class_and_pre_training_the_others(events, tmp_
     assert sorted(path.name for path in pretrain.iterdir()) == ["bell", "cow", "lion", "rain"]
     assert sorted(path.name for path in target.iterdir()) == ["door", "tram"]
     assert (target / "door" / "first.wav").is_file()
+    _, named = split_classes(events, tmp_path / "named", ["rain"])
+    assert [path.name for path in named.iterdir()] == ["rain"]
+    with pytest.raises(ValueError, match="has no class moon"):
+        split_classes(events, tmp_path / "unknown", ["moon"])
+
+
+def test_the_default_model_can_be_tried_on_classes_that_were_held_out(tmp_path):
+    recipes = "data_efficiency/default_model"
+    pretrained = read_recipe(f"{recipes}/pretrain").model
+    for method in METHODS:
+        recipe = recipe_of_run(method, "10 %", 0, tmp_path, tmp_path / "pretrained", [], recipes)
+        same = ("output_format", "embed_dim", "depths", "num_heads", "patch_size", "distance", "distance_activation")
+        assert [recipe.model[name] for name in same] == [pretrained[name] for name in same]
+        assert (recipe.model["window_seconds"], recipe.model["spec_size"]) == (10, 256)
 
 
 @pytest.mark.parametrize("data", SHARES)

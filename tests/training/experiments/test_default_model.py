@@ -11,6 +11,8 @@ from modeling_pseldnet.events import Events
 from modeling_pseldnet.tools.loading import load
 from training.experiments import default_model
 from training.experiments.default_model import THRESHOLDS, confusion, main
+from training.recipes import read_recipe
+from training.train import run
 
 
 CLASSES = ["bell", "door", "rain"]
@@ -97,3 +99,33 @@ def test_a_source_counts_as_the_nearest_event_within_20_degrees():
     shares = confusion([reference], [prediction], 2)
     np.testing.assert_allclose(shares[:2], [[0.5, 0.5, 0], [0, 0, 1]])
     np.testing.assert_allclose(shares[2], [0, 0.25, 0])
+
+
+def test_the_next_model_starts_from_the_one_that_ships_and_learns_from_a_teacher(
+    tmp_path, write_recordings, tagger, capsys
+):
+    (tmp_path / "scenes.yaml").write_text(SCENES.replace("scene_seconds: 1.0", "scene_seconds: 10.0"))
+    write_recordings(tmp_path / "others", ["hum"])
+    values = {
+        "data.data_dir": write_recordings(tmp_path / "sounds", ["bell", "cow", "rain"]),
+        "data.train.interference_dir": tmp_path / "others",
+        "data.train.scene_recipe": tmp_path / "scenes.yaml",
+        "data.eval.scene_recipe": tmp_path / "scenes.yaml",
+        "data.train.scenes": 2,
+        "data.eval.scenes": 1,
+        "teacher.module": tagger,
+        "training.max_steps": 1,
+        "training.eval_strategy": "no",
+        "training.save_strategy": "no",
+        "training.per_device_train_batch_size": 1,
+        "training.dataloader_num_workers": 0,
+        "training.disable_tqdm": "true",
+        "training.output_dir": tmp_path / "run",
+    }
+    trainer = run(read_recipe("default_model/taught", [f"{key}={value}" for key, value in values.items()]))
+    told = capsys.readouterr().out
+    assert "2 new (heads.distance); 0 unused; classes: 2 kept (bell, rain), 1 new (cow)" in told
+    model, _ = load(str(tmp_path / "run"), "cpu")
+    assert [len(stage.blocks) for stage in model.pseldnet.encoder.stages] == [1, 2, 5]
+    assert model.config.distance
+    assert trainer.distillation.teacher.num_patches == 49

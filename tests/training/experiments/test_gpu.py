@@ -1,0 +1,39 @@
+"""What is done with one GPU, tried with the smallest network on a CPU."""
+
+import soundfile
+
+from modeling_pseldnet.tools.loading import load
+from tests.training.experiments.test_default_model import SCENES, TINY
+from training.experiments import gpu
+from training.experiments.gpu import main
+
+
+def test_sounds_are_packed_and_a_table_and_a_model_are_made(tmp_path, write_recordings, tagger, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "REPEATS", 1)
+    (tmp_path / "scenes.yaml").write_text(SCENES)
+    sounds = write_recordings(tmp_path / "sounds", ["bell", "cow"])
+    assert main(["pack", str(sounds), str(tmp_path / "packed")]) == 0
+    assert soundfile.info(tmp_path / "packed/bell/first.ogg").subtype == "OPUS"
+    assert "bell/first.ogg\tfirst" in (tmp_path / "packed/SOURCE_IDS.tsv").read_text()
+    overrides = [
+        "model.pretrained=",
+        *(f"model.{name}={value}" for name, value in TINY.items()),
+        "model.spec_size=128",
+        f"data.train.scene_recipe={tmp_path / 'scenes.yaml'}",
+        f"data.eval.scene_recipe={tmp_path / 'scenes.yaml'}",
+        "data.train.scenes=4",
+        "data.eval.scenes=1",
+        f"teacher.module={tagger}",
+        "training.per_device_train_batch_size=2",
+        "training.dataloader_num_workers=0",
+        "training.disable_tqdm=true",
+    ]
+    output = tmp_path / "out"
+    arguments = ["run", str(tmp_path / "packed"), "--output", str(output), "--updates", "1", "--without-tests"]
+    assert main([*arguments, "--override", *overrides]) == 0
+    table = (output / "table.md").read_text()
+    for what in ("rendered, cpu", "features", "answers", "loaded", "training step a view, 4 at a time", "prediction"):
+        assert what in table
+    model, _ = load(str(output / "model"), "cpu")
+    assert list(model.config.id2label.values()) == ["bell", "cow"]
+    assert "1 of 1 updates, 2 scenes each" in capsys.readouterr().out

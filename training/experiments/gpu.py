@@ -1,0 +1,288 @@
+"""What one GPU gives in nine minutes: its tests, a table of throughput, and further training of the default model.
+
+The training begins with the weights of a model, its optimizer anew, and takes as many updates as fit into the time
+that is left, as reckoned from the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import soundfile
+from tqdm import tqdm
+
+from datasets_scripts.scenes.sounds import SOURCE_TABLE, sounds_from_folder
+from modeling_pseldnet.files import write_atomically
+from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.extras import require
+
+from ..recipes import read_recipe, write_recipe
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..trainer import SELDTrainer
+
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "default_model/taught"
+# Seconds that the tests may take, and that are kept for loading data, rooms and the last evaluation.
+TESTS_SECONDS, SPARE_SECONDS = 90, 75
+# The share of the time left for training that its updates are reckoned to take.
+FILLED = 0.85
+# Calls that are timed, and what a whole step of one scene is called.
+REPEATS, SCENE = 10, "a scene loaded and trained on, at once"
+# Sides of the matrices whose product tells what the device can do.
+PEAK_SIDES = {"cuda": 8192, "cpu": 512}
+
+EXAMPLE = """\
+examples:
+  python -m training.experiments.gpu pack sounds/ packed/sounds
+  python -m training.experiments.gpu run packed/sounds --output runs/gpu --override \\
+      teacher.module=tagger.py data.train.interference_dir=packed/others model.pretrained=runs/default_model/taught
+
+`pack` writes sounds as Opus at 24 kHz, in about 60 % of what they take as Ogg Vorbis, with the table of their
+recordings. In the end the output folder of `run` has tests.txt, table.md and the model in half precision.
+"""
+
+
+def pack(sounds_dir: Path, folder: Path) -> None:
+    """Writes the sounds of a folder as Opus, small enough to travel, with the recording of each.
+
+    Raises:
+        ValueError: there are no sounds, or one cannot be read.
+    """
+    bank = sounds_from_folder(sounds_dir).measure()
+    rows = ["path\tsource_id"]
+    for number, sound in enumerate(tqdm(bank.sounds, desc="packed", unit="sound")):
+        path = folder / Path(sound.name).with_suffix(".ogg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, bank.read(number), bank.sampling_rate, format="OGG", subtype="OPUS")
+        rows.append(f"{path.relative_to(folder).as_posix()}\t{sound.recording}")
+    write_atomically(folder / SOURCE_TABLE, "\n".join(rows) + "\n")
+    print(f"{len(bank.sounds)} sounds, {sum(path.stat().st_size for path in folder.rglob('*.ogg')) / 2**20:.1f} MiB")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: what is done, seconds that one takes, and a remark."""
+
+    what: str
+    seconds: float
+    remark: str = ""
+
+    def __str__(self) -> str:
+        return f"| {self.what} | {1e3 * self.seconds:.2f} | {1 / self.seconds:,.0f} | {self.remark} |"
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """The mean time of a call, after two that are not counted."""
+    import torch
+
+    def finish() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    for _ in range(2):
+        call()
+    begin = finish()
+    for _ in range(repeats):
+        call()
+    return (finish() - begin) / repeats
+
+
+def throughput(trainer: SELDTrainer) -> Iterator[Row]:
+    """The time of each part of training and of prediction on the trainer's device; the model is trained a bit."""
+    import torch
+
+    from datasets_scripts.scenes.render_torch import SceneBank
+
+    device, size = trainer.args.device, trainer.args.train_batch_size
+    on_cpu = trainer.train_dataset.bank
+    scenes = [on_cpu.scene_set.scene(number) for number in range(size)]
+    banks = [on_cpu, *([SceneBank(on_cpu.scene_set, device=device)] if device.type != "cpu" else [])]
+    for bank in banks:
+        yield Row(
+            f"a scene rendered, {bank.device.type}", seconds_of(lambda b=bank: b.render(scenes), device, 3) / size
+        )
+    waveforms = banks[-1].render(scenes)
+    extract = trainer.feature_extractor.features
+    yield Row("features of a scene", seconds_of(lambda: extract(waveforms), device, REPEATS) / size)
+    if trainer.distillation is not None:
+        teacher = trainer.distillation.teacher
+        yield Row("a teacher's answers to a scene", seconds_of(lambda: teacher(waveforms), device, REPEATS) / size)
+    batches = iter(trainer.get_train_dataloader())
+    batch, begin = next(batches), time.perf_counter()
+    loaded = size * sum(1 for _ in islice(batches, 4 * REPEATS))
+    workers = f"{trainer.args.dataloader_num_workers} workers"
+    loading = Row("a scene loaded", (time.perf_counter() - begin) / max(loaded, 1), workers)
+    yield loading
+    trainer.model.train()
+    inputs = trainer._prepare_inputs(batch)
+    views = len(inputs["input_features"])
+    training = list(training_steps(trainer, inputs))
+    yield from training
+    share = 100 * min(loading.seconds * size / (loading.seconds * size + training[0].seconds * views), 1)
+    yield Row(
+        SCENE, max(training[0].seconds * views / size, loading.seconds), f"loading alone is {share:.0f} % of both"
+    )
+    model, features = trainer.model.eval(), inputs["input_features"]
+
+    @torch.inference_mode()
+    def predict():
+        with torch.autocast(device.type, torch.bfloat16):
+            model.predict(features)
+
+    yield Row("prediction of a window", seconds_of(predict, device, REPEATS) / views)
+
+
+def training_steps(trainer: SELDTrainer, inputs: dict) -> Iterator[Row]:
+    """The time that a training step in bfloat16 takes a view, as it is and, on a GPU, compiled."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device, views = trainer.args.device, len(inputs["input_features"])
+    optimizer = trainer.create_optimizer()
+
+    def step(model):
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = trainer.compute_loss(model, dict(inputs))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with FlopCounterMode(display=False) as counter:
+        step(trainer.model)
+    side = PEAK_SIDES[device.type]
+    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    peak = 2 * side**3 / seconds_of(lambda: matrix @ matrix, device, REPEATS)
+    models = {"": trainer.model} | ({", compiled": torch.compile(trainer.model)} if device.type != "cpu" else {})
+    for how, model in models.items():
+        try:
+            seconds = seconds_of(lambda m=model: step(m), device, REPEATS)
+        except Exception as error:
+            if not how:
+                raise
+            # What a compiler cannot do shall not end the run.
+            print(f"a training step{how} failed: {error}", file=sys.stderr)
+            continue
+        used = 100 * counter.get_total_flops() / seconds / peak
+        remark = f"{used:.0f} % of the {peak / 1e12:.1f} TFLOP/s of a product of {side}² matrices"
+        yield Row(f"a training step a view, {views} at a time{how}", seconds / views, remark)
+
+
+def gpu_tests(path: Path) -> None:
+    """Runs the tests that are marked `gpu`, and writes what they say."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests")]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TESTS_SECONDS)
+        text = done.stdout + done.stderr
+    except subprocess.TimeoutExpired as error:
+        text = f"{(error.stdout or b'').decode()}\nnot finished after {TESTS_SECONDS} s\n"
+    write_atomically(path, text)
+    print(text.strip().splitlines()[-1])
+
+
+def run(options: argparse.Namespace) -> None:
+    """The tests, the table and the training, one after the other.
+
+    Raises:
+        OSError, ValueError: the sounds or the model are not there, or the recipe does not fit them.
+    """
+    deadline = time.monotonic() + 60 * options.minutes - SPARE_SECONDS
+    import torch
+    from transformers import TrainerCallback
+
+    from ..train import build_trainer
+    from .default_model import lighten
+
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    if not options.without_tests:
+        gpu_tests(output / "tests.txt")
+    values = {
+        "data.data_dir": options.sounds,
+        "training.output_dir": output / "run",
+        "training.bf16": json.dumps(torch.accelerator.is_available()),
+        "training.dataloader_num_workers": max((os.cpu_count() or 1) - 1, 1),
+        "training.per_device_train_batch_size": 32,
+        "training.eval_strategy": "no",
+        "training.save_strategy": "no",
+    }
+    recipe = read_recipe(RECIPE, [*(f"{key}={value}" for key, value in values.items()), *options.override])
+    trainer = build_trainer(recipe)
+    before = copy.deepcopy(trainer.model.state_dict())
+    rows = ["| what | ms | a second | |", "|---|---|---|---|"]
+    scene = None
+    for row in throughput(trainer):
+        rows.append(str(row))
+        print(row, flush=True)
+        scene = row if row.what == SCENE else scene
+        write_atomically(output / "table.md", "\n".join(rows) + "\n")
+    trainer.model.load_state_dict(before)
+    trainer.optimizer = None
+    left = FILLED * (deadline - time.monotonic())
+    updates = int(left / scene.seconds / trainer.args.train_batch_size)
+    updates = max(min(updates, options.updates or updates), 1)
+    trainer.args.max_steps = updates
+    trainer.args.lr_scheduler_kwargs = {"num_decay_steps": updates // 4}
+    trainer.args.warmup_steps = min(trainer.args.warmup_steps, updates // 10)
+
+    class StopInTime(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop |= time.monotonic() > deadline
+
+    trainer.add_callback(StopInTime())
+    trainer.train()
+    trainer.save_model(str(output / "model"))
+    lighten(output / "model")
+    trainer.save_metrics("eval", trainer.evaluate())
+    write_recipe(recipe, output / "model" / "recipe.yaml", names_only=True)
+    print(f"{trainer.state.global_step} of {updates} updates, {trainer.args.train_batch_size} scenes each")
+    print(trainer.score_table())
+
+
+@program("python -m training.experiments.gpu")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program `python -m training.experiments.gpu`."""
+    parser = CommandParser(
+        prog="python -m training.experiments.gpu",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="write sounds small enough to travel")
+    packing.add_argument("sounds", type=Path, help="isolated sounds, one folder a class")
+    packing.add_argument("folder", type=Path, help="where to write them")
+    running = commands.add_parser("run", help="test, measure and train")
+    add = running.add_argument
+    add("sounds", type=Path, help="isolated sounds, one folder a class")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
+    add("--minutes", type=float, default=9.0, help="for all of it (default: %(default)g)")
+    add("--updates", type=int, metavar="N", help="of the training at most (default: as many as fit)")
+    add("--without-tests", action="store_true", help="leave the tests out")
+    add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=f"change the recipe {RECIPE}")
+    options = parser.parse_args(arguments)
+    require("accelerate", "datasets", "peft", "pyarrow")
+    if options.command == "pack":
+        pack(options.sounds, options.folder)
+    else:
+        run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

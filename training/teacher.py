@@ -1,0 +1,298 @@
+"""Learning the answers of an audio tagger beside SELD, from the same scenes.
+
+A teacher is a Python module with `Teacher`, a class or function that is called without arguments and gives an object
+
+- with the attributes `sampling_rate` (Hz), `patch_seconds` and `hop_seconds`: patch k of a waveform begins after
+  k * hop_seconds and is patch_seconds long;
+- that is called with mono waveforms (batch, samples) at that rate and gives their embeddings (batch, patches, width)
+  and the logits of its classes (batch, patches, classes), as float tensors on the device of the waveforms.
+
+What is between, such as a log-mel spectrogram and where its weights lie, is the module's own affair:
+
+```python
+class Teacher(torch.nn.Module):
+    sampling_rate, patch_seconds, hop_seconds = 16000, 0.975, 0.48  # 96 frames every 10 ms, with windows of 25 ms
+
+    def __init__(self):
+        super().__init__()
+        self.network = load_my_tagger("weights.npz")
+
+    def forward(self, waveforms):
+        patches = my_log_mel(waveforms).unfold(1, 96, 48)  # (batch, patches, bins, frames)
+        return self.network(patches)  # embeddings, logits
+```
+
+The network learns them as in Beyer et al., "Knowledge distillation: A good teacher is patient and consistent" (CVPR
+2022), from the sound pressure (the first channel) of each scene before it is augmented.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from math import gcd
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modeling_pseldnet.audio import Resampler
+from modeling_pseldnet.events import FRAME_SECONDS
+from modeling_pseldnet.modeling_pseldnet import PSELDNetForSELD
+
+
+# Standardised embeddings are kept within, as a rare large one would drown all others.
+MOST_DEVIATIONS = 8.0
+# A number that hardly varies is not blown up beyond this share of the mean deviation.
+LEAST_DEVIATION = 0.3
+# Of the linear maps that the heads begin as, over the variance of what they take: weaker ones fit the few scenes that
+# they are made of, with weights so large that the encoder's gradients are theirs alone.
+RIDGE = 0.1
+
+
+class Teacher(Protocol):
+    """What a module of a teacher gives; see above."""
+
+    sampling_rate: int
+    patch_seconds: float
+    hop_seconds: float
+
+    def __call__(self, waveforms: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class Answers(NamedTuple):
+    """What a teacher, or a student, says of each patch: (batch, patches, width) and (batch, patches, classes)."""
+
+    embedding: Tensor
+    logits: Tensor
+
+
+def load_teacher(module: str) -> Teacher:
+    """The teacher of a module, the path of a Python file or an importable name.
+
+    Raises:
+        ValueError: there is no such module, it fails, or its teacher lacks something.
+    """
+    try:
+        made = _import(module).Teacher()
+    except Exception as error:
+        # What is of others may fail in any way.
+        raise ValueError(f"teacher.module {module}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    for name in ("sampling_rate", "patch_seconds", "hop_seconds"):
+        value = getattr(made, name, None)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise ValueError(f"teacher.module {module}: Teacher().{name} must be a number above 0, not {value!r}")
+    if not callable(made):
+        raise ValueError(f"teacher.module {module}: Teacher() must be callable with waveforms (batch, samples)")
+    return made
+
+
+def _import(module: str):
+    path = Path(module).expanduser()
+    if path.suffix != ".py":
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location(f"teacher_{path.stem}", path)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+class WindowTeacher:
+    """A teacher that hears windows of a data set.
+
+    Args:
+        teacher: see [`load_teacher`].
+        sampling_rate: of the windows, Hz.
+        window_seconds: their length.
+        device: where the windows are.
+
+    Raises:
+        ValueError: its answers are not what they should be.
+    """
+
+    def __init__(
+        self, teacher: Teacher, sampling_rate: int, window_seconds: float, device: str | torch.device = "cpu"
+    ):
+        self.teacher = teacher
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.to(device).eval().requires_grad_(False)
+        divisor = gcd(sampling_rate, self.teacher.sampling_rate)
+        rates = sampling_rate // divisor, self.teacher.sampling_rate // divisor
+        self.resample: Callable[[Tensor], Tensor] = nn.Identity()
+        if rates != (1, 1):
+            self.resample = Resampler(*rates)
+            self.resample.filters = self.resample.filters.to(device)
+        silence = torch.zeros(2, 1, round(window_seconds * sampling_rate), device=device)
+        try:
+            answers = self(silence)
+            self._check(answers, window_seconds)
+        except Exception as error:
+            # What is of others may fail in any way.
+            raise ValueError(f"the teacher {type(teacher).__name__}: {' '.join(str(error).split())}") from error
+        self.num_patches, self.width = answers.embedding.shape[1:]
+        self.num_classes = answers.logits.shape[2]
+
+    def _check(self, answers: Answers, window_seconds: float) -> None:
+        for name, value in answers._asdict().items():
+            if not isinstance(value, Tensor) or value.ndim != 3 or len(value) != 2 or not value.is_floating_point():
+                what = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"its {name} of two waveforms must be floats (2, patches, …), not {what}")
+        patches = answers.embedding.shape[1], answers.logits.shape[1]
+        most = int(window_seconds / self.teacher.hop_seconds) + 1
+        if len(set(patches)) > 1 or not 1 <= patches[0] <= most:
+            raise ValueError(
+                f"it answers to {window_seconds:g} s with {' and '.join(map(str, dict.fromkeys(patches)))} patches,"
+                f" where a hop_seconds of {self.teacher.hop_seconds:g} gives 1 to {most}"
+            )
+
+    @torch.no_grad()
+    def __call__(self, waveform: Tensor) -> Answers:
+        """Answers to windows (batch, channels, samples), of which the first channel is heard."""
+        return Answers(*self.teacher(self.resample(waveform[:, 0])))
+
+    def patch_weights(self, window_frames: int) -> Tensor:
+        """The share that each label frame has in each patch, (patches, window_frames); rows add up to 1."""
+        begin = torch.arange(self.num_patches, dtype=torch.float64)[:, None] * self.teacher.hop_seconds
+        frame = torch.arange(window_frames, dtype=torch.float64) * FRAME_SECONDS
+        end = torch.minimum(begin + self.teacher.patch_seconds, frame + FRAME_SECONDS)
+        # A last patch may begin behind the last frame by a rounding.
+        shared = (end - torch.maximum(begin, frame)).clamp(min=0) + 1e-9
+        return (shared / shared.sum(1, keepdim=True)).float()
+
+
+class TeacherHeads(nn.Module):
+    """Linear layers from the embeddings of label frames, averaged over each patch and normalised, to the answers.
+
+    Args:
+        teacher: whose answers they learn.
+        width: of the embeddings of label frames.
+        window_frames: label frames of a window.
+    """
+
+    file_name = "teacher_heads.pt"
+
+    def __init__(self, teacher: WindowTeacher, width: int, window_frames: int):
+        super().__init__()
+        self.register_buffer("patch_weights", teacher.patch_weights(window_frames))
+        self.register_buffer("mean", torch.zeros(teacher.width))
+        self.register_buffer("deviation", torch.ones(teacher.width))
+        self.embedding = nn.Linear(width, teacher.width)
+        self.logits = nn.Linear(width, teacher.num_classes)
+
+    def pool(self, embeddings: Tensor) -> Tensor:
+        """Embeddings of label frames (batch, frames, width) to patches (batch, patches, width)."""
+        pooled = self.patch_weights @ embeddings.float()
+        return nn.functional.layer_norm(pooled, pooled.shape[-1:])
+
+    def losses(self, embeddings: Tensor, answers: Answers) -> dict[str, Tensor]:
+        """The mean squared error of the standardised embeddings, and the cross-entropy of the classes."""
+        pooled = self.pool(embeddings)
+        return {
+            "embedding": nn.functional.mse_loss(self.embedding(pooled), self.standardised(answers.embedding)),
+            "logits": nn.functional.binary_cross_entropy_with_logits(
+                self.logits(pooled), answers.logits.float().sigmoid()
+            ),
+        }
+
+    def standardised(self, embedding: Tensor) -> Tensor:
+        """A teacher's embeddings, each number of which varies alike."""
+        return ((embedding.float() - self.mean) / self.deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+
+    @torch.no_grad()
+    def begin(self, embeddings: Tensor, answers: Answers) -> None:
+        """Begins as ridge regressions of the answers on the embeddings of label frames (batch, frames, width).
+
+        Heads that begin at random would first of all turn the encoder to themselves.
+        """
+        deviation, self.mean[:] = torch.std_mean(answers.embedding.float().flatten(0, 1), dim=0)
+        self.deviation[:] = deviation.clamp(min=LEAST_DEVIATION * float(deviation.mean()) + 1e-6)
+        pooled = self.pool(embeddings).flatten(0, 1)
+        centre = pooled.mean(0)
+        centred = pooled - centre
+        strength = RIDGE * len(centred) * centred.var(0).mean()
+        gram = centred.T @ centred + strength * torch.eye(len(centre), device=centre.device)
+        for head, target in ((self.embedding, self.standardised(answers.embedding)), (self.logits, answers.logits)):
+            target = target.float().flatten(0, 1)
+            head.weight[:] = torch.linalg.solve(gram, centred.T @ (target - target.mean(0))).T
+            head.bias[:] = target.mean(0) - head.weight @ centre
+
+
+class Distillation:
+    """What a model in training learns from a teacher: further heads, and their losses beside its own.
+
+    Args:
+        teacher: whose answers it learns.
+        embedding_weight, logits_weight: of the two losses.
+    """
+
+    def __init__(self, teacher: WindowTeacher, embedding_weight: float, logits_weight: float):
+        self.teacher = teacher
+        self.weights = {"embedding": embedding_weight, "logits": logits_weight}
+        self._heard: Tensor | None = None
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+        self._count = 0
+
+    def attach(self, model: nn.Module) -> None:
+        """Adds the heads to a model, which trains them with its own and leaves them out when it is saved.
+
+        Raises:
+            ValueError: the model is an adapter.
+        """
+        if not isinstance(model, PSELDNetForSELD):
+            raise ValueError("a teacher is for whole models: set peft to null, or teacher.module")
+        config, encoder = model.config, model.pseldnet
+        window = torch.zeros(1, config.num_channels, encoder.max_frames, config.num_mel_bins, device=model.device)
+        training = model.training
+        with torch.no_grad():
+            _, window_frames, width = encoder.eval()(window).last_hidden_state.shape
+        model.train(training)
+        self.heads = TeacherHeads(self.teacher, width, window_frames).to(model.device)
+        model.teacher_heads = self.heads
+        unsaved = {f"teacher_heads.{name}" for name in self.heads.state_dict()}
+        model._keys_to_ignore_on_save = unsaved.union(model._keys_to_ignore_on_save or ())
+        encoder.register_forward_pre_hook(self._ask, with_kwargs=True)
+        encoder.register_forward_hook(self._hear)
+
+    @staticmethod
+    def _ask(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, kwargs | {"output_embeddings": True} if encoder.training else kwargs
+
+    def _hear(self, encoder: nn.Module, args: tuple, output) -> None:
+        if encoder.training:
+            self._heard = output.last_hidden_state
+
+    def loss(self, answers: Answers) -> Tensor:
+        """The weighted losses of what the model heard last."""
+        losses = self.heads.losses(self._heard, answers)
+        self._heard = None
+        self._count += 1
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name].to(value.device) + value.detach()
+        return sum(self.weights[name] * value for name, value in losses.items())
+
+    def take_means(self) -> dict[str, float]:
+        """The mean losses, before weighting, since this was asked last, by name."""
+        means = {f"loss_{name}": float(value) / self._count for name, value in self._sums.items()}
+        self._sums.clear()
+        self._count = 0
+        return means
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the heads to a checkpoint."""
+        torch.save(self.heads.state_dict(), Path(folder) / TeacherHeads.file_name)
+
+    def load(self, folder: str | os.PathLike) -> None:
+        """Reads the heads from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint has none, or those of another teacher.
+        """
+        try:
+            self.heads.load_state_dict(torch.load(Path(folder) / TeacherHeads.file_name, map_location="cpu"))
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder} is not of a training with this teacher ({reason}): take another") from None
