@@ -1,8 +1,11 @@
 """Makes the classes of this package known to transformers and PEFT, when these are imported and not before."""
 
+import contextlib
 import functools
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -117,16 +120,28 @@ REGISTRATIONS = {
 }
 PACKAGE = __package__.partition(".")[0]
 _pairs = [(theirs, f"{PACKAGE}.{ours}", run) for theirs, (ours, run) in REGISTRATIONS.items()]
-_watched = {name for theirs, ours, _ in _pairs for name in (theirs, ours)}
+_watched = {theirs.partition(".")[0] for theirs in REGISTRATIONS} | {PACKAGE}
+# Modules of the watched packages that have been executed.
 _executed: set[str] = set()
 
 
+class _Imports(threading.local):
+    """How deep in imports of watched packages a thread is, and what it executed since it registered last."""
+
+    def __init__(self):
+        self.depth, self.fresh = 0, set()
+
+
+_imports = _Imports()
+
+
 class _AfterImport:
-    """A finder that finds what the others find, and has [`_after`] follow the execution of the modules watched."""
+    """A finder that finds what the others find, and has [`_register_fresh`] follow the outermost import of a watched
+    package: within it modules are half executed, and importing one that needs them would fail."""
 
     @classmethod
     def find_spec(cls, name: str, path=None, target=None) -> ModuleSpec | None:
-        if name not in _watched:
+        if name.partition(".")[0] not in _watched:
             return None
         others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
@@ -134,29 +149,43 @@ class _AfterImport:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                execute(module)
-                if module.__name__ == name:
-                    _after(name)
+                with _import():
+                    execute(module)
+                    _executed.add(module.__name__)
+                    _imports.fresh.add(module.__name__)
 
             spec.loader.exec_module = exec_module
         return spec
 
 
-def _after(name: str) -> None:
-    """Registers what can be once a module has been executed: a pair, when the second of the two has been.
+@contextlib.contextmanager
+def _import() -> Iterator[None]:
+    _imports.depth += 1
+    try:
+        yield
+        if _imports.depth == 1:
+            _register_fresh()
+    finally:
+        _imports.depth -= 1
+
+
+def _register_fresh() -> None:
+    """Registers what can be since modules have been executed: a pair, when both of it have been.
 
     Either may import the other, and another thread may be in the midst of it: none waits for the other here.
     """
-    _executed.add(name)
-    for theirs, ours, run in _pairs:
-        try:
-            if name == theirs and ours not in sys.modules:
-                import_module(ours)
-            elif name in (theirs, ours) and _executed.issuperset((theirs, ours)):
-                run()
-        except Exception as error:
-            # Another library is not to fail for this one.
-            warnings.warn(f"{PACKAGE} could not register with {theirs}: {type(error).__name__}: {error}", stacklevel=2)
+    while names := _imports.fresh:
+        _imports.fresh = set()
+        for theirs, ours, run in _pairs:
+            try:
+                if theirs in names and ours not in sys.modules:
+                    import_module(ours)
+                elif not names.isdisjoint((theirs, ours)) and _executed.issuperset((theirs, ours)):
+                    run()
+            except Exception as error:
+                # Another library is not to fail for this one.
+                what = f"{PACKAGE} could not register with {theirs}: {type(error).__name__}: {error}"
+                warnings.warn(what, stacklevel=2)
 
 
 def register() -> None:
@@ -167,4 +196,7 @@ def register() -> None:
         if theirs in sys.modules:
             # Where another thread is importing it, wait for the end of that.
             import_module(theirs)
-            _after(theirs)
+            _executed.add(theirs)
+            _imports.fresh.add(theirs)
+    with _import():
+        pass
