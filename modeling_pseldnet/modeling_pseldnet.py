@@ -81,7 +81,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def check_adapter_classes(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
-    """Refuses an adapter for other classes than a model has, where the adapter says which: names would be wrong.
+    """Refuses an adapter for other classes than a model has, where both say which: names would be wrong.
 
     Args:
         config: of the model.
@@ -95,7 +95,8 @@ def check_adapter_classes(config: PSELDNetConfig, adapter: str | os.PathLike, **
         saved = type(config).from_pretrained(adapter, **options)
     except OSError:
         return
-    if saved.id2label != config.id2label:
+    nameless = list(config.id2label.values()) == [f"LABEL_{index}" for index in range(config.num_labels)]
+    if saved.id2label != config.id2label and not (nameless and saved.num_labels == config.num_labels):
         raise ValueError(
             f"the adapter {adapter} is for {saved.num_labels} classes ({_first(saved)}) and the model has"
             f" {config.num_labels} ({_first(config)}), not the same: modeling_pseldnet.load gives it with its own"

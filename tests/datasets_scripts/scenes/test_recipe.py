@@ -105,7 +105,5 @@ def test_mistakes_in_a_recipe_are_named_with_the_file(write_text, tmp_path, text
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are():
-    with pytest.raises(
-        FileNotFoundError, match=r"no recipe 'nosuch'.*default, default_model, default_model_varied, on_the_fly"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'nosuch'.*default, default_model, .*on_the_fly"):
         read_scene_recipe("nosuch")

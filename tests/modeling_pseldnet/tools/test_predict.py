@@ -190,7 +190,10 @@ def test_windows_of_short_recordings_go_through_the_model_together_and_change_no
         assert predict(tmp_path / "in", *options, output=output)[0] == 0
     assert sizes == [1] * 7 + [4, 3]
     for file in (tmp_path / "1").iterdir():
-        assert (tmp_path / "4" / file.name).read_bytes() == file.read_bytes()
+        alone, together = read_csv(file), read_csv(tmp_path / "4" / file.name)
+        np.testing.assert_array_equal([together.frame, together.class_id], [alone.frame, alone.class_id])
+        # Sums are in another order, and a last digit may be rounded to the other side.
+        np.testing.assert_allclose(together.vector, alone.vector, atol=0.003)
 
 
 @pytest.mark.parametrize("option", [("--hop", "nan"), ("--hop", "-1"), ("--batch-size", "0"), ("--delay", "inf")])
