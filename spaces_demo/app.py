@@ -1,6 +1,7 @@
 """A page that shows what sounds in a recording, when and from which direction: the program `pseldnet-demo`."""
 
 import argparse
+import gc
 import html
 import json
 import os
@@ -131,6 +132,8 @@ class Finder:
             labels, picture = network.config.id2label, str(Path(result.csv).with_suffix(".png"))
             seconds = measure(recording, network.config.sampling_rate, channel_format)
             plot_events(events, labels, picture, seconds, title=Path(recording).name)
+            # A figure is megabytes of cycles, which many visitors would heap up until the collector next comes by.
+            gc.collect()
             yield result.csv, result.json, picture, result.stereo
 
     def scene(
@@ -315,6 +318,8 @@ def serve(options: argparse.Namespace) -> None:
         os.environ["GRADIO_TEMP_DIR"] = files
         finder = Finder(options.model, options.trust_remote_code)
         blocks = build(finder)
+        # What is here now stays, and is not looked through any more.
+        gc.freeze()
         blocks.launch(
             server_name=options.host,
             server_port=options.port,
