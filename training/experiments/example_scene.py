@@ -61,9 +61,15 @@ def longest_path(room: Room) -> int:
 
 
 def make_scene(scene_set: SceneSet) -> Scene:
-    """The scene of `SOURCES`; a sound that moves does so for the whole of the longest path."""
+    """The scene of `SOURCES`; a sound that moves does so for the whole of the longest path.
+
+    Raises:
+        ValueError: one of them is not held out in this set.
+    """
+    numbers = {scene_set.sounds.sounds[number].name: int(number) for number in scene_set.sound_numbers()}
+    if missing := [name for name, *_ in SOURCES if name not in numbers]:
+        raise ValueError(f"not among the sounds held out in this folder: {', '.join(missing)}: choose others")
     room, rate = scene_set.room(0), scene_set.recipe.sampling_rate
-    numbers = {sound.name: number for number, sound in enumerate(scene_set.sounds.sounds)}
     events = []
     for track, (name, start, azimuth, snr) in enumerate(SOURCES):
         sound = scene_set.sounds.sounds[numbers[name]]
