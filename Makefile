@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_OPTIONS ?= -n 2 --dist loadfile
+# Three for two cores, as tests often wait for processes that they start.
+PYTEST_OPTIONS ?= -n 3 --dist loadfile
 
 SOUNDS ?= sounds
 TEACHER ?=

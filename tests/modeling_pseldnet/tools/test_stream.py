@@ -14,9 +14,9 @@ from transformers import AutoFeatureExtractor
 
 from modeling_pseldnet import Events, PSELDNetForSELD, detect
 from modeling_pseldnet.audio import Recording
-from modeling_pseldnet.events import angle_between
 from modeling_pseldnet.timeline import link_tracks
 from modeling_pseldnet.tools.predict import main
+from modeling_pseldnet.tools.scores import seld_scores
 from modeling_pseldnet.tools.stream import detect_stream, in_real_time, read_pcm
 from tests.helpers import scattered, tiny_config
 
@@ -140,9 +140,10 @@ def test_other_rates_are_resampled(model, extractor, real):
     ten, rest = np.split(resampled, [10 * RATE], axis=1)
     _, expected = stream(model, extractor, [ten, *blocks_of(rest, 0.7)])
     assert len(found) > 100
-    for column in ("frame", "class_id", "track"):
-        np.testing.assert_array_equal(getattr(found, column), getattr(expected, column))
-    assert angle_between(found.vector, expected.vector).max() < 1
+    # Sums are in another order, and an activity beside the threshold may fall to its other side.
+    scores = seld_scores([expected], [found], model.config.num_labels, num_frames=[130])["micro"]
+    assert scores["F"] > 0.98
+    assert scores["LE"] < 1
 
 
 def test_silence_has_no_events(model, extractor):
