@@ -26,7 +26,7 @@ MAX_SECONDS = 300
 SILENT_SECONDS = 10
 # Of one call, and calls that wait for the model; what comes beyond is refused.
 MAX_BYTES, MAX_WAITING = 1_000_000, 8
-HIGHEST_RATE = 192_000
+MAX_RATE = 192_000
 MAX_ID = 64
 
 
@@ -138,8 +138,8 @@ class Listener:
                 f"Your microphone gives {channels} channel{'s' * (channels != 1)} where this model needs {needed}."
                 f" {channel_advice(channels, needed)}"
             )
-        if rate > HIGHEST_RATE:
-            raise ValueError(f"Your microphone gives {rate} Hz where {HIGHEST_RATE} are the most")
+        if rate > MAX_RATE:
+            raise ValueError(f"Your microphone gives {rate} Hz where {MAX_RATE} are the most")
         samples = read_pcm(microphone, "s16le", needed, samples_of(BLOCK_SECONDS, rate))
         yield {"scene": about_scene(used, channel_format), "channels": needed}
         for frame, events in detect_stream(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
@@ -63,9 +62,6 @@ class SavingTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         shutil.rmtree(folder / STAGING, ignore_errors=True)
         with self._staged(folder, "the model") as staging:
-            if isinstance(self.model, PeftModel):
-                # An adapter is for other classes than the model it is trained on.
-                self.model.config.save_pretrained(staging)
             super()._save(str(staging), state_dict)
 
     @contextmanager

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, Recording, float_samples
+from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, float_samples
 from ..events import FRAME_SECONDS, Events
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
@@ -30,7 +30,6 @@ from .extras import require
 
 # Samples as they come through a pipe, and the number that is full scale.
 SAMPLE_FORMATS = {"s16le": (np.dtype("<i2"), 2.0**15), "f32le": (np.dtype("<f4"), 1.0)}
-LOWEST_RATE = 1000  # Hz; no audio has less
 SOUND_FILES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd")
 
 
