@@ -1,8 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Three for two cores, as tests often wait for processes that they start.
-PYTEST_OPTIONS ?= -n 3 --dist loadfile
+PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 SOUNDS ?= sounds
 TEACHER ?=
