@@ -43,7 +43,8 @@ default-model: $(VENV)/installed-dev
 	$(BIN)/pseldnet-train default_model/taught --resume --override data.data_dir=$(SOUNDS) \
 		teacher.module=$(TEACHER) data.train.interference_dir=$(INTERFERENCE)
 	$(BIN)/python -m training.experiments.default_model runs/default_model/taught --sounds $(SOUNDS) \
-		--scene-recipe default_model_48 \
+		--scene-recipe default_model_48 $(if $(INTERFERENCE),--interference $(INTERFERENCE)) \
+		--beside modeling_pseldnet/default_model \
 		--trained-on "240,000 scenes of ten seconds, each heard in two forms, turned, mirrored and coloured"
 
 lint: $(VENV)/installed-dev

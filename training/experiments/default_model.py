@@ -1,7 +1,8 @@
 """Makes of a training run the model that comes with the package: thresholds, scores and card.
 
 Sounds and rooms are others than in training: thresholds are chosen on the validation split, and the scores are those
-of the test split. Beside them stands the score on sounds of training, which tells what is known by heart.
+of the test split. Beside them stand the score on sounds of training, which tells what is known by heart, what is
+reported where only sounds of no class are, and another model in the same scenes.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.scenes.recipe import read_scene_recipe
+from datasets_scripts.scenes.recipe import InterferenceRecipe, SceneRecipe, read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
-from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
+from datasets_scripts.scenes.sounds import sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL
-from modeling_pseldnet.events import Events, angle_between
+from modeling_pseldnet.events import Events
 from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.tools.cli import CommandParser, program
-from modeling_pseldnet.tools.evaluate_files import format_scores
-from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
+from modeling_pseldnet.tools.scores import seld_scores
+
+from .model_card import Heard, Report, card, plot_confusion
 
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ if TYPE_CHECKING:
 
 VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
 THRESHOLDS = np.arange(0.1, 0.81, 0.05)
-RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
-NOTHING = "nothing"
-CARD = Path(__file__).with_name("default_model_card.md")
+LIVELY_SCENES, LIVELY_RT60 = 200, (1.0, 2.0)
+EMPTY_SCENES = 360
 
 Prediction = list["Window"]
 Predict = Callable[["torch.Tensor"], dict[str, "torch.Tensor"]]
@@ -66,21 +66,18 @@ class Scenes:
 
 
 def run_scenes(
-    extractor: PSELDNetFeatureExtractor, sounds: SoundBank, recipe: str, split: str, count: int, *predicts: Predict
+    extractor: PSELDNetFeatureExtractor, scene_set: SceneSet, count: int, *predicts: Predict
 ) -> list[Scenes]:
-    """Renders scenes of a split, and makes of their features each of the predictions."""
+    """Renders the first scenes of a set, and makes of their features each of the predictions."""
     import torch
 
     from modeling_pseldnet.inference import Window
 
     from ..data import RenderedScenes
 
-    made = read_scene_recipe(recipe)
-    made = dataclasses.replace(made, rooms=dataclasses.replace(made.rooms, number=ROOMS))
-    scene_set = SceneSet(made, sounds, seed=1, split=split)
     rendered = RenderedScenes(scene_set, count)
     references, rt60, outputs = [], [], [[] for _ in predicts]
-    for number in tqdm(range(count), desc=f"{split} scenes", unit="scene"):
+    for number in tqdm(range(count), desc=f"{scene_set.split} scenes", unit="scene"):
         item = rendered[number]
         features = extractor.features(torch.from_numpy(item["waveform"])[None])
         peak = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
@@ -90,6 +87,13 @@ def run_scenes(
         references.append(item["events"])
         rt60.append(scene_set.room(number % scene_set.number_of_rooms).rt60)
     return [Scenes(references, made_of_scenes, rt60) for made_of_scenes in outputs]
+
+
+def without_events(recipe: SceneRecipe, folder: str | None = None) -> SceneRecipe:
+    """The recipe with no events; with a folder, its sounds of no class, one after the other, as loud as events."""
+    interference = InterferenceRecipe(folder, probability=1.0, gap=recipe.events.gap, snr=recipe.events.snr)
+    events = dataclasses.replace(recipe.events, polyphony={0: 1.0})
+    return dataclasses.replace(recipe, events=events, interference=interference)
 
 
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
@@ -109,122 +113,6 @@ def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
     return np.where(heard, best, np.median(best[heard])).round(2)
 
 
-def confusion(references: Sequence[Events], predictions: Sequence[Events], num_classes: int) -> np.ndarray:
-    """Shares (classes + 1, classes + 1) of what is reported where a source of a class is; the last stands for nothing.
-
-    A source of a frame goes with the event nearest to it, if that is within 20°; events near no source go to the last
-    row, whose numbers are shares of all events reported.
-    """
-    counts = np.zeros((num_classes + 1, num_classes + 1))
-    for reference, prediction in zip(references, predictions, strict=True):
-        for frame in np.union1d(reference.frame, prediction.frame):
-            true, found = reference[reference.frame == frame], prediction[prediction.frame == frame]
-            angle = angle_between(true.vector[:, None], found.vector[None, :])
-            near = angle <= MAX_ANGLE_DEGREES
-            for row, class_id in enumerate(true.class_id):
-                column = found.class_id[angle[row].argmin()] if near[row].any() else num_classes
-                counts[class_id, column] += 1
-            np.add.at(counts[num_classes], found.class_id[~near.any(0)], 1)
-    reported = sum(map(len, predictions))
-    counts[:num_classes] /= counts[:num_classes].sum(1, keepdims=True).clip(1)
-    counts[num_classes] /= max(reported, 1)
-    return counts
-
-
-def plot_confusion(shares: np.ndarray, labels: Sequence[str], path: Path) -> None:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    names = [label.replace("_", " ") for label in labels] + [NOTHING]
-    figure = Figure(figsize=(8.6, 7.8), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), [*names[:-1], "reported\nwithout source"])
-    axes.set_xlabel("reported within 20°")
-    axes.set_ylabel("source")
-    for row, column in zip(*np.nonzero(shares >= 0.1), strict=True):
-        value = shares[row, column]
-        color = "white" if value > 0.5 else "black"
-        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color)
-    axes.axhline(len(labels) - 0.5, color="grey", linewidth=0.8)
-    axes.axvline(len(labels) - 0.5, color="grey", linewidth=0.8)
-    figure.colorbar(image, ax=axes, shrink=0.6, label="share")
-    with matplotlib.rc_context({"svg.hashsalt": "pseldnets"}):
-        figure.savefig(path, dpi=90)
-
-
-def band(rt60: float) -> str:
-    """The range of reverberation times that one falls into."""
-    number = int(np.clip(np.searchsorted(RT60_EDGES, rt60) - 1, 0, len(RT60_EDGES) - 2))
-    return f"{RT60_EDGES[number]:.1f}–{RT60_EDGES[number + 1]:.1f} s"
-
-
-def _row(name: str, scores: dict, jackknife: dict | None = None) -> str:
-    def text(score: str) -> str:
-        digits, unit = (1, "°") if score == "LE" else (3, "")
-        low_high = jackknife and f" ({jackknife[score][0]:.{digits}f}–{jackknife[score][1]:.{digits}f})"
-        return f"{scores[score]:.{digits}f}{unit}{low_high or ''}"
-
-    return "| " + " | ".join([name, *map(text, ("F", "ER", "LE", "LR", "SELD"))]) + " |"
-
-
-def card(
-    model: PSELDNetForSELD,
-    test: Scenes,
-    predictions: list[Events],
-    averaged: list[Events],
-    known: dict,
-    trained_on: str,
-) -> str:
-    """The model card, with the scores on the test scenes.
-
-    Args:
-        predictions, averaged: the events found in the test scenes, without and with `--tta`.
-        known: the macro scores on sounds of training.
-        trained_on: what the training was.
-    """
-    labels, thresholds = list(model.config.id2label.values()), model.config.threshold
-    overlap = [f"{np.bincount(events.frame).max(initial=0)}" for events in test.references]
-    by_overlap, with_tta = (
-        seld_scores(test.references, found, len(labels), groups=overlap, jackknife=True)
-        for found in (predictions, averaged)
-    )
-    by_rt60 = seld_scores(test.references, predictions, len(labels), groups=[band(seconds) for seconds in test.rt60])
-    print(format_scores({**by_overlap, "num_classes": len(labels), "overlap": by_overlap["groups"]}, by="overlap"))
-    heading = "| {} | F20 | ER20 | LE | LR | SELD |\n|---|---|---|---|---|---|"
-    overlaps = [
-        _row(f"all{how}" if name == "all" else f"{name} at a time{how}", part["macro"], part["jackknife"]["macro"])
-        for how, scores in (("", by_overlap), (", with `--tta`", with_tta))
-        for name, part in {**scores["groups"], "all": scores}.items()
-        if name != "0"
-    ]
-    overlaps.append(_row("all, micro means", by_overlap["micro"], by_overlap["jackknife"]["micro"]))
-    overlaps.append(_row("all, of sounds of training", known))
-    reverberation = [_row(name, part["macro"]) for name, part in by_rt60["groups"].items()]
-    classes = [
-        f"| {label} | {by_overlap['classwise']['F'][n]:.2f} | {by_overlap['classwise']['LE'][n]:.0f}° |"
-        f" {by_overlap['classwise']['LR'][n]:.2f} | {thresholds[n]:.2f} |"
-        for n, label in enumerate(labels)
-    ]
-    macro = by_overlap["macro"]
-    return Template(CARD.read_text(encoding="utf-8")).substitute(
-        classes=len(labels),
-        labels=", ".join(labels),
-        millions=f"{model.num_parameters() / 1e6:.1f}",
-        trained_on=trained_on,
-        sampling_rate=model.config.sampling_rate,
-        window_seconds=model.config.window_seconds,
-        scenes=len(test.references),
-        validation_scenes=VALIDATION_SCENES,
-        f20=f"{macro['F']:.3f}",
-        le=f"{macro['LE']:.1f}",
-        by_sources="\n".join([heading.format("sources"), *overlaps]),
-        by_rt60="\n".join([heading.format("RT60"), *reverberation]),
-        by_class="\n".join(classes),
-    )
-
-
 @program("python -m training.experiments.default_model")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program behind `make default-model`, once the training is done."""
@@ -235,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--scene-recipe", default="default_model", help="default: %(default)s")
     add("--trained-on", required=True, metavar="TEXT", help="what the model was trained on, for its card")
     add("--output", default=DEFAULT_MODEL, type=Path, help="default: where the package looks for it")
+    add("--interference", metavar="DIR", help="sounds of no class, of which those held out are tried; none by default")
+    add("--beside", metavar="MODEL", help="a model to be scored on the same scenes, by the classes that both know")
     options = parser.parse_args(arguments)
     finish(options)
 
@@ -248,21 +138,48 @@ def finish(options: argparse.Namespace) -> None:
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()
     if list(sounds.class_names) != list(model.config.id2label.values()):
         raise ValueError(f"the classes in {options.sounds} are not those of {options.run}")
-    scenes = extractor, sounds, options.scene_recipe
-    averaging = rotation_averaging(model, extractor)
-    with evaluating(model):
-        (validation,) = run_scenes(*scenes, "validation", VALIDATION_SCENES, model.predict)
-        test, averaged = run_scenes(*scenes, "test", TEST_SCENES, model.predict, averaging)
-        (known,) = run_scenes(*scenes, "train", TRAINING_SCENES, model.predict)
+    recipe = read_scene_recipe(options.scene_recipe)
+    recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=ROOMS))
+
+    def run(split: str, count: int, *predicts: Predict, recipe: SceneRecipe = recipe) -> list[Scenes]:
+        return run_scenes(extractor, SceneSet(recipe, sounds, seed=1, split=split), count, *predicts)
+
+    other = load(options.beside, "cpu")[0] if options.beside else None
+    with evaluating(model), evaluating(other or model):
+        (validation,) = run("validation", VALIDATION_SCENES, model.predict)
+        averaging = rotation_averaging(model, extractor)
+        test, averaged, beside = run("test", TEST_SCENES, model.predict, averaging, (other or model).predict)
+        (known,) = run("train", TRAINING_SCENES, model.predict)
+        (noise,) = run("test", EMPTY_SCENES, model.predict, recipe=without_events(recipe))
+        lively, unlabelled = None, None
+        if recipe.rooms.measured is None:
+            rooms = dataclasses.replace(recipe.rooms, rt60=LIVELY_RT60)
+            (lively,) = run("test", LIVELY_SCENES, model.predict, recipe=dataclasses.replace(recipe, rooms=rooms))
+        if options.interference:
+            no_class = without_events(recipe, options.interference)
+            (unlabelled,) = run("test", EMPTY_SCENES, model.predict, recipe=no_class)
     thresholds = choose_thresholds(model, validation)
     model.config.threshold = thresholds.tolist()
-    predictions, with_tta, of_known = (scenes.predictions(model, thresholds) for scenes in (test, averaged, known))
-    known_scores = seld_scores(known.references, of_known, model.config.num_labels)["macro"]
-    text = card(model, test, predictions, with_tta, known_scores, options.trained_on)
+
+    def heard(scenes: Scenes | None) -> Heard | None:
+        return scenes and (scenes.references, scenes.predictions(model, thresholds))
+
+    report = Report(
+        model,
+        test=heard(test),
+        rt60=test.rt60,
+        averaged=heard(averaged),
+        known=heard(known),
+        noise=heard(noise),
+        lively=heard(lively),
+        unlabelled=heard(unlabelled),
+        beside=other and (other, beside.predictions(other, np.asarray(other.config.threshold))),
+        usual_distance=float(np.median(Events.concatenate(validation.references).distance)),
+    )
+    text = card(report, options.trained_on, VALIDATION_SCENES)
     save_hub_folder(model, options.output, text, extractor)
     lighten(options.output)
-    shares = confusion(test.references, predictions, model.config.num_labels)
-    plot_confusion(shares, list(sounds.class_names), options.output / "confusion.png")
+    plot_confusion(report, options.output / "confusion.png")
 
 
 def lighten(folder: Path) -> None:

@@ -10,7 +10,8 @@ from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNet
 from modeling_pseldnet.events import Events
 from modeling_pseldnet.tools.loading import load
 from training.experiments import default_model
-from training.experiments.default_model import THRESHOLDS, confusion, main
+from training.experiments.default_model import THRESHOLDS, main
+from training.experiments.model_card import confusion, events_per_hour
 from training.recipes import read_recipe
 from training.train import run
 
@@ -32,13 +33,13 @@ def program(tmp_path, write_recordings, monkeypatch):
     """Runs the program on a new model and three recordings a class."""
     write_recordings(tmp_path / "events", CLASSES)
     (tmp_path / "scenes.yaml").write_text(SCENES)
-    config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)))
+    config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)), distance=True)
     PSELDNetForSELD(config).save_pretrained(tmp_path / "run")
     PSELDNetFeatureExtractor().save_pretrained(tmp_path / "run")
-    for name in ("VALIDATION_SCENES", "TEST_SCENES", "TRAINING_SCENES", "ROOMS"):
+    for name in ("VALIDATION_SCENES", "TEST_SCENES", "TRAINING_SCENES", "LIVELY_SCENES", "EMPTY_SCENES", "ROOMS"):
         monkeypatch.setattr(default_model, name, 4)
 
-    def program():
+    def program(*more):
         main(
             [
                 str(tmp_path / "run"),
@@ -46,6 +47,7 @@ def program(tmp_path, write_recordings, monkeypatch):
                 *("--scene-recipe", str(tmp_path / "scenes.yaml")),
                 *("--trained-on", "nothing at all"),
                 *("--output", str(tmp_path / "made")),
+                *map(str, more),
             ]
         )
         return tmp_path / "made"
@@ -65,7 +67,31 @@ def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(progr
     rows = ["1 at a time", "all", "1 at a time, with `--tta`", "all, with `--tta`"]
     for row in (*rows, "all, micro means", "all, of sounds of training", *CLASSES):
         assert f"\n| {row} |" in card
+    assert "\n| 1.0–2.0 s (4 other scenes) |" in card
+    assert "relative distance error" in card
+    assert "\n| noise alone |" in card
     assert (made / "confusion.png").stat().st_size > 1000
+
+
+def test_a_card_tells_of_sounds_of_no_class_and_of_another_model_in_the_same_scenes(
+    program, tmp_path, write_recordings
+):
+    write_recordings(tmp_path / "others", ["hum"])
+    config = PSELDNetConfig(**TINY, id2label={0: "cow", 1: "rain", 2: "bell"}, threshold=0.01)
+    PSELDNetForSELD(config).save_pretrained(tmp_path / "before")
+    PSELDNetFeatureExtractor().save_pretrained(tmp_path / "before")
+    made = program("--interference", tmp_path / "others", "--beside", tmp_path / "before")
+    card = (made / "README.md").read_text()
+    assert "\n| sounds of no class, one after the other, at the levels of the scenes |" in card
+    assert "of the 2 classes that both know alone" in card
+    assert "\n| all, this model |" in card
+    assert "\n| all, the model of 3 classes before it |" in card
+
+
+def test_an_event_that_pauses_or_moves_to_another_class_counts_anew():
+    frame, class_id = np.array([0, 1, 2, 8, 9, 20]), np.array([0, 0, 0, 0, 0, 1])
+    found = Events(frame, class_id, np.zeros(6, int), np.zeros(6), np.zeros(6))
+    assert events_per_hour([found, Events.empty()], {0: "bell", 1: "door"}) == 3 * 180
 
 
 def test_rooms_may_be_measured(program, tmp_path):

@@ -1,0 +1,276 @@
+"""The card of the model that comes with the package: tables and a picture of what it makes of simulated scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modeling_pseldnet.events import Events, angle_between
+from modeling_pseldnet.timeline import link_tracks, to_records
+from modeling_pseldnet.tools.evaluate_files import format_scores
+from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
+
+
+if TYPE_CHECKING:
+    from modeling_pseldnet import PSELDNetForSELD
+
+
+RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
+NOTHING = "nothing"
+TEMPLATE = Path(__file__).with_name("default_model_card.md")
+
+# The events of scenes, and what was found in them.
+Heard = tuple[list[Events], list[Events]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a card tells of: scenes with what is in them and what was found in them.
+
+    Attributes:
+        model: the model, with its thresholds.
+        test, averaged: the test scenes, without and with `--tta`.
+        rt60: reverberation times of their rooms, seconds.
+        known: scenes of sounds of training.
+        noise, unlabelled: scenes of ten seconds of noise alone, and of sounds of no class.
+        lively: test scenes in rooms livelier than all others.
+        beside: another model, and what it found in the test scenes.
+        usual_distance: what to say of each event to get the distances right without listening, metres.
+    """
+
+    model: PSELDNetForSELD
+    test: Heard
+    rt60: list[float]
+    averaged: Heard
+    known: Heard
+    noise: Heard
+    usual_distance: float
+    lively: Heard | None = None
+    unlabelled: Heard | None = None
+    beside: tuple[PSELDNetForSELD, list[Events]] | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.model.config.id2label.values())
+
+    @property
+    def overlap(self) -> list[str]:
+        """The largest number of simultaneous events of each test scene."""
+        return [f"{np.bincount(events.frame).max(initial=0)}" for events in self.test[0]]
+
+
+def card(report: Report, trained_on: str, validation_scenes: int) -> str:
+    """The model card.
+
+    Args:
+        trained_on: what the training was.
+        validation_scenes: how many scenes the thresholds were chosen on.
+    """
+    config = report.model.config
+    scores = seld_scores(*report.test, len(report.labels), groups=report.overlap, jackknife=True)
+    print(format_scores({**scores, "num_classes": len(report.labels), "overlap": scores["groups"]}, by="overlap"))
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        classes=len(report.labels),
+        labels=", ".join(report.labels),
+        millions=f"{report.model.num_parameters() / 1e6:.1f}",
+        trained_on=trained_on,
+        sampling_rate=config.sampling_rate,
+        window_seconds=config.window_seconds,
+        scenes=len(report.test[0]),
+        validation_scenes=validation_scenes,
+        f20=f"{scores['macro']['F']:.3f}",
+        le=f"{scores['macro']['LE']:.1f}",
+        by_sources=_by_sources(report, scores),
+        by_rt60=_by_rt60(report),
+        by_class=_by_class(report, scores["classwise"]),
+        more="\n\n".join(filter(None, [_distances(report), _false_alarms(report), _beside(report)])),
+    )
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+SCORES = {"F": "F20", "ER": "ER20", "LE": "LE", "LR": "LR", "SELD": "SELD"}
+
+
+def _cells(scores: dict, jackknife: dict | None = None, names: Iterable[str] = SCORES) -> list[str]:
+    """Scores with their intervals."""
+
+    def text(name: str) -> str:
+        digits, unit = (1, "°") if name == "LE" else (3, "")
+        low_high = jackknife and f" ({jackknife[name][0]:.{digits}f}–{jackknife[name][1]:.{digits}f})"
+        return f"{scores[name]:.{digits}f}{unit}{low_high or ''}"
+
+    return [text(name) for name in names]
+
+
+def _overlaps(scores: dict, how: str = "", names: Iterable[str] = SCORES) -> Iterable[list[str]]:
+    for name, part in {**scores["groups"], "all": scores}.items():
+        if name != "0":
+            title = f"{name}{how}" if name == "all" else f"{name} at a time{how}"
+            yield [title, *_cells(part["macro"], part["jackknife"]["macro"], names)]
+
+
+def _by_sources(report: Report, scores: dict) -> str:
+    averaged = seld_scores(*report.averaged, len(report.labels), groups=report.overlap, jackknife=True)
+    known = seld_scores(*report.known, len(report.labels))
+    rows = [
+        *_overlaps(scores),
+        *_overlaps(averaged, ", with `--tta`"),
+        ["all, micro means", *_cells(scores["micro"], scores["jackknife"]["micro"])],
+        ["all, of sounds of training", *_cells(known["macro"])],
+    ]
+    return _table(["sources", *SCORES.values()], rows)
+
+
+def band(rt60: float) -> str:
+    """The range of reverberation times that one falls into."""
+    number = int(np.clip(np.searchsorted(RT60_EDGES, rt60) - 1, 0, len(RT60_EDGES) - 2))
+    return f"{RT60_EDGES[number]:.1f}–{RT60_EDGES[number + 1]:.1f} s"
+
+
+def _by_rt60(report: Report) -> str:
+    groups = [band(seconds) for seconds in report.rt60]
+    scores = seld_scores(*report.test, len(report.labels), groups=groups)
+    rows = [[name, *_cells(part["macro"])] for name, part in scores["groups"].items()]
+    if report.lively:
+        lively = seld_scores(*report.lively, len(report.labels))
+        rows.append([f"1.0–2.0 s ({len(report.lively[0])} other scenes)", *_cells(lively["macro"])])
+    return _table(["RT60", *SCORES.values()], rows)
+
+
+def _by_class(report: Report, scores: dict) -> str:
+    rows = [
+        [label, f"{scores['F'][n]:.2f}", f"{scores['LE'][n]:.0f}°", f"{scores['LR'][n]:.2f}", f"{threshold:.2f}"]
+        for n, (label, threshold) in enumerate(zip(report.labels, report.model.config.threshold, strict=True))
+    ]
+    return _table(["class", "F20", "LE", "LR", "threshold"], rows)
+
+
+def _distances(report: Report) -> str:
+    if not report.model.config.distance:
+        return ""
+
+    def scores(found: list[Events]) -> dict:
+        return seld_scores(
+            report.test[0], found, len(report.labels), variant="dcase2024", groups=report.overlap, jackknife=True
+        )
+
+    usual = [events.replace(distance=np.full(len(events), report.usual_distance)) for events in report.test[1]]
+    names = ("F", "RelDistE")
+    rows = [
+        [*own, guess[-1]]
+        for own, guess in zip(
+            _overlaps(scores(report.test[1]), names=names), _overlaps(scores(usual), names=names), strict=True
+        )
+    ]
+    heading = [
+        "sources",
+        "F20 with distances",
+        "relative distance error",
+        f"the same of {report.usual_distance:.1f} m for all",
+    ]
+    return (
+        "Distances, counted frame by frame as in DCASE 2024 (a match must lie within 100 % of the distance too):\n\n"
+        + _table(heading, rows)
+    )
+
+
+def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_seconds: float = 10.0) -> float:
+    """Events reported an hour; after a pause, or of another track or class, it is another event."""
+    count = sum(len(to_records(link_tracks(events), id2label)) for events in found)
+    return count * 3600 / (len(found) * scene_seconds)
+
+
+def _false_alarms(report: Report) -> str:
+    scenes = {
+        "sounds of no class, one after the other, at the levels of the scenes": report.unlabelled,
+        "noise alone": report.noise,
+    }
+    rows = [
+        [name, f"{events_per_hour(heard[1], report.model.config.id2label):.0f}"]
+        for name, heard in scenes.items()
+        if heard
+    ]
+    return "What it reports where none of its classes is:\n\n" + _table(["scenes", "events an hour"], rows)
+
+
+def _beside(report: Report) -> str:
+    if not report.beside:
+        return ""
+    other, found = report.beside
+    labels = list(other.config.id2label.values())
+    shared = [label for label in report.labels if label in labels]
+
+    def only_shared(scenes: list[Events], names: list[str]) -> list[Events]:
+        number = np.array([shared.index(name) if name in shared else -1 for name in names])
+        kept = [events[number[events.class_id] >= 0] for events in scenes]
+        return [events.replace(class_id=number[events.class_id]) for events in kept]
+
+    references = only_shared(report.test[0], report.labels)
+    rows = [
+        row
+        for how, scenes in (
+            (", this model", only_shared(report.test[1], report.labels)),
+            (f", the model of {len(labels)} classes before it", only_shared(found, labels)),
+        )
+        for row in _overlaps(seld_scores(references, scenes, len(shared), groups=report.overlap, jackknife=True), how)
+    ]
+    return f"In the same scenes, of the {len(shared)} classes that both know alone:\n\n" + _table(
+        ["sources", *SCORES.values()], rows
+    )
+
+
+def confusion(references: Sequence[Events], predictions: Sequence[Events], num_classes: int) -> np.ndarray:
+    """Shares (classes + 1, classes + 1) of what is reported where a source of a class is; the last stands for nothing.
+
+    A source of a frame goes with the event nearest to it, if that is within 20°; events near no source go to the last
+    row, whose numbers are shares of all events reported.
+    """
+    counts = np.zeros((num_classes + 1, num_classes + 1))
+    for reference, prediction in zip(references, predictions, strict=True):
+        for frame in np.union1d(reference.frame, prediction.frame):
+            true, found = reference[reference.frame == frame], prediction[prediction.frame == frame]
+            angle = angle_between(true.vector[:, None], found.vector[None, :])
+            near = angle <= MAX_ANGLE_DEGREES
+            for row, class_id in enumerate(true.class_id):
+                column = found.class_id[angle[row].argmin()] if near[row].any() else num_classes
+                counts[class_id, column] += 1
+            np.add.at(counts[num_classes], found.class_id[~near.any(0)], 1)
+    reported = sum(map(len, predictions))
+    counts[:num_classes] /= counts[:num_classes].sum(1, keepdims=True).clip(1)
+    counts[num_classes] /= max(reported, 1)
+    return counts
+
+
+def plot_confusion(report: Report, path: Path) -> None:
+    """Draws what is reported where a source of each class is, in the test scenes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    shares = confusion(*report.test, len(report.labels))
+    names = [label.replace("_", " ") for label in report.labels] + [NOTHING]
+    inches = 3.0 + 0.23 * len(names)
+    figure = Figure(figsize=(inches + 0.8, inches), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), [*names[:-1], "reported\nwithout source"])
+    axes.set_xlabel("reported within 20°")
+    axes.set_ylabel("source")
+    for row, column in zip(*np.nonzero(shares >= 0.1), strict=True):
+        value = shares[row, column]
+        color = "white" if value > 0.5 else "black"
+        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color)
+    axes.axhline(len(names) - 1.5, color="grey", linewidth=0.8)
+    axes.axvline(len(names) - 1.5, color="grey", linewidth=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="share")
+    with matplotlib.rc_context({"svg.hashsalt": "pseldnets"}):
+        figure.savefig(path, dpi=90)
