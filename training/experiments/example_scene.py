@@ -1,7 +1,7 @@
-"""Makes the recording that comes with the project, its truth and its credits, from isolated sounds.
+"""Makes the recordings that come with the project, their truth and their credits, from isolated sounds.
 
 `python -m training.experiments.example_scene --sounds DIR` writes them to the folder `example`; DIR also holds
-SOURCES.tsv, which tells the licence and the author of each sound.
+SOURCES.tsv, which tells the licence and the author of each sound. `python -m spaces_demo.precompute` is to follow.
 """
 
 import csv
@@ -24,25 +24,28 @@ from modeling_pseldnet.tools.cli import CommandParser, program
 
 EXAMPLE = Path(spaces_demo.__file__).with_name("example")
 SECONDS = 16.0
-# Sound, when it begins (s), its azimuth (degrees), or None for one that moves, and its level above the noise (dB).
-# None of them was used to train the model that comes with the package: they are of its recipe's test split. Most were
-# chosen because it knows them when they sound alone, which makes the scene easier than others: see the model's card.
-SOURCES = [
-    ("water/scratch-plunge.ogg", 0.6, 40.0, 24.0),
-    ("footsteps/flare-step-cloth1.ogg", 2.9, 150.0, 24.0),
-    ("footsteps/flare-step-cloth2.ogg", 3.6, 135.0, 24.0),
-    ("footsteps/flare-step-cloth3.ogg", 4.3, 120.0, 24.0),
-    ("footsteps/minetest-default-snow-footstep-3.ogg", 5.0, 105.0, 24.0),
-    ("wind_instrument/scratch-trumpet1.ogg", 5.8, None, 24.0),
-    ("drum/sonicpi-drum-tom-lo-soft.ogg", 7.4, -60.0, 24.0),
-    ("drum/circafrique-circafrique-v4-djembe3-bass.ogg", 8.8, -60.0, 24.0),
-    ("drum/sonicpi-tabla-ghe5.ogg", 9.6, -60.0, 24.0),
-    ("plucked_string/sonicpi-guit-e-fifths.ogg", 10.8, -20.0, 26.0),
-    ("bell/homedecor-homedecor-doorbell.ogg", 13.2, -120.0, 24.0),
-]
+# Of each recording: sound, when it begins (s), its azimuth (degrees), or None for one that moves, and its level above
+# the noise (dB). None of them was used to train the model that comes with the package. Most were chosen because it
+# knows them when they sound alone, which makes the scenes easier than others: see the model's card.
+SCENES: dict[str, list[tuple[str, float, float | None, float]]] = {
+    "scene": [
+        ("water/scratch-plunge.ogg", 0.6, 40.0, 24.0),
+        ("footsteps/flare-step-cloth1.ogg", 2.9, 150.0, 24.0),
+        ("footsteps/flare-step-cloth2.ogg", 3.6, 135.0, 24.0),
+        ("footsteps/flare-step-cloth3.ogg", 4.3, 120.0, 24.0),
+        ("footsteps/minetest-default-snow-footstep-3.ogg", 5.0, 105.0, 24.0),
+        ("wind_instrument/scratch-trumpet1.ogg", 5.8, None, 24.0),
+        ("drum/sonicpi-drum-tom-lo-soft.ogg", 7.4, -60.0, 24.0),
+        ("drum/circafrique-circafrique-v4-djembe3-bass.ogg", 8.8, -60.0, 24.0),
+        ("drum/sonicpi-tabla-ghe5.ogg", 9.6, -60.0, 24.0),
+        ("plucked_string/sonicpi-guit-e-fifths.ogg", 10.8, -20.0, 26.0),
+        ("bell/homedecor-homedecor-doorbell.ogg", 13.2, -120.0, 24.0),
+    ],
+}
 RECIPE = SceneRecipe(
     scene_seconds=SECONDS,
     test_fraction=0.15,
+    validation_fraction=0.1,
     rooms=RoomRecipe(number=1, rt60=(0.35, 0.35), positions=72, paths=4, path_step=0.1, elevation=(-25.0, 35.0)),
     events=EventRecipe(),
     noise=NoiseRecipe(level=(-60.0, -60.0)),
@@ -60,25 +63,28 @@ def longest_path(room: Room) -> int:
     return max(room.choices(moving=True), key=lambda path: len(room.paths[path]))
 
 
-def make_scene(scene_set: SceneSet) -> Scene:
-    """The scene of `SOURCES`; a sound that moves does so for the whole of the longest path.
+def make_scene(scene_set: SceneSet, sources: Sequence[tuple]) -> Scene:
+    """A scene of these sources; a sound that moves does so for the whole of the longest path.
 
     Raises:
-        ValueError: one of them is not held out in this set.
+        ValueError: one of them was trained on.
     """
-    numbers = {scene_set.sounds.sounds[number].name: int(number) for number in scene_set.sound_numbers()}
-    if missing := [name for name, *_ in SOURCES if name not in numbers]:
+    sounds, recipe = scene_set.sounds, scene_set.recipe
+    trained_on = np.concatenate(sounds.numbers_by_class("train", recipe.test_fraction, recipe.validation_fraction))
+    held_out = set(range(len(sounds.sounds))).difference(trained_on.tolist())
+    numbers = {sounds.sounds[number].name: number for number in held_out}
+    if missing := [name for name, *_ in sources if name not in numbers]:
         raise ValueError(f"not among the sounds held out in this folder: {', '.join(missing)}: choose others")
-    room, rate = scene_set.room(0), scene_set.recipe.sampling_rate
+    room, rate = scene_set.room(0), recipe.sampling_rate
     events = []
-    for track, (name, start, azimuth, snr) in enumerate(SOURCES):
-        sound = scene_set.sounds.sounds[numbers[name]]
+    for track, (name, start, azimuth, snr) in enumerate(sources):
+        sound = sounds.sounds[numbers[name]]
         path = longest_path(room) if azimuth is None else nearest_position(room, azimuth)
         progress = (0.0, len(room.paths[path]) - 1.0)
         first = round(start * rate)
-        length = min(sound.length, scene_set.recipe.scene_samples - first)
+        length = min(sound.length, recipe.scene_samples - first)
         events.append(SceneEvent(numbers[name], sound.class_id, track, first, length, 0, snr, path, progress))
-    return Scene(0, 0, RECIPE.noise.level[0], 0.0, 0.0, tuple(events))
+    return Scene(0, 0, recipe.noise.level[0], 0.0, 0.0, tuple(events))
 
 
 def credits_text(table: Path) -> str:
@@ -90,17 +96,17 @@ def credits_text(table: Path) -> str:
     with table.open(encoding="utf-8") as file:
         rows = {row["path"]: row for row in csv.DictReader(file, delimiter="\t")}
     lines = []
-    for name, *_ in SOURCES:
+    for name in dict.fromkeys(name for sources in SCENES.values() for name, *_ in sources):
         row = rows[name]
         if row["redistributable"] != "yes":
             raise ValueError(f"{name} may not be passed on: choose another sound")
         lines.append(f"- `{name}`: {row['attribution']}; {row['source_collection']}, {row['licence']}")
-    return f"""# Credits of the example
+    return f"""# Credits of the examples
 
-`scene.flac` is a simulated scene of first-order ambisonics (AmbiX, 24 kHz), made by
-`training/experiments/example_scene.py`; the events in it are listed in `scene.csv` (frame of 100 ms, class, track,
-azimuth and elevation in degrees). The sounds in it were downmixed, resampled, cut, scaled and placed in a simulated
-room. It is under CC BY-SA 4.0, as some of them ask for that.
+Each `.flac` is a simulated scene of first-order ambisonics (AmbiX, 24 kHz), made by
+`training/experiments/example_scene.py`; the events in it are listed in the `.csv` of its name (frame of 100 ms, class,
+track, azimuth and elevation in degrees). The sounds in it were downmixed, resampled, cut, scaled and placed in a
+simulated room. It is under CC BY-SA 4.0, as some of them ask for that.
 
 {chr(10).join(lines)}
 """
@@ -115,14 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from datasets_scripts.scenes.render_torch import SceneBank
 
     sounds = sounds_from_folder(options.sounds, RECIPE.sampling_rate).measure()
-    scene_set = SceneSet(RECIPE, sounds, seed=3, split="test")
-    scene = make_scene(scene_set)
-    mixture = SceneBank(scene_set).render([scene])[0].numpy()
     options.output.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output / "CREDITS.md", credits_text(options.sounds / "SOURCES.tsv"))
-    with atomic_path(options.output / "scene.flac") as temporary:
-        soundfile.write(temporary, mixture.T, RECIPE.sampling_rate, subtype="PCM_16")
-    write_csv(options.output / "scene.csv", scene_set.labels(scene))
+    for seed, (name, sources) in enumerate(SCENES.items(), start=3):
+        scene_set = SceneSet(RECIPE, sounds, seed=seed, split="all")
+        scene = make_scene(scene_set, sources)
+        mixture = SceneBank(scene_set).render([scene])[0].numpy()
+        with atomic_path(options.output / f"{name}.flac") as temporary:
+            soundfile.write(temporary, mixture.T, RECIPE.sampling_rate, subtype="PCM_16")
+        write_csv(options.output / f"{name}.csv", scene_set.labels(scene))
 
 
 if __name__ == "__main__":
