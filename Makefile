@@ -39,13 +39,13 @@ bench: $(VENV)/installed-dev
 default-model: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 default-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 default-model: $(VENV)/installed-dev
-	@echo "240,000 scenes, each heard in two forms: about 15 hours on two cores; the bar tells how long is left"
-	$(BIN)/pseldnet-train default_model/taught --resume --override data.data_dir=$(SOUNDS) \
+	@echo "52,000 scenes, each heard in two forms: about four hours on two cores; the bar tells how long is left"
+	$(BIN)/pseldnet-train default_model --resume --override data.data_dir=$(SOUNDS) \
 		teacher.module=$(TEACHER) data.train.interference_dir=$(INTERFERENCE)
-	$(BIN)/python -m training.experiments.default_model runs/default_model/taught --sounds $(SOUNDS) \
+	$(BIN)/python -m training.experiments.default_model runs/default_model --sounds $(SOUNDS) \
 		--scene-recipe default_model_48 $(if $(INTERFERENCE),--interference $(INTERFERENCE)) \
 		--beside modeling_pseldnet/default_model \
-		--trained-on "240,000 scenes of ten seconds, each heard in two forms, turned, mirrored and coloured"
+		--trained-on "52,000 more scenes of ten seconds, each heard in two forms, turned, mirrored and coloured"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .tools.transfer import load_for_transfer
 
 
-# A small network of 24 everyday sounds, trained on synthetic scenes; its README.md is its model card.
+# A small network of 48 everyday sounds, trained on synthetic scenes; its README.md is its model card.
 DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
 # The scores, for `evaluate.load`.
 SELD_METRIC = str(Path(__file__).parent / "tools" / "metrics" / "seld")

@@ -19,7 +19,7 @@ from spaces_demo.results import find_events, write_result
 
 EXAMPLES = Path(__file__).with_name("example")
 # What the page calls an example, by the name of its recording.
-TITLES = {"scene": "Footsteps, a trumpet and drums"}
+TITLES = {"scene": "Steps, a piano and drums", "band": "A band all around you"}
 
 
 def fingerprint(*files: Path) -> str:

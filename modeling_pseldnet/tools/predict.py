@@ -221,7 +221,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("audio", nargs="*", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="folder or Hub repository of a converted or trained model; default: the"
-        " small one of 24 everyday sounds that comes with the package"
+        " small one of 48 everyday sounds that comes with the package"
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("."), help="folder for the results; default: this one")
     parser.add_argument(

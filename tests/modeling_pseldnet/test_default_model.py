@@ -25,8 +25,8 @@ def default():
 
 def test_it_is_small(default):
     model, _ = default
-    assert model.num_parameters() <= 4e6
-    assert (Path(DEFAULT_MODEL) / "model.safetensors").stat().st_size <= 8e6
+    assert model.num_parameters() <= 6e6
+    assert (Path(DEFAULT_MODEL) / "model.safetensors").stat().st_size <= 12e6
     assert all(parameter.dtype.itemsize == 4 for parameter in model.parameters())
 
 
@@ -34,7 +34,7 @@ def test_its_card_tells_the_scores_and_the_threshold_of_each_class(default):
     model, _ = default
     card = (Path(DEFAULT_MODEL) / "README.md").read_text()
     labels = model.config.id2label.values()
-    assert len(model.config.threshold) == len(labels) == 24
+    assert len(model.config.threshold) == len(labels) == 48
     for label, threshold in zip(labels, model.config.threshold, strict=True):
         assert any(line.startswith(f"| {label} |") and f"| {threshold:.2f} |" in line for line in card.splitlines())
     assert (Path(DEFAULT_MODEL) / "confusion.png").is_file()
@@ -55,23 +55,24 @@ def test_silence_and_diffuse_noise_have_no_events(default):
     assert len(detect(*default, (pink, 24000))) == 0
 
 
-def test_a_cough_in_a_measured_room_is_found_when_and_where_it_was(default, real):
-    events = detect(*default, real / "tau2019_split1_ir0_ov1_1.wav")
-    off = angle_between(events.vector, direction_to_vector(np.array(-10.0), np.array(-10.0)))
-    assert len(events) >= 4
-    assert events.frame.min() in (3, 4)
-    assert off.max() < 15
+def test_speech_in_a_real_room_is_speech(default, real):
+    events = detect(*default, real / "starss23_clip.wav")
+    labels = {default[0].config.id2label[class_id] for class_id in events.class_id.tolist()}
+    assert labels <= {"male_speech", "female_speech"}
+    assert len(np.unique(events.frame)) >= 40
+
+
+def test_a_cough_which_is_none_of_its_classes_is_taken_for_none_of_them(default, real):
+    assert len(detect(*default, real / "tau2019_split1_ir0_ov1_1.wav")) == 0
 
 
 @pytest.fixture(scope="module")
-def held_out_scenes(events_folder, default, tmp_path_factory):
+def held_out_scenes(events_folder, default):
     """Twenty scenes (4, samples) of sounds and rooms that were not in training."""
-    known = tmp_path_factory.mktemp("events")
-    for name in default[0].config.id2label.values():
-        (known / name).symlink_to(events_folder / name)
-    recipe = read_scene_recipe("default_model")
+    recipe = read_scene_recipe("default_model_48")
     recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=4))
-    sounds = sounds_from_folder(known, recipe.sampling_rate).measure()
+    sounds = sounds_from_folder(events_folder, recipe.sampling_rate).measure()
+    assert list(sounds.class_names) == list(default[0].config.id2label.values())
     scenes = RenderedScenes(SceneSet(recipe, sounds, seed=1, split="test"), 20)
     return [scenes[number]["waveform"] for number in range(len(scenes))]
 

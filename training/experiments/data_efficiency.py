@@ -71,9 +71,8 @@ examples:
       --classes bird cow drill gunshot insect laughter telephone train
 
 sounds/ has one folder a class, with audio files in it. The same command goes on with an interrupted experiment, and
-adds what more --seeds ask for. The last example is for the network of the recipe default_model/taught, trained without
-eight classes that the model it starts from does not know either. In the end the output folder has results.json,
-table.md and data_efficiency.png.
+adds what more --seeds ask for. The last example is for the network of the recipe default_model, trained anew without
+eight of its classes. In the end the output folder has results.json, table.md and data_efficiency.png.
 """
 
 

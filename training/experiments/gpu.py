@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).parents[2]
-RECIPE = "default_model/taught"
+RECIPE = "default_model"
 # Seconds that the tests may take, and that are kept for loading data, rooms and the last evaluation.
 TESTS_SECONDS, SPARE_SECONDS = 90, 75
 # The share of the time left for training that its updates are reckoned to take.
@@ -51,7 +51,7 @@ EXAMPLE = """\
 examples:
   python -m training.experiments.gpu pack sounds/ packed/sounds
   python -m training.experiments.gpu run packed/sounds --output runs/gpu --override \\
-      teacher.module=tagger.py data.train.interference_dir=packed/others model.pretrained=runs/default_model/taught
+      teacher.module=tagger.py data.train.interference_dir=packed/others model.pretrained=runs/default_model
 
 `pack` writes sounds as Opus at 24 kHz, in about 60 % of what they take as Ogg Vorbis, with the table of their
 recordings. In the end the output folder of `run` has tests.txt, table.md and the model in half precision.

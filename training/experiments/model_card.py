@@ -84,7 +84,7 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
         scenes=len(report.test[0]),
         validation_scenes=validation_scenes,
         f20=f"{scores['macro']['F']:.3f}",
-        le=f"{scores['macro']['LE']:.1f}",
+        le=f"{scores['micro']['LE']:.1f}",
         by_sources=_by_sources(report, scores),
         by_rt60=_by_rt60(report),
         by_class=_by_class(report, scores["classwise"]),

@@ -158,12 +158,12 @@ model, _ = modeling_pseldnet.load({str(tmp_path / "adapter")!r}, "cpu")
 assert not [name for name in sys.modules if name.startswith("training")]
 print(len(model.config.id2label))
 """
-    assert run_python(code).split()[-1] == "24"
+    assert run_python(code).split()[-1] == "48"
 
 
 def test_a_model_is_loaded_again_by_the_name_that_adapters_record():
-    assert PSELDNetForSELD.from_pretrained("modeling_pseldnet/default_model").config.num_labels == 24
-    assert load("modeling_pseldnet/default_model", "cpu")[0].config.num_labels == 24
+    assert PSELDNetForSELD.from_pretrained("modeling_pseldnet/default_model").config.num_labels == 48
+    assert load("modeling_pseldnet/default_model", "cpu")[0].config.num_labels == 48
 
 
 # Values that no field is meant to have.

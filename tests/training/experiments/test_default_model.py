@@ -148,7 +148,7 @@ def test_the_next_model_starts_from_the_one_that_ships_and_learns_from_a_teacher
         "training.disable_tqdm": "true",
         "training.output_dir": tmp_path / "run",
     }
-    trainer = run(read_recipe("default_model/taught", [f"{key}={value}" for key, value in values.items()]))
+    trainer = run(read_recipe("default_model", [f"{key}={value}" for key, value in values.items()]))
     told = capsys.readouterr().out
     assert "2 new (heads.distance); 0 unused; classes: 2 kept (bell, rain), 1 new (cow)" in told
     model, _ = load(str(tmp_path / "run"), "cpu")

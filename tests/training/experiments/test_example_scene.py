@@ -33,11 +33,8 @@ def of_split(folder, split):
 
 def test_every_scene_is_written_with_its_truth_and_the_credits_of_its_sounds(sounds, tmp_path, monkeypatch):
     bell, door = of_split(sounds, "test")
-    monkeypatch.setattr(
-        example_scene,
-        "SCENES",
-        {"one": [(bell, 0.5, 90.0, 20.0)], "two": [(bell, 0.2, -90.0, 20.0), (door, 1.0, None, 20.0)]},
-    )
+    two = [(bell, 0.2, -90.0, 20.0), (door, 1.0, None, 20.0)]
+    monkeypatch.setattr(example_scene, "SCENES", {"one": (0, [(bell, 0.5, 90.0, 20.0)]), "two": (1, two)})
     assert not main(["--sounds", str(sounds), "--output", str(tmp_path / "made")])
     made = {name: read_csv(tmp_path / "made" / f"{name}.csv") for name in ("one", "two")}
     assert set(made["one"].frame) == {5, 6, 7, 8, 9}
@@ -53,10 +50,10 @@ def test_every_scene_is_written_with_its_truth_and_the_credits_of_its_sounds(sou
 def test_a_sound_that_was_trained_on_or_may_not_be_passed_on_is_an_error(sounds, tmp_path, monkeypatch, capsys):
     (known, _), (bell, _) = of_split(sounds, "train"), of_split(sounds, "test")
     command = ["--sounds", str(sounds), "--output", str(tmp_path / "made")]
-    monkeypatch.setattr(example_scene, "SCENES", {"one": [(known, 0.5, 90.0, 20.0)]})
+    monkeypatch.setattr(example_scene, "SCENES", {"one": (0, [(known, 0.5, 90.0, 20.0)])})
     assert main(command)
-    assert f"not among the sounds held out in this folder: {known}" in capsys.readouterr().err
-    monkeypatch.setattr(example_scene, "SCENES", {"one": [(bell, 0.5, 90.0, 20.0)]})
+    assert f"no sounds of this folder that are held out and long enough: {known}" in capsys.readouterr().err
+    monkeypatch.setattr(example_scene, "SCENES", {"one": (0, [(bell, 0.5, 90.0, 20.0)])})
     table = sounds / "SOURCES.tsv"
     table.write_text(table.read_text().replace(f"{bell}\tyes", f"{bell}\tno"))
     assert main(command)
