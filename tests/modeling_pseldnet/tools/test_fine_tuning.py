@@ -253,4 +253,4 @@ def test_weights_of_attention_come_by_eager_attention_and_a_warning(monkeypatch)
 def test_the_pipeline_without_a_model_takes_that_of_the_package():
     from transformers import pipeline
 
-    assert pipeline("sound-event-localization-and-detection").model.config.num_labels == 24
+    assert pipeline("sound-event-localization-and-detection").model.config.num_labels == 48
