@@ -29,6 +29,7 @@ from modeling_pseldnet.tools.plots import COLOURS, MARKERS
 
 from ..recipes import Recipe, read_recipe
 from ..train import run
+from .markdown import markdown_table
 
 
 @dataclass(frozen=True)
@@ -251,11 +252,11 @@ def table(runs: Sequence[dict], scenes: int) -> str:
             lines.append(f"{values.mean():.{digits}f} ± {spread(values):.{digits}f}{unit}")
         return "<br>".join(lines)
 
-    rows = [["", "trained parameters", *headings(scenes, ", ")], ["---"] * (2 + len(SHARES))]
+    rows = []
     for method in METHODS:
         trained = by_seed(runs, method, MONO, "trained_parameters")[0]
         rows.append([method, f"{trained:,.0f}", *(cell(method, data) for data in SHARES)])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(["", "trained parameters", *headings(scenes, ", ")], rows) + "\n"
 
 
 def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:

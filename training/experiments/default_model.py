@@ -26,7 +26,7 @@ from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.scores import seld_scores
 
-from .model_card import Heard, Report, card, plot_confusion
+from .model_card import LIVELY_RT60, Heard, Report, card, plot_confusion
 
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
 # Lower ones pay in the scores where a class has few recordings, but take sounds of no class for it.
 THRESHOLDS = np.arange(0.3, 0.81, 0.05)
-LIVELY_SCENES, LIVELY_RT60 = 200, (1.0, 2.0)
-EMPTY_SCENES = 360
+LIVELY_SCENES, EMPTY_SCENES = 200, 360
 
 Prediction = list["Window"]
 Predict = Callable[["torch.Tensor"], dict[str, "torch.Tensor"]]
@@ -146,10 +145,10 @@ def finish(options: argparse.Namespace) -> None:
         return run_scenes(extractor, SceneSet(recipe, sounds, seed=1, split=split), count, *predicts)
 
     other = load(options.beside, "cpu")[0] if options.beside else None
-    with evaluating(model), evaluating(other or model):
+    with evaluating(model):
         (validation,) = run("validation", VALIDATION_SCENES, model.predict)
-        averaging = rotation_averaging(model, extractor)
-        test, averaged, beside = run("test", TEST_SCENES, model.predict, averaging, (other or model).predict)
+        predicts = [model.predict, rotation_averaging(model, extractor), *([other.predict] if other else [])]
+        test, averaged, *beside = run("test", TEST_SCENES, *predicts)
         (known,) = run("train", TRAINING_SCENES, model.predict)
         (noise,) = run("test", EMPTY_SCENES, model.predict, recipe=without_events(recipe))
         lively, unlabelled = None, None
@@ -169,12 +168,13 @@ def finish(options: argparse.Namespace) -> None:
         model,
         test=heard(test),
         rt60=test.rt60,
+        scene_seconds=recipe.scene_seconds,
         averaged=heard(averaged),
         known=heard(known),
         noise=heard(noise),
         lively=heard(lively),
         unlabelled=heard(unlabelled),
-        beside=other and (other, beside.predictions(other, np.asarray(other.config.threshold))),
+        beside=other and (other, beside[0].predictions(other, np.asarray(other.config.threshold))),
         usual_distance=float(np.median(Events.concatenate(validation.references).distance)),
     )
     text = card(report, options.trained_on, VALIDATION_SCENES)

@@ -26,7 +26,6 @@ EXAMPLE = Path(spaces_demo.__file__).with_name("example")
 SECONDS = 16.0
 Source = tuple[str, float, float | None, float]
 # Of each recording the seed of its room and its sources: sound, when it begins (s), its azimuth (degrees), or None for
-# Of each recording the seed of its room and its sources: sound, when it begins (s), its azimuth (degrees), or None for
 # one that moves, and its level above the noise (dB). None of the sounds was used to train the model that comes with
 # the package. Most were chosen because it knows them when they sound alone, which makes the scenes easier than others:
 # see the model's card.

@@ -15,12 +15,15 @@ from modeling_pseldnet.timeline import link_tracks, to_records
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
 
+from .markdown import markdown_table
+
 
 if TYPE_CHECKING:
     from modeling_pseldnet import PSELDNetForSELD
 
 
-RT60_EDGES = (0.1, 0.3, 0.5, 0.7, 1.0)
+# Reverberation times, seconds: what the test scenes are parted at, and those of the livelier rooms.
+RT60_EDGES, LIVELY_RT60 = (0.1, 0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
 NOTHING = "nothing"
 TEMPLATE = Path(__file__).with_name("default_model_card.md")
 
@@ -37,8 +40,9 @@ class Report:
         test, averaged: the test scenes, without and with `--tta`.
         rt60: reverberation times of their rooms, seconds.
         known: scenes of sounds of training.
-        noise, unlabelled: scenes of ten seconds of noise alone, and of sounds of no class.
-        lively: test scenes in rooms livelier than all others.
+        noise, unlabelled: scenes of noise alone, and of sounds of no class.
+        scene_seconds: how long each scene is.
+        lively: test scenes in rooms of `LIVELY_RT60`.
         beside: another model, and what it found in the test scenes.
         usual_distance: what to say of each event to get the distances right without listening, metres.
     """
@@ -49,6 +53,7 @@ class Report:
     averaged: Heard
     known: Heard
     noise: Heard
+    scene_seconds: float
     usual_distance: float
     lively: Heard | None = None
     unlabelled: Heard | None = None
@@ -58,10 +63,21 @@ class Report:
     def labels(self) -> list[str]:
         return list(self.model.config.id2label.values())
 
-    @property
-    def overlap(self) -> list[str]:
-        """The largest number of simultaneous events of each test scene."""
-        return [f"{np.bincount(events.frame).max(initial=0)}" for events in self.test[0]]
+    def scores_by_overlap(
+        self,
+        references: list[Events],
+        found: list[Events],
+        num_classes: int | None = None,
+        variant: str = "dcase2023",
+    ) -> dict:
+        """The scores of test scenes with their intervals, also by the largest number of simultaneous events of each.
+
+        Args:
+            num_classes: where the events are not of all classes of the model.
+        """
+        overlap = [f"{np.bincount(events.frame).max(initial=0)}" for events in self.test[0]]
+        count = num_classes or len(self.labels)
+        return seld_scores(references, found, count, variant=variant, groups=overlap, jackknife=True)
 
 
 def card(report: Report, trained_on: str, validation_scenes: int) -> str:
@@ -72,7 +88,7 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
         validation_scenes: how many scenes the thresholds were chosen on.
     """
     config = report.model.config
-    scores = seld_scores(*report.test, len(report.labels), groups=report.overlap, jackknife=True)
+    scores = report.scores_by_overlap(*report.test)
     print(format_scores({**scores, "num_classes": len(report.labels), "overlap": scores["groups"]}, by="overlap"))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         classes=len(report.labels),
@@ -90,11 +106,6 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
         by_class=_by_class(report, scores["classwise"]),
         more="\n\n".join(filter(None, [_distances(report), _false_alarms(report), _beside(report)])),
     )
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 SCORES = {"F": "F20", "ER": "ER20", "LE": "LE", "LR": "LR", "SELD": "SELD"}
@@ -119,7 +130,7 @@ def _overlaps(scores: dict, how: str = "", names: Iterable[str] = SCORES) -> Ite
 
 
 def _by_sources(report: Report, scores: dict) -> str:
-    averaged = seld_scores(*report.averaged, len(report.labels), groups=report.overlap, jackknife=True)
+    averaged = report.scores_by_overlap(*report.averaged)
     known = seld_scores(*report.known, len(report.labels))
     rows = [
         *_overlaps(scores),
@@ -127,23 +138,28 @@ def _by_sources(report: Report, scores: dict) -> str:
         ["all, micro means", *_cells(scores["micro"], scores["jackknife"]["micro"])],
         ["all, of sounds of training", *_cells(known["macro"])],
     ]
-    return _table(["sources", *SCORES.values()], rows)
+    return markdown_table(["sources", *SCORES.values()], rows)
 
 
-def band(rt60: float) -> str:
+def band(low: float, high: float) -> str:
+    """What a range of reverberation times is called."""
+    return f"{low:.1f}–{high:.1f} s"
+
+
+def band_of(rt60: float) -> str:
     """The range of reverberation times that one falls into."""
     number = int(np.clip(np.searchsorted(RT60_EDGES, rt60) - 1, 0, len(RT60_EDGES) - 2))
-    return f"{RT60_EDGES[number]:.1f}–{RT60_EDGES[number + 1]:.1f} s"
+    return band(*RT60_EDGES[number : number + 2])
 
 
 def _by_rt60(report: Report) -> str:
-    groups = [band(seconds) for seconds in report.rt60]
+    groups = [band_of(seconds) for seconds in report.rt60]
     scores = seld_scores(*report.test, len(report.labels), groups=groups)
     rows = [[name, *_cells(part["macro"])] for name, part in scores["groups"].items()]
     if report.lively:
         lively = seld_scores(*report.lively, len(report.labels))
-        rows.append([f"1.0–2.0 s ({len(report.lively[0])} other scenes)", *_cells(lively["macro"])])
-    return _table(["RT60", *SCORES.values()], rows)
+        rows.append([f"{band(*LIVELY_RT60)} ({len(report.lively[0])} other scenes)", *_cells(lively["macro"])])
+    return markdown_table(["RT60", *SCORES.values()], rows)
 
 
 def _by_class(report: Report, scores: dict) -> str:
@@ -151,26 +167,20 @@ def _by_class(report: Report, scores: dict) -> str:
         [label, f"{scores['F'][n]:.2f}", f"{scores['LE'][n]:.0f}°", f"{scores['LR'][n]:.2f}", f"{threshold:.2f}"]
         for n, (label, threshold) in enumerate(zip(report.labels, report.model.config.threshold, strict=True))
     ]
-    return _table(["class", "F20", "LE", "LR", "threshold"], rows)
+    return markdown_table(["class", "F20", "LE", "LR", "threshold"], rows)
 
 
 def _distances(report: Report) -> str:
     if not report.model.config.distance:
         return ""
 
-    def scores(found: list[Events]) -> dict:
-        return seld_scores(
-            report.test[0], found, len(report.labels), variant="dcase2024", groups=report.overlap, jackknife=True
-        )
-
-    usual = [events.replace(distance=np.full(len(events), report.usual_distance)) for events in report.test[1]]
-    names = ("F", "RelDistE")
-    rows = [
-        [*own, guess[-1]]
-        for own, guess in zip(
-            _overlaps(scores(report.test[1]), names=names), _overlaps(scores(usual), names=names), strict=True
-        )
-    ]
+    references, found = report.test
+    usual = [events.replace(distance=np.full(len(events), report.usual_distance)) for events in found]
+    own, guess = (
+        _overlaps(report.scores_by_overlap(references, events, variant="dcase2024"), names=("F", "RelDistE"))
+        for events in (found, usual)
+    )
+    rows = [[*row, of_guess[-1]] for row, of_guess in zip(own, guess, strict=True)]
     heading = [
         "sources",
         "F20 with distances",
@@ -179,11 +189,11 @@ def _distances(report: Report) -> str:
     ]
     return (
         "Distances, counted frame by frame as in DCASE 2024 (a match must lie within 100 % of the distance too):\n\n"
-        + _table(heading, rows)
+        + markdown_table(heading, rows)
     )
 
 
-def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_seconds: float = 10.0) -> float:
+def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_seconds: float) -> float:
     """Events reported an hour; after a pause, or of another track or class, it is another event."""
     count = sum(len(to_records(link_tracks(events), id2label)) for events in found)
     return count * 3600 / (len(found) * scene_seconds)
@@ -195,11 +205,11 @@ def _false_alarms(report: Report) -> str:
         "noise alone": report.noise,
     }
     rows = [
-        [name, f"{events_per_hour(heard[1], report.model.config.id2label):.0f}"]
+        [name, f"{events_per_hour(heard[1], report.model.config.id2label, report.scene_seconds):.0f}"]
         for name, heard in scenes.items()
         if heard
     ]
-    return "What it reports where none of its classes is:\n\n" + _table(["scenes", "events an hour"], rows)
+    return "What it reports where none of its classes is:\n\n" + markdown_table(["scenes", "events an hour"], rows)
 
 
 def _beside(report: Report) -> str:
@@ -221,9 +231,9 @@ def _beside(report: Report) -> str:
             (", this model", only_shared(report.test[1], report.labels)),
             (f", the model of {len(labels)} classes before it", only_shared(found, labels)),
         )
-        for row in _overlaps(seld_scores(references, scenes, len(shared), groups=report.overlap, jackknife=True), how)
+        for row in _overlaps(report.scores_by_overlap(references, scenes, len(shared)), how)
     ]
-    return f"In the same scenes, of the {len(shared)} classes that both know alone:\n\n" + _table(
+    return f"In the same scenes, of the {len(shared)} classes that both know alone:\n\n" + markdown_table(
         ["sources", *SCORES.values()], rows
     )
 

@@ -91,7 +91,7 @@ def test_a_card_tells_of_sounds_of_no_class_and_of_another_model_in_the_same_sce
 def test_an_event_that_pauses_or_moves_to_another_class_counts_anew():
     frame, class_id = np.array([0, 1, 2, 8, 9, 20]), np.array([0, 0, 0, 0, 0, 1])
     found = Events(frame, class_id, np.zeros(6, int), np.zeros(6), np.zeros(6))
-    assert events_per_hour([found, Events.empty()], {0: "bell", 1: "door"}) == 3 * 180
+    assert events_per_hour([found, Events.empty()], {0: "bell", 1: "door"}, scene_seconds=10.0) == 3 * 180
 
 
 def test_rooms_may_be_measured(program, tmp_path):
