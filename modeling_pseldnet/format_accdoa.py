@@ -15,6 +15,7 @@ from torch import nn
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events, direction_to_vector
 from .tracks import (
+    as_indices,
     checked_labels,
     distance_activation,
     distance_error,
@@ -67,7 +68,7 @@ class ACCDOAFormat:
             name: activations[name](heads[name]).unflatten(-1, shapes.get(name, other)) for name in self.output_names
         }
 
-    def encode(self, events: Events, num_frames: int) -> torch.Tensor:
+    def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
         """Labels (frames, tracks, 3 + …, classes): the events of a class in a frame, as unit vectors, fill its tracks.
 
         Events after `num_frames` are left out; of more events than tracks, the last has the last track, but for models
@@ -76,15 +77,15 @@ class ACCDOAFormat:
         Raises:
             ValueError: whether events are on screen is to be learnt, and not told of these.
         """
-        labels = np.zeros(
-            (num_frames, self.num_tracks, self.num_axes + len(self.beside), self.num_classes), np.float32
-        )
         events = events[events.frame < num_frames]
-        track = occurrence(events.frame * self.num_classes + events.class_id)
+        group = events.frame * self.num_classes + events.class_id
+        track = occurrence(group)
+        kept = track < self.num_tracks
         if self.keeps_last:
+            following = occurrence(group[::-1])[::-1]
+            kept = (track < self.num_tracks - 1) | (following == 0)
             track = np.minimum(track, self.num_tracks - 1)
-        else:
-            events, track = events[track < self.num_tracks], track[track < self.num_tracks]
+        events, track = events[kept], track[kept]
         vector = (
             events.vector if self.num_axes == 3 else direction_to_vector(events.azimuth, 0 * events.azimuth)[:, :2]
         )
@@ -93,10 +94,11 @@ class ACCDOAFormat:
             if len(events):
                 raise ValueError("the model tells what is on screen, and the labels do not: set model.onscreen=false")
             columns["onscreen"] = np.zeros(0)
-        labels[events.frame, track, :, events.class_id] = np.column_stack(
-            [vector, *(columns[name] for name in self.beside)]
-        )
-        return torch.from_numpy(labels)
+        numbers = np.column_stack([vector, *(columns[name] for name in self.beside)])
+        labels = torch.zeros(num_frames, self.num_tracks, numbers.shape[1], self.num_classes, device=device)
+        frame, track, class_id = as_indices(device, events.frame, track, events.class_id)
+        labels[frame, track, :, class_id] = torch.from_numpy(numbers).to(labels)
+        return labels
 
     def decode_labels(self, labels: np.ndarray) -> Events:
         """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""

@@ -12,6 +12,7 @@ from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
 from .tracks import (
     NUM_TRACKS,
+    as_indices,
     best_order,
     checked_labels,
     distance_activation,
@@ -71,20 +72,20 @@ class EINV2Format:
             **distance,
         }
 
-    def encode(self, events: Events, num_frames: int) -> torch.Tensor:
+    def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
         """Labels (frames, 3, classes + 3, or 4): the events of a frame, in their order, fill its tracks.
 
         Events after `num_frames`, and the fourth event of a frame and further ones, are left out.
         """
-        labels = np.zeros((num_frames, NUM_TRACKS, self.num_classes + 3 + self.distance), dtype=np.float32)
+        labels = torch.zeros(num_frames, NUM_TRACKS, self.num_classes + 3 + self.distance, device=device)
         events = events[events.frame < num_frames]
         track = occurrence(events.frame)
         events, track = events[track < NUM_TRACKS], track[track < NUM_TRACKS]
-        labels[events.frame, track, events.class_id] = 1
-        labels[events.frame, track, self.num_classes : self.num_classes + 3] = events.vector
-        if self.distance:
-            labels[events.frame, track, -1] = known_distance(events)
-        return torch.from_numpy(labels)
+        frame, track, class_id = as_indices(device, events.frame, track, events.class_id)
+        labels[frame, track, class_id] = 1
+        numbers = np.column_stack([events.vector, *([known_distance(events)] if self.distance else [])])
+        labels[frame, track, self.num_classes :] = torch.from_numpy(numbers).to(labels)
+        return labels
 
     def decode_labels(self, labels: np.ndarray) -> Events:
         """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""

@@ -33,7 +33,7 @@ class OutputFormat(Protocol):
     def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Heads (batch, frames, numbers) as the fields of `output_names`."""
 
-    def encode(self, events: Events, num_frames: int) -> torch.Tensor:
+    def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
         """Labels (frames, …) of one recording or window."""
 
     def decode_labels(self, labels: np.ndarray) -> Events:

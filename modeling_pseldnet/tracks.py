@@ -99,6 +99,11 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
     return result
 
 
+def as_indices(device: str | torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
+    """Arrays of whole numbers as tensors to index with."""
+    return [torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device) for array in arrays]
+
+
 def known_distance(events: Events) -> np.ndarray:
     """Distances in metres, (rows,), 0 where they are not known."""
     return np.zeros(len(events)) if events.distance is None else np.nan_to_num(events.distance)
