@@ -228,6 +228,11 @@ class AugMix:
             for table in (WAVEFORM_METHODS, FEATURE_METHODS)
         )
 
+    @property
+    def mixes_waveforms(self) -> bool:
+        """Whether features will not do."""
+        return any(method is wav_mix for method, _ in self.on_waveforms)
+
     def __call__(
         self, batch: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Events]:
@@ -236,7 +241,7 @@ class AugMix:
         Args:
             extract: makes features of waveforms; none where the batch has features already, which WavMix cannot take.
         """
-        if extract is None and any(method is wav_mix for method, _ in self.on_waveforms):
+        if extract is None and self.mixes_waveforms:
             raise ValueError("WavMix mixes waveforms, and there are features only")
         features, parts = [], []
         for number in range(self.original + self.copies):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from datasets_scripts.scenes.render_torch import join_plans
 from modeling_pseldnet.events import Events
 
 from .teacher import WindowTeacher
@@ -15,9 +16,9 @@ ARRAYS = ("waveform", "features", "embedding", "logits")
 
 
 def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray | None = None) -> dict:
-    """Windows as a batch: `waveform` (batch, channels, samples) or `features` (batch, channels, frames, bins), the
-    `embedding` and `logits` (batch, patches, …) of a teacher where they have them, `events` with frames that count on
-    from window to window, and what tells the windows apart.
+    """Windows as a batch: `waveform` (batch, channels, samples), `features` (batch, channels, frames, bins) or `plan`,
+    scenes that are yet to be rendered; the `embedding` and `logits` (batch, patches, …) of a teacher where they have
+    them; `events` with frames that count on from window to window; and what tells the windows apart.
 
     Args:
         window_frames: label frames of a window.
@@ -38,6 +39,7 @@ def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray
         events = events.replace(class_id=class_numbers[events.class_id])
     return {
         **{name: torch.from_numpy(np.stack([item[name] for item in items])) for name in ARRAYS if name in items[0]},
+        **({"plan": join_plans([item["plan"] for item in items])} if "plan" in items[0] else {}),
         "events": events,
         **{name: [item[name] for item in items] for name in ("recording", "start_frame", "num_frames")},
     }

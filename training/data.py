@@ -16,8 +16,10 @@ from datasets_scripts.dcase2022_synthetic import DCASE2022Synthetic
 from datasets_scripts.dcase2025_stereo import DCASE2025Stereo
 from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.scenes.recipe import read_scene_recipe
+from datasets_scripts.scenes.render_torch import SceneBank
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
+from datasets_scripts.scenes.worker_pool import worker_pool
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
@@ -128,11 +130,19 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float) -> 
     return replace(windows, dataset=MixedWindows(windows.dataset, others.dataset, share, numbers))
 
 
-def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = False) -> Windows:
+def load_windows(
+    recipe: DataRecipe,
+    window_seconds: float,
+    evaluation: bool = False,
+    device: str | torch.device | None = None,
+    num_workers: int = 0,
+) -> Windows:
     """The windows of a recipe.
 
     Args:
         evaluation: whether every frame of a recording must be in a window, and a damaged file is an error.
+        device: where scenes are rendered, unless other data is mixed in (see [`RenderedScenes`]).
+        num_workers: processes that make ready what scenes need.
 
     Raises:
         FileNotFoundError: the data is not there; the message says how to get it.
@@ -141,7 +151,8 @@ def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = F
     if recipe.mix_in is not None:
         if evaluation:
             raise ValueError("data.eval.mix_in: other data is mixed in for training")
-        return mix_windows(load_windows(replace(recipe, mix_in=None), window_seconds), recipe, window_seconds)
+        windows = load_windows(replace(recipe, mix_in=None), window_seconds, num_workers=num_workers)
+        return mix_windows(windows, recipe, window_seconds)
     for name in UNUSED.get(recipe.source, ("interference_dir",)):
         if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
             side = "eval" if evaluation else "train"
@@ -154,7 +165,7 @@ def load_windows(recipe: DataRecipe, window_seconds: float, evaluation: bool = F
                 f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
                 " sorted in one folder a class"
             )
-        return OTHER_SOURCES[recipe.source](recipe, window_seconds)
+        return OTHER_SOURCES[recipe.source](recipe, window_seconds, device, num_workers)
     if recipe.source not in BUILDERS:
         raise ValueError(f"no data source {recipe.source!r}: choose from {', '.join([*BUILDERS, *OTHER_SOURCES])}")
     builder = BUILDERS[recipe.source](
@@ -220,12 +231,16 @@ class RenderedScenes(Dataset):
     Args:
         scene_set: where they are from; all rooms are held in memory.
         count: scenes an epoch.
+        device: where whoever takes items renders them, many at a time: they hold a `plan`, of which `bank.mix` makes
+            waveforms. By default each item has its `waveform`, rendered on the CPU.
+        num_workers: processes that make ready sounds and rooms.
     """
 
-    def __init__(self, scene_set: SceneSet, count: int):
-        from datasets_scripts.scenes.render_torch import SceneBank
-
-        self.bank, self.count = SceneBank(scene_set, progress=True), count
+    def __init__(
+        self, scene_set: SceneSet, count: int, device: str | torch.device | None = None, num_workers: int = 0
+    ):
+        self.bank = SceneBank(scene_set, device=device or "cpu", progress=True, num_workers=num_workers)
+        self.count, self.mixed_later = count, device is not None
         self.recording = np.arange(count)
         # Workers that outlast an epoch have a copy of all else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -242,8 +257,9 @@ class RenderedScenes(Dataset):
         scene = self.bank.scene_set.scene(number)
         num_frames = round(self.bank.scene_set.recipe.scene_seconds / FRAME_SECONDS)
         events = self.bank.scene_set.labels(scene)
+        plan = self.bank.plan([scene])
         return {
-            "waveform": self.bank.render([scene])[0].numpy(),
+            **({"plan": plan} if self.mixed_later else {"waveform": self.bank.mix(plan)[0].numpy()}),
             "events": events[events.frame < num_frames],
             "recording": f"scene{number}",
             "start_frame": 0,
@@ -335,26 +351,35 @@ def keep_features(
 
 
 @lru_cache(maxsize=2)
-def _measured_sounds(folder: str, sampling_rate: int) -> SoundBank:
+def _measured_sounds(folder: str, sampling_rate: int, num_workers: int) -> SoundBank:
     """The sounds of a folder, measured once for training and evaluation."""
-    return sounds_from_folder(folder, sampling_rate).measure()
+    sounds = sounds_from_folder(folder, sampling_rate)
+    if not num_workers:
+        return sounds.measure()
+    with worker_pool(num_workers) as pool:
+        return sounds.measure(pool)
 
 
-def _load_scenes(recipe: DataRecipe, window_seconds: float) -> Windows:
+def _load_scenes(
+    recipe: DataRecipe, window_seconds: float, device: str | torch.device | None, num_workers: int
+) -> Windows:
     scene_recipe = read_scene_recipe(recipe.scene_recipe)
     if scene_recipe.scene_seconds != window_seconds:
         raise ValueError(f"scenes of {scene_recipe.scene_seconds:g} s do not fit windows of {window_seconds:g} s")
-    sounds = _measured_sounds(recipe.data_dir, scene_recipe.sampling_rate)
+    sounds = _measured_sounds(recipe.data_dir, scene_recipe.sampling_rate, num_workers)
     if recipe.interference_dir is not None:
         interference = replace(scene_recipe.interference, folder=recipe.interference_dir)
         scene_recipe = replace(scene_recipe, interference=interference)
     scene_set = SceneSet(scene_recipe, sounds, recipe.seed, recipe.split)
-    return Windows(RenderedScenes(scene_set, recipe.scenes), list(sounds.class_names), sounds.sampling_rate)
+    scenes = RenderedScenes(scene_set, recipe.scenes, device, num_workers)
+    return Windows(scenes, list(sounds.class_names), sounds.sampling_rate)
 
 
-def _load_mono_clips(recipe: DataRecipe, window_seconds: float) -> Windows:
+def _load_mono_clips(
+    recipe: DataRecipe, window_seconds: float, device: str | torch.device | None, num_workers: int
+) -> Windows:
     scenes = read_scene_recipe(recipe.scene_recipe)
-    sounds = _measured_sounds(recipe.data_dir, scenes.sampling_rate)
+    sounds = _measured_sounds(recipe.data_dir, scenes.sampling_rate, num_workers)
     by_class = sounds.numbers_by_class(recipe.split, scenes.test_fraction, scenes.validation_fraction)
     clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))
     return Windows(ReadableWindows(clips), list(sounds.class_names), sounds.sampling_rate, mono=True)

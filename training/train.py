@@ -252,8 +252,13 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     teacher = None if only_evaluate else read_teacher(recipe)
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
-        train_windows = None if only_evaluate else load_windows(recipe.train, seconds)
-        eval_windows = load_windows(recipe.eval, seconds, evaluation=True)
+        workers = args.dataloader_num_workers
+        # CPUs render in the workers; any other device waits less if it renders by itself.
+        device = None if recipe.train.keep_features or args.device.type == "cpu" else args.device
+        train_windows = (
+            None if only_evaluate else load_windows(recipe.train, seconds, device=device, num_workers=workers)
+        )
+        eval_windows = load_windows(recipe.eval, seconds, evaluation=True, num_workers=workers)
     windows = train_windows or eval_windows
     if windows.sampling_rate != eval_windows.sampling_rate:
         raise ValueError("data.train and data.eval differ in sampling_rate")
@@ -263,9 +268,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         heard = WindowTeacher(teacher, windows.sampling_rate, seconds, "cpu" if kept else args.device)
         distillation = Distillation(heard, recipe.teacher.embedding_weight, recipe.teacher.logits_weight)
     if train_windows and kept:
-        train_windows = keep_features(
-            train_windows, seconds, extractor, args.dataloader_num_workers, distillation and heard
-        )
+        train_windows = keep_features(train_windows, seconds, extractor, workers, distillation and heard)
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor)

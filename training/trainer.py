@@ -102,6 +102,12 @@ class SELDTrainer(SavingTrainer):
         )
         self.feature_extractor = feature_extractor
         self.augmentation = augmentation
+        # Then features are made once, and not of each copy.
+        self._turns_features = (
+            augmentation is not None
+            and not augmentation.mixes_waveforms
+            and feature_extractor.feature_type == "logmel_iv"
+        )
         self.mono = {True: bool(train_windows and train_windows.mono), False: bool(eval_windows and eval_windows.mono)}
         self.step_epochs, self.gamma, self.variant = step_epochs, gamma, variant
         self._eval_numbers = eval_windows and eval_windows.class_numbers(labels)
@@ -111,7 +117,7 @@ class SELDTrainer(SavingTrainer):
     # From a batch of windows to what the model takes
 
     def _prepare_inputs(self, inputs: dict) -> dict[str, torch.Tensor]:
-        """Waveforms (or features) and events to `input_features` and `labels`; augmented in training mode.
+        """What is heard (or scenes to render) and events to `input_features` and `labels`; augmented in training.
 
         With a teacher `answers` are added then, to the sounds before they are augmented.
         """
@@ -120,20 +126,25 @@ class SELDTrainer(SavingTrainer):
         with torch.no_grad():
             if "features" in inputs:
                 sounds, extract = inputs["features"].float(), None
+            elif "plan" in inputs:
+                sounds = self.train_dataset.bank.mix(inputs["plan"])
             elif self.mono[training]:
                 sounds, events = place_mono(inputs["waveform"], events, self.window_frames)
             else:
                 sounds = inputs["waveform"]
+            heard = sounds
             if training and self.augmentation is not None:
+                if extract and self._turns_features:
+                    sounds, extract = extract(sounds), None
                 features, events = self.augmentation(sounds, events, self.window_frames, extract)
             else:
                 features = extract(sounds) if extract else sounds
-        labels = self.model.output_format.encode(events, len(features) * self.window_frames)
+        labels = self.model.output_format.encode(events, len(features) * self.window_frames, features.device)
         labels = labels.unflatten(0, (len(features), self.window_frames))
-        prepared = {"input_features": features, "labels": labels.to(features.device, non_blocking=True)}
+        prepared = {"input_features": features, "labels": labels}
         if training and self.distillation is not None:
             kept = "features" in inputs
-            answers = [inputs[name] for name in Answers._fields] if kept else self.distillation.teacher(sounds)
+            answers = [inputs[name] for name in Answers._fields] if kept else self.distillation.teacher(heard)
             copies = len(features) // len(sounds)
             prepared["answers"] = Answers(*(part.repeat(copies, 1, 1) for part in answers))
         return prepared

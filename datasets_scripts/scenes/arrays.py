@@ -20,6 +20,8 @@ from modeling_pseldnet.tools.extras import require
 ARRAYS = ("foa", "mic")
 CHANNELS = 4
 SPEED_OF_SOUND = 343.0
+# Below this frequency noise is white.
+FLAT_HERTZ = 50.0
 
 CAPSULE_DIRECTIONS = direction_to_vector([45.0, -45.0, 135.0, -135.0], [35.0, -35.0, -35.0, 35.0])
 SPHERE_RADIUS = 0.042
@@ -105,7 +107,7 @@ def diffuse_field(array: str, generator: np.random.Generator, length: int, sampl
     two capsules follows from the addition theorem.
 
     Args:
-        slope: of the spectrum, dB an octave above 50 Hz.
+        slope: of the spectrum, dB an octave above `FLAT_HERTZ`.
 
     Returns:
         (4, length) float32.
@@ -127,9 +129,9 @@ def noise_colour(size: int, sampling_rate: int, slope: float) -> np.ndarray:
     """What makes of the spectrum of white noise (size // 2 + 1,) one with this slope and the same power.
 
     Args:
-        slope: dB an octave above 50 Hz.
+        slope: dB an octave above `FLAT_HERTZ`.
     """
-    frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / sampling_rate), 50.0)
+    frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / sampling_rate), FLAT_HERTZ)
     shape = (frequencies ** (slope / (20 * np.log10(2)))).astype(np.float32)
     return shape / np.sqrt(np.mean(np.square(shape)))
 

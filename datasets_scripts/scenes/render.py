@@ -1,6 +1,7 @@
 """Renders scenes with numpy and scipy: the reference that other renderers must equal."""
 
 from functools import lru_cache
+from math import gcd
 
 import numpy as np
 import scipy
@@ -137,13 +138,21 @@ def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np
     source_stop = event.offset + event.source_length
     signal = sound[event.offset : source_stop].astype(np.float32, copy=True)
     if event.playback != PLAYBACK_STEPS:
-        signal = scipy.signal.resample_poly(signal, PLAYBACK_STEPS, event.playback)[: event.length]
+        filters = _playback_filter(event.playback)
+        signal = scipy.signal.resample_poly(signal, PLAYBACK_STEPS, event.playback, window=filters)[: event.length]
     ramp = np.linspace(0, 1, min(round(FADE_SECONDS * sampling_rate), event.length), dtype=np.float32)
     if event.offset > 0:
         signal[: len(ramp)] *= ramp
     if source_stop < len(sound):
         signal[len(signal) - len(ramp) :] *= ramp[::-1]
     return signal / max(np.sqrt(np.mean(np.square(signal, dtype=np.float64))), 1e-9).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _playback_filter(playback: int) -> np.ndarray:
+    """The filter that `resample_poly` would design anew for each sound, which takes a third of its time."""
+    rate = max(PLAYBACK_STEPS, playback) // gcd(PLAYBACK_STEPS, playback)
+    return scipy.signal.firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)
 
 
 def response_level(responses: np.ndarray, event: SceneEvent, array: str) -> float:

@@ -3,6 +3,9 @@
 The result is that of `render` within float error. All convolutions of a batch run as one overlap-add in the
 frequency domain: the events are cut into blocks, each block is multiplied with the partitions of its response, what
 falls on the same block of a scene is added up there, and each block of each scene is transformed back once.
+
+What a GPU is bad at, such as playing the sounds, is done before, by `SceneBank.plan`, which needs no device and may be
+done by workers; `SceneBank.mix` makes sound fields of that.
 """
 
 from collections.abc import Sequence
@@ -13,23 +16,46 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets_scripts.scenes.arrays import CHANNELS, noise_colour
+from datasets_scripts.scenes.arrays import CHANNELS, FLAT_HERTZ
 from datasets_scripts.scenes.render import PEAK, event_signal, hum, noise_bank, noise_start
-from datasets_scripts.scenes.rooms import pressure_energy
+from datasets_scripts.scenes.rooms import Room, pressure_energy
 from datasets_scripts.scenes.scene_set import UNLABELLED, Scene, SceneEvent, SceneSet
+from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 
 
 # Samples of a block and of a partition of a response.
 BLOCK = 8192
+# Products of spectra that are made at once on a GPU, about 2 GB.
+PAIRS_AT_ONCE = 8192
+
+# All of scenes but their sound fields, as tensors on the CPU:
+# - signals (samples,): what all events play, one after the other, with a block of silence before, between and after;
+# - begin (inputs,): where in it each block begins; moving (inputs, 2): of a moving event, the point of the path less
+#   the progress along it at the block's first sample, and the progress a sample;
+# - pairs (pairs, 4): the input, the scene, the block of the scene and the row of the responses of each product;
+# - noise_start, noise_level, noise_slope (scenes,); hum (scenes, 4, a tenth of a second); turn (scenes, 4, 4).
+ScenePlan = dict[str, Tensor]
 
 
 @dataclass
 class _Path:
-    """The responses of a path: spectra (points, partitions, 4, BLOCK + 1) on the device, and energies (points,)."""
+    """Where the responses of a path are: row first + point * partitions + partition; energies (points,)."""
 
-    spectra: Tensor
+    first: int
+    partitions: int
     energy: np.ndarray
+
+
+def _responses_of(room: Room, array: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each path of a room its responses (points, partitions, 4, BLOCK) and their energies (points,)."""
+    parts = []
+    for path in range(len(room.paths)):
+        responses = room.responses(path, array)
+        points, channels, samples = responses.shape
+        padded = np.pad(responses, ((0, 0), (0, 0), (0, -samples % BLOCK))).reshape(points, channels, -1, BLOCK)
+        parts.append((padded.swapaxes(1, 2), pressure_energy(responses, array)))
+    return parts
 
 
 class SceneBank:
@@ -40,6 +66,7 @@ class SceneBank:
         array: `"foa"` or `"mic"`.
         device: where to render.
         progress: show a progress bar while the responses are computed.
+        num_workers: processes that compute them and read the sounds; this one by default.
     """
 
     def __init__(
@@ -48,84 +75,91 @@ class SceneBank:
         array: str = "foa",
         device: str | torch.device = "cpu",
         progress: bool = False,
+        num_workers: int = 0,
     ):
         if scene_set.recipe.rotation != "none" and array != "foa":
             raise ValueError("scenes are rotated in FOA only: set rotation to 'none' for the array format 'mic'")
         self.scene_set, self.array, self.device = scene_set, array, torch.device(device)
         self.samples = scene_set.recipe.scene_samples
-        self.sounds = {which: scene_set.read(*which) for which in scene_set.source_sounds()}
-        self._paths: dict[tuple[int, int], _Path] = {}
-        for room_number in tqdm(range(scene_set.number_of_rooms), desc="responses", unit="room", disable=not progress):
-            room = scene_set.room(room_number)
-            for path in range(len(room.paths)):
-                responses = room.responses(path, array)
-                padded = np.pad(responses, ((0, 0), (0, 0), (0, -responses.shape[2] % BLOCK)))
-                partitions = torch.from_numpy(padded).to(self.device).unflatten(2, (-1, BLOCK)).transpose(1, 2)
-                spectra = torch.fft.rfft(partitions, 2 * BLOCK)
-                self._paths[room_number, path] = _Path(spectra, pressure_energy(responses, array))
+        self.blocks = -(-self.samples // BLOCK)
+        self._which = scene_set.source_sounds()
+        sounds = in_workers(self._read_sound, len(self._which), num_workers)
+        self.sounds = dict(zip(self._which, sounds, strict=True))
+        self._paths, self._responses = self._load_responses(progress, num_workers)
         noise = torch.from_numpy(noise_bank(scene_set, array))
         self.noise_samples = noise.shape[1]
         repeats = 1 + -(-self.samples // self.noise_samples)
-        self.noise = noise.repeat(1, repeats)[:, : self.noise_samples + self.samples].to(self.device)
+        self._noise_bank = noise.repeat(1, repeats)[:, : self.noise_samples + self.samples].to(self.device)
+
+    def _load_responses(self, progress: bool, num_workers: int) -> tuple[dict[tuple[int, int], _Path], Tensor]:
+        """Where the responses of each room and path are, and the spectra of all (rows, 4, BLOCK + 1) on the device."""
+        rooms = in_workers(self._room_responses, self.scene_set.number_of_rooms, num_workers)
+        paths, waiting, rows = {}, [], 0
+        bar = tqdm(rooms, desc="responses", unit="room", total=self.scene_set.number_of_rooms, disable=not progress)
+        for number, parts in enumerate(bar):
+            for path, (partitions, energy) in enumerate(parts):
+                paths[number, path] = _Path(rows, partitions.shape[1], energy)
+                waiting.append(partitions)
+                rows += partitions.shape[0] * partitions.shape[1]
+        spectra = torch.empty(rows, CHANNELS, BLOCK + 1, dtype=torch.complex64, device=self.device)
+        # What is transformed is let go, so that they never are in memory twice.
+        waiting.reverse()
+        first = 0
+        while waiting:
+            partitions = torch.from_numpy(waiting.pop()).flatten(0, 1).to(self.device)
+            spectra[first : first + len(partitions)] = torch.fft.rfft(partitions, 2 * BLOCK)
+            first += len(partitions)
+        return paths, spectra
+
+    def _read_sound(self, number: int) -> np.ndarray:
+        return self.scene_set.read(*self._which[number])
+
+    def _room_responses(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        return _responses_of(self.scene_set.room(number), self.array)
+
+    def __getstate__(self) -> dict:
+        """What workers need to draw: what is on another device stays there."""
+        left_out = () if self.device.type == "cpu" else ("_responses", "_noise_bank")
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def render(self, scenes: Sequence[Scene]) -> Tensor:
         """The mixtures (scenes, 4, samples), float32, on the device."""
         # A CPU's cache holds one scene.
         at_once = 1 if self.device.type == "cpu" else len(scenes)
-        return torch.cat([self._render(scenes[n : n + at_once]) for n in range(0, len(scenes), at_once)])
+        parts = (scenes[first : first + at_once] for first in range(0, len(scenes), at_once))
+        return torch.cat([self.mix(self.plan(part)) for part in parts])
 
-    def _render(self, scenes: Sequence[Scene]) -> Tensor:
-        blocks = -(-self.samples // BLOCK)
-        spectra = torch.zeros(len(scenes) * blocks, CHANNELS, BLOCK + 1, dtype=torch.complex64, device=self.device)
-        self._add_events(spectra, scenes, blocks)
-        pieces = torch.fft.irfft(spectra, 2 * BLOCK).unflatten(0, (len(scenes), blocks))
-        pieces[:, 1:, :, :BLOCK] += pieces[:, :-1, :, BLOCK:]
-        mixture = pieces[..., :BLOCK].transpose(1, 2).flatten(2)[..., : self.samples]
-        mixture = self._rotate(mixture + self._noise(scenes), scenes)
-        peak = mixture.abs().amax(dim=(1, 2), keepdim=True)
-        return mixture * (PEAK / peak.clamp(min=PEAK))
+    def plan(self, scenes: Sequence[Scene]) -> ScenePlan:
+        """What [`mix`] makes sound fields of."""
+        return join_plans([self._plan(scene) for scene in scenes])
 
-    def _add_events(self, spectra: Tensor, scenes: Sequence[Scene], blocks: int) -> None:
-        """Adds the events to the spectra of the scenes' blocks (scenes * blocks, 4, BLOCK + 1)."""
-        # All events one after the other, with silence between them, so that blocks can begin and end outside them.
-        silence = torch.zeros(BLOCK)
-        signals, inputs, runs, begin, rows_before = [silence], [], [], BLOCK, 0
-        for number, scene in enumerate(scenes):
-            for event in scene.sources:
-                path = self._paths[scene.room, event.path]
-                signals += [torch.from_numpy(self._signal(scene, event, path)), silence]
-                for point in event.points():
-                    low, high = _blocks_of(event, point)
-                    rows = np.arange(low, high)
-                    ahead = rows * BLOCK - event.start
-                    slope = (event.progress[1] - event.progress[0]) / event.length
-                    beyond = point - event.progress[0] - ahead * slope
-                    inputs.append(np.stack([begin + ahead, beyond, np.full(len(rows), slope)], axis=1))
-                    for part, response in enumerate(path.spectra[point]):
-                        count = min(high, blocks - part) - low
-                        if count > 0:
-                            runs.append((rows_before, number * blocks + low + part, count, response))
-                    rows_before += len(rows)
-                begin += event.length + BLOCK
-        if not runs:
-            return
-        input_spectra = self._input_spectra(torch.cat(signals), np.concatenate(inputs))
-        for first, output, count, response in runs:
-            spectra[output : output + count].addcmul_(input_spectra[first : first + count, None], response)
-
-    def _input_spectra(self, signals: Tensor, inputs: np.ndarray) -> Tensor:
-        """Spectra (n, BLOCK + 1) of blocks of the signals (samples,).
-
-        `inputs` (n, 3) tells where each begins and, for a moving event, the point of the path less the progress along
-        it at the block's first sample, and the progress a sample.
-        """
-        begins = torch.from_numpy(inputs[:, 0].astype(np.int64)).to(self.device)
-        blocks = signals.to(self.device, non_blocking=True).unfold(0, BLOCK, 1)[begins]
-        if len(moving := np.flatnonzero(inputs[:, 2])):
-            along = torch.arange(BLOCK, device=self.device, dtype=torch.float32)
-            beyond, slope = torch.from_numpy(inputs[moving, 1:].astype(np.float32)).to(self.device).split(1, dim=1)
-            blocks[torch.from_numpy(moving).to(self.device)] *= (1 - (along * slope - beyond).abs()).clamp_(min=0)
-        return torch.fft.rfft(blocks, 2 * BLOCK)
+    def _plan(self, scene: Scene) -> ScenePlan:
+        silence = np.zeros(BLOCK, dtype=np.float32)
+        signals, begin, count = [silence], BLOCK, 0
+        inputs, pairs = [np.zeros((0, 3))], [np.zeros((0, 4), dtype=np.int64)]
+        for event in scene.sources:
+            path = self._paths[scene.room, event.path]
+            signals += [self._signal(scene, event, path), silence]
+            slope = (event.progress[1] - event.progress[0]) / event.length
+            for point in event.points():
+                low, high = _blocks_of(event, point)
+                ahead = np.arange(low, high) * BLOCK - event.start
+                beyond = point - event.progress[0] - ahead * slope
+                inputs.append(np.stack([begin + ahead, beyond, np.full(len(ahead), slope)], axis=1))
+                row, part = np.divmod(np.arange(len(ahead) * path.partitions), path.partitions)
+                response = path.first + point * path.partitions + part
+                pairs.append(np.stack([count + row, 0 * row, low + row + part, response], axis=1))
+                count += len(ahead)
+            begin += event.length + BLOCK
+        inputs, pairs = np.concatenate(inputs), np.concatenate(pairs)
+        arrays = {
+            "signals": np.concatenate(signals),
+            "begin": inputs[:, 0].astype(np.int64),
+            "moving": inputs[:, 1:].astype(np.float32),
+            "pairs": pairs[pairs[:, 2] < self.blocks],
+            **self._surroundings(scene),
+        }
+        return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
     def _signal(self, scene: Scene, event: SceneEvent, path: _Path) -> np.ndarray:
         level = np.sqrt(path.energy[event.points()].mean())
@@ -133,30 +167,90 @@ class SceneBank:
         signal = event_signal(event, sound, self.scene_set.recipe.sampling_rate)
         return signal * np.float32(scene.event_level(event) / level)
 
-    def _noise(self, scenes: Sequence[Scene]) -> Tensor:
-        """Noise and hum of the scenes (scenes, 4, samples)."""
-        noise = torch.zeros(len(scenes), CHANNELS, self.samples, device=self.device)
-        rate = self.scene_set.recipe.sampling_rate
-        if self.scene_set.recipe.noise.level is not None:
-            starts = [noise_start(scene, self.noise_samples) for scene in scenes]
-            noise = torch.stack([self.noise[:, start : start + self.samples] for start in starts])
-            if scenes[0].noise_slope is not None:
-                colours = np.stack([noise_colour(self.samples, rate, scene.noise_slope) for scene in scenes])
-                spectra = torch.fft.rfft(noise) * torch.from_numpy(colours).to(self.device)[:, None]
-                noise = torch.fft.irfft(spectra, self.samples)
-            levels = torch.tensor([10 ** (scene.noise_level / 20) for scene in scenes], device=self.device)
-            noise = noise * levels[:, None, None]
-        for number, scene in enumerate(scenes):
-            if scene.hum is not None:
-                tenth = torch.from_numpy(hum(scene, self.array, rate)).to(self.device)
-                noise[number] += tenth.repeat(1, -(-self.samples // tenth.shape[1]))[:, : self.samples]
+    def _surroundings(self, scene: Scene) -> dict[str, np.ndarray]:
+        recipe = self.scene_set.recipe
+        level = 0.0 if scene.noise_level is None else 10 ** (scene.noise_level / 20)
+        found = {
+            "noise_start": np.array([noise_start(scene, self.noise_samples)]),
+            "noise_level": np.array([level], dtype=np.float32),
+        }
+        if scene.noise_slope is not None:
+            found["noise_slope"] = np.array([scene.noise_slope])
+        if recipe.noise.hum:
+            silence = np.zeros((CHANNELS, recipe.sampling_rate // 10), dtype=np.float32)
+            found["hum"] = (silence if scene.hum is None else hum(scene, self.array, recipe.sampling_rate))[None]
+        if recipe.rotation != "none":
+            found["turn"] = channel_rotation(yaw_rotation([scene.yaw])).astype(np.float32)
+        return found
+
+    def mix(self, plan: ScenePlan) -> Tensor:
+        """The mixtures (scenes, 4, samples), float32, of what [`plan`] gave, on the device."""
+        plan = {name: value.to(self.device, non_blocking=True) for name, value in plan.items()}
+        num_scenes = len(plan["noise_level"])
+        spectra = torch.zeros(num_scenes * self.blocks, CHANNELS, BLOCK + 1, dtype=torch.complex64, device=self.device)
+        if len(plan["pairs"]):
+            self._add_events(spectra, plan)
+        pieces = torch.fft.irfft(spectra, 2 * BLOCK).unflatten(0, (num_scenes, self.blocks))
+        pieces[:, 1:, :, :BLOCK] += pieces[:, :-1, :, BLOCK:]
+        mixture = pieces[..., :BLOCK].transpose(1, 2).flatten(2)[..., : self.samples] + self._noise(plan)
+        if "turn" in plan:
+            mixture = plan["turn"] @ mixture
+        peak = mixture.abs().amax(dim=(1, 2), keepdim=True)
+        return mixture * (PEAK / peak.clamp(min=PEAK))
+
+    def _add_events(self, spectra: Tensor, plan: ScenePlan) -> None:
+        """Adds the events to the spectra of the scenes' blocks (scenes * blocks, 4, BLOCK + 1)."""
+        source, scene, block, response = plan["pairs"].unbind(1)
+        inputs, output = self._input_spectra(plan), scene * self.blocks + block
+        if self.device.type == "cpu":
+            for n, into, row in zip(source.tolist(), output.tolist(), response.tolist(), strict=True):
+                spectra[into].addcmul_(inputs[n], self._responses[row])
+            return
+        parts = (part.split(PAIRS_AT_ONCE) for part in (source, output, response))
+        for n, into, row in zip(*parts, strict=True):
+            products = inputs[n, None] * self._responses[row]
+            torch.view_as_real(spectra).index_add_(0, into, torch.view_as_real(products))
+
+    def _input_spectra(self, plan: ScenePlan) -> Tensor:
+        """Spectra (inputs, BLOCK + 1) of the blocks of the signals, faded where their events move."""
+        blocks = plan["signals"].unfold(0, BLOCK, 1)[plan["begin"]]
+        along = torch.arange(BLOCK, device=self.device, dtype=torch.float32)
+        beyond, slope = plan["moving"].split(1, dim=1)
+        # One that stands still is at its point all the time.
+        weights = torch.where(slope == 0, 1.0, (1 - (along * slope - beyond).abs()).clamp_(min=0))
+        return torch.fft.rfft(blocks * weights, 2 * BLOCK)
+
+    def _noise(self, plan: ScenePlan) -> Tensor:
+        """Noise and hum (scenes, 4, samples)."""
+        noise = self._noise_bank.unfold(1, self.samples, 1)[:, plan["noise_start"]].transpose(0, 1)
+        if "noise_slope" in plan:
+            noise = torch.fft.irfft(torch.fft.rfft(noise) * self._colours(plan["noise_slope"]), self.samples)
+        noise = noise * plan["noise_level"][:, None, None]
+        if "hum" in plan:
+            tenth = plan["hum"]
+            noise = noise + tenth.repeat(1, 1, -(-self.samples // tenth.shape[2]))[..., : self.samples]
         return noise
 
-    def _rotate(self, mixture: Tensor, scenes: Sequence[Scene]) -> Tensor:
-        if self.scene_set.recipe.rotation == "none":
-            return mixture
-        turns = channel_rotation(yaw_rotation([scene.yaw for scene in scenes]))
-        return torch.from_numpy(turns).to(mixture) @ mixture
+    def _colours(self, slopes: Tensor) -> Tensor:
+        """As `noise_colour`, for several slopes: (scenes, 1, samples // 2 + 1)."""
+        rate = self.scene_set.recipe.sampling_rate
+        frequencies = torch.fft.rfftfreq(self.samples, 1 / rate, dtype=torch.float64, device=self.device)
+        octaves = frequencies.clamp(min=FLAT_HERTZ).log2()
+        shapes = (10 ** (slopes[:, None] / 20 * octaves)).float()
+        return (shapes / shapes.square().mean(1, keepdim=True).sqrt())[:, None]
+
+
+def join_plans(parts: Sequence[ScenePlan]) -> ScenePlan:
+    """The plans of several scenes as one."""
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    samples, inputs, scenes = (
+        [0, *np.cumsum([len(part[name]) for part in parts])] for name in ("signals", "begin", "noise_level")
+    )
+    begins, pairs = (joined[name].split([len(part[name]) for part in parts]) for name in ("begin", "pairs"))
+    for number in range(len(parts)):
+        begins[number].add_(int(samples[number]))
+        pairs[number][:, :2].add_(torch.tensor([inputs[number], scenes[number]]))
+    return joined
 
 
 def _blocks_of(event: SceneEvent, point: int) -> tuple[int, int]:

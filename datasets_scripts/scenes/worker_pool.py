@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 
 @contextmanager
@@ -31,6 +32,28 @@ def worker_pool(
         pool.shutdown(cancel_futures=True)
         listener.close()
         speaker.close()
+
+
+def in_workers(function: Callable[[int], Any], count: int, workers: int) -> Iterator[Any]:
+    """function(0), function(1), … in order, from so many processes, or with none from this one.
+
+    Raises:
+        Exception: what the function raises.
+    """
+    if not workers:
+        yield from map(function, range(count))
+        return
+    with worker_pool(min(workers, count), _keep, (function,)) as pool:
+        yield from pool.map(_call_kept, range(count))
+
+
+def _keep(function: Callable[[int], Any]) -> None:
+    # With the number alone to be sent, what the function holds is not copied for each call.
+    _call_kept.function = function
+
+
+def _call_kept(number: int) -> Any:
+    return _call_kept.function(number)
 
 
 def _start_worker(listener: Connection, initializer: Callable[..., None] | None, arguments: tuple) -> None:

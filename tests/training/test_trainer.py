@@ -636,6 +636,54 @@ def test_what_a_source_knows_nothing_of_is_refused(source, field, value):
         load_windows(DataRecipe(source=source, data_dir="x", **{field: value}), 1)
 
 
+def test_scenes_are_the_same_whether_workers_render_them_or_the_trainer(sound_folder, tiny_overrides, tmp_path):
+    options = (
+        "augmentation=null",
+        "data.train.source=scenes",
+        f"data.train.data_dir={sound_folder / 'sounds'}",
+        f"data.train.scene_recipe={sound_folder / 'scenes.yaml'}",
+        "data.train.scenes=3",
+        "data.eval.source=scenes",
+        f"data.eval.data_dir={sound_folder / 'sounds'}",
+        "data.eval.split=test",
+        "data.eval.scenes=1",
+        f"data.eval.scene_recipe={sound_folder / 'scenes.yaml'}",
+        "training.per_device_train_batch_size=3",
+        "training.dataloader_num_workers=1",
+    )
+    prepared = []
+    for device in (None, "cpu"):
+        recipe = read_recipe("synth_multi_accdoa", tiny_overrides(sound_folder, tmp_path, *options))
+        trainer = build_trainer(recipe)
+        trainer.train_dataset = load_windows(recipe.train, 1, device=device, num_workers=2).dataset
+        trainer.model.train()
+        torch.manual_seed(0)
+        (batch,) = trainer.get_train_dataloader()
+        assert ("waveform" in batch) is (device is None)
+        order = np.argsort(batch["recording"])
+        inputs = trainer._prepare_inputs(batch)
+        prepared.append({name: value[order] for name, value in inputs.items()})
+    assert prepared[0]["labels"].any()
+    for name, value in prepared[0].items():
+        torch.testing.assert_close(prepared[1][name], value, atol=1e-4, rtol=1e-4)
+
+
+def test_copies_of_a_batch_are_the_same_whether_waveforms_or_features_are_turned(tiny_data, tiny_overrides, tmp_path):
+    options = tiny_overrides(tiny_data, tmp_path, "augmentation={copies: 2, rotation: {}, filter_augment: {}}")
+    trainer = build_trainer(read_recipe("synth_multi_accdoa", options))
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    assert trainer._turns_features
+    turned = []
+    for turns in (True, False):
+        trainer._turns_features = turns
+        torch.manual_seed(0)
+        turned.append(trainer._prepare_inputs(batch))
+    assert len(turned[0]["input_features"]) == 3 * len(batch["waveform"])
+    for name, value in turned[0].items():
+        torch.testing.assert_close(value, turned[1][name], atol=2e-4, rtol=2e-4)
+
+
 def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):
     recipe = DataRecipe(
         source="scenes",

@@ -1,3 +1,4 @@
+import copy
 import io
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 
 from datasets_scripts.scenes.recipe import EventRecipe, InterferenceRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render import Renderer
-from datasets_scripts.scenes.render_torch import BLOCK, SceneBank
+from datasets_scripts.scenes.render_torch import BLOCK, SceneBank, join_plans
 from datasets_scripts.scenes.scene_set import Scene, SceneSet
 from datasets_scripts.scenes.sounds import Sound, SoundBank
 
@@ -91,9 +92,29 @@ def test_scenes_of_a_batch_do_not_depend_on_each_other(sounds):
     bank = SceneBank(scene_set(sounds))
     scenes = [bank.scene_set.scene(index) for index in range(3)]
     batch = bank.render(scenes)
-    together = bank._render(scenes)
+    together = bank.mix(bank.plan(scenes))
     assert torch.equal(batch[1], bank.render(scenes[1:2])[0])
     assert torch.allclose(batch, together, atol=1e-6)
+
+
+def test_workers_make_ready_what_one_process_does_and_their_errors_are_its_own(sounds):
+    made = scene_set(sounds, rt60=(0.2, 1.2))
+    scenes = [made.scene(index) for index in range(2)]
+    assert torch.equal(SceneBank(made, num_workers=2).render(scenes), SceneBank(made).render(scenes))
+    impossible = scene_set(sounds, rt60=(0.01, 0.02))
+    with pytest.raises(ValueError, match=r"^an RT60 of 0.02 s is impossible in a room of [^\n]*$"):
+        SceneBank(impossible, num_workers=2)
+
+
+def test_what_is_sent_to_workers_leaves_the_device_out_and_plans_all_the_same(sounds):
+    bank = SceneBank(scene_set(sounds))
+    bank.device = torch.device("meta")
+    sent = copy.copy(bank)
+    assert not hasattr(sent, "_responses")
+    scenes = [bank.scene_set.scene(index) for index in range(3)]
+    joined, together = join_plans([sent.plan([scene]) for scene in scenes]), bank.plan(scenes)
+    assert joined.keys() == together.keys()
+    assert all(torch.equal(joined[name], together[name]) for name in joined)
 
 
 def test_scenes_without_events_hold_their_noise(sounds):
