@@ -253,8 +253,8 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
         workers = args.dataloader_num_workers
-        # CPUs render in the workers; any other device waits less if it renders by itself.
-        device = None if recipe.train.keep_features or args.device.type == "cpu" else args.device
+        # Elsewhere the workers render; a GPU would wait for them.
+        device = args.device if args.device.type == "cuda" and not recipe.train.keep_features else None
         train_windows = (
             None if only_evaluate else load_windows(recipe.train, seconds, device=device, num_workers=workers)
         )

@@ -111,7 +111,7 @@ def throughput(trainer: SELDTrainer) -> Iterator[Row]:
     device, size = trainer.args.device, trainer.args.train_batch_size
     bank = trainer.train_dataset.bank
     scenes = [bank.scene_set.scene(number) for number in range(size)]
-    yield Row("a scene drawn and played, one core", seconds_of(lambda: bank.plan(scenes), device, 3) / size)
+    yield Row("the sounds of a scene played, one core", seconds_of(lambda: bank.plan(scenes), device, 3) / size)
     plan = bank.plan(scenes)
     yield Row(f"a scene rendered, {device.type}", seconds_of(lambda: bank.mix(plan), device, 3) / size)
     waveforms = bank.mix(plan).to(device)
@@ -256,11 +256,16 @@ def train_until(trainer: SELDTrainer, deadline: float, updates: int | None) -> N
 
     Args:
         deadline: by the monotonic clock, seconds.
+
+    Raises:
+        ValueError: no time is left.
     """
     import torch
     from transformers import TrainerCallback
 
     begin, end = time.monotonic(), deadline - EVALUATION_SECONDS
+    if end <= begin and not updates:
+        raise ValueError(f"no time is left to train, {begin - end:.0f} s too little: give more --minutes")
     warmup = max(trainer.args.warmup_steps, 1)
     falling = FALLING * max(end - begin, 1.0)
 

@@ -1,5 +1,7 @@
 """What is done with one GPU, tried with the smallest network on a CPU."""
 
+import re
+
 import soundfile
 
 from modeling_pseldnet.tools.loading import load
@@ -31,9 +33,12 @@ def test_sounds_are_packed_and_a_table_and_a_model_are_made(tmp_path, write_reco
     output = tmp_path / "out"
     arguments = ["run", str(tmp_path / "packed"), "--output", str(output), "--updates", "1"]
     assert main([*arguments, "--only", "training", "table", "--override", *overrides]) == 0
+    assert "1 updates, 2 scenes each" in capsys.readouterr().out
     table = (output / "table.md").read_text()
     for what in ("rendered, cpu", "features", "answers", "loaded", "training step a view, 4 at a time", "prediction"):
         assert what in table
+    too_short = ["run", str(tmp_path / "packed"), "--output", str(tmp_path / "short"), "--minutes", "0.1"]
+    assert main([*too_short, "--only", "training", "--override", *overrides]) == 2
+    assert re.search(r"no time is left to train, \d+ s too little: give more --minutes\n$", capsys.readouterr().err)
     model, _ = load(str(output / "model"), "cpu")
     assert list(model.config.id2label.values()) == ["bell", "cow"]
-    assert "1 updates, 2 scenes each" in capsys.readouterr().out
