@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).parents[2]
-RECIPE = "default_model"
 PARTS = ("tests", "training", "table")
 # Seconds that the tests may take, and that are kept for the last evaluation and for the table after the training.
 TESTS_SECONDS, EVALUATION_SECONDS, TABLE_SECONDS = 90, 20, 60
@@ -238,7 +237,7 @@ def run(options: argparse.Namespace) -> None:
         # How far it is tells the clock.
         "training.disable_tqdm": "true",
     }
-    recipe = read_recipe(RECIPE, [*(f"{key}={value}" for key, value in values.items()), *options.override])
+    recipe = read_recipe(options.recipe, [*(f"{key}={value}" for key, value in values.items()), *options.override])
     trainer = build_trainer(recipe)
     if "training" in parts:
         train_until(trainer, deadline - (TABLE_SECONDS if "table" in parts else 0), options.updates)
@@ -313,8 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
     add("--minutes", type=float, default=9.0, help="for all of it (default: %(default)g)")
     add("--updates", type=int, metavar="N", help="of the training at most (default: as many as fit)")
+    add("--recipe", default="default_model", help="of a training on rendered scenes (default: %(default)s)")
     add("--only", nargs="+", choices=PARTS, help="some of it (default: all)")
-    add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=f"change the recipe {RECIPE}")
+    add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the recipe")
     options = parser.parse_args(arguments)
     require("accelerate", "datasets", "peft", "pyarrow")
     if options.command == "pack":
