@@ -724,6 +724,7 @@ def test_the_program_trains_and_prints_scores(tiny_data, tiny_overrides, tmp_pat
     out = capsys.readouterr().out
     assert "pseldnets, 12 recordings" in out
     assert "recordings with ov2 macro" in out
+    assert [line.split()[0] for line in out.splitlines()[-3:]] == ["low", "middle", "high"]
     names = sorted(path.stem for path in (tiny_data / "test/metadata").iterdir())
     assert sorted(path.stem for path in (tmp_path / "run/predictions/test").iterdir()) == names
     assert (tmp_path / "run/model.safetensors").exists()

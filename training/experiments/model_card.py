@@ -89,7 +89,8 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
     """
     config = report.model.config
     scores = report.scores_by_overlap(*report.test)
-    print(format_scores({**scores, "num_classes": len(report.labels), "overlap": scores["groups"]}, by="overlap"))
+    names = {"num_classes": len(report.labels), "labels": report.labels, "overlap": scores["groups"]}
+    print(format_scores({**scores, **names}, by="overlap"))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         classes=len(report.labels),
         labels=", ".join(report.labels),
