@@ -141,7 +141,7 @@ def load_windows(
 
     Args:
         evaluation: whether every frame of a recording must be in a window, and a damaged file is an error.
-        device: where scenes are rendered, unless other data is mixed in (see [`RenderedScenes`]).
+        device: where the trainer renders scenes to train on, unless other data is mixed in (see [`RenderedScenes`]).
         num_workers: processes that make ready what scenes need.
 
     Raises:

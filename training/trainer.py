@@ -326,8 +326,14 @@ class SELDTrainer(SavingTrainer):
         self, model: nn.Module, dataloader: DataLoader, losses: dict[str, float], kept: list | None
     ) -> Iterator[dict]:
         """Each window with its outputs (frames, …) and its events; adds its losses to `losses`, and its outputs and
-        labels to `kept`."""
+        labels to `kept`.
+
+        Raises:
+            ValueError: they are features, or scenes yet to be rendered, for which the trainer has no rooms.
+        """
         for batch in dataloader:
+            if "waveform" not in batch:
+                raise ValueError("to evaluate takes waveforms: load scenes without a device, and keep no features")
             events, size = batch["events"], len(batch["waveform"])
             peak = batch["waveform"].abs().amax(1).unflatten(1, (self.window_frames, -1)).amax(2).numpy()
             inputs = self._prepare_inputs(batch)

@@ -666,6 +666,8 @@ def test_scenes_are_the_same_whether_workers_render_them_or_the_trainer(sound_fo
     assert prepared[0]["labels"].any()
     for name, value in prepared[0].items():
         torch.testing.assert_close(prepared[1][name], value, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="load scenes without a device"):
+        trainer.evaluate(load_windows(recipe.eval, 1, device="cpu"))
 
 
 def test_copies_of_a_batch_are_the_same_whether_waveforms_or_features_are_turned(tiny_data, tiny_overrides, tmp_path):
