@@ -109,7 +109,7 @@ class MixedWindows(Dataset):
         return item | {"events": events.replace(class_id=self.class_numbers[events.class_id])}
 
 
-def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float) -> Windows:
+def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num_workers: int) -> Windows:
     """The windows of a recipe with those that its `mix_in` names.
 
     Raises:
@@ -119,7 +119,8 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float) -> 
     share = fields.pop("share", None)
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise ValueError(f"data.train.mix_in.share must lie between 0 and 1, not {share!r}")
-    others = load_windows(build(DataRecipe, {"source": recipe.source, **fields}), window_seconds)
+    recipe_of_others = build(DataRecipe, {"source": recipe.source, **fields})
+    others = load_windows(recipe_of_others, window_seconds, num_workers=num_workers)
     if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
         raise ValueError("data.train and its mix_in differ in sampling_rate or mono")
     if unknown := sorted(set(others.class_names) - set(windows.class_names)):
@@ -152,7 +153,7 @@ def load_windows(
         if evaluation:
             raise ValueError("data.eval.mix_in: other data is mixed in for training")
         windows = load_windows(replace(recipe, mix_in=None), window_seconds, num_workers=num_workers)
-        return mix_windows(windows, recipe, window_seconds)
+        return mix_windows(windows, recipe, window_seconds, num_workers)
     for name in UNUSED.get(recipe.source, ("interference_dir",)):
         if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
             side = "eval" if evaluation else "train"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.arrays import CHANNELS, FLAT_HERTZ
 from datasets_scripts.scenes.render import PEAK, event_signal, hum, noise_bank, noise_start
-from datasets_scripts.scenes.rooms import Room, pressure_energy
+from datasets_scripts.scenes.rooms import pressure_energy
 from datasets_scripts.scenes.scene_set import UNLABELLED, Scene, SceneEvent, SceneSet
 from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
@@ -45,17 +45,6 @@ class _Path:
     first: int
     partitions: int
     energy: np.ndarray
-
-
-def _responses_of(room: Room, array: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each path of a room its responses (points, partitions, 4, BLOCK) and their energies (points,)."""
-    parts = []
-    for path in range(len(room.paths)):
-        responses = room.responses(path, array)
-        points, channels, samples = responses.shape
-        padded = np.pad(responses, ((0, 0), (0, 0), (0, -samples % BLOCK))).reshape(points, channels, -1, BLOCK)
-        parts.append((padded.swapaxes(1, 2), pressure_energy(responses, array)))
-    return parts
 
 
 class SceneBank:
@@ -115,7 +104,14 @@ class SceneBank:
         return self.scene_set.read(*self._which[number])
 
     def _room_responses(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return _responses_of(self.scene_set.room(number), self.array)
+        """For each path of a room its responses (points, partitions, 4, BLOCK) and their energies (points,)."""
+        room, parts = self.scene_set.room(number), []
+        for path in range(len(room.paths)):
+            responses = room.responses(path, self.array)
+            points, channels, samples = responses.shape
+            padded = np.pad(responses, ((0, 0), (0, 0), (0, -samples % BLOCK))).reshape(points, channels, -1, BLOCK)
+            parts.append((padded.swapaxes(1, 2), pressure_energy(responses, self.array)))
+        return parts
 
     def __getstate__(self) -> dict:
         """What workers need to draw: what is on another device stays there."""
