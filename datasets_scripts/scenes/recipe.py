@@ -86,6 +86,7 @@ class EventRecipe:
         gap: range of the pause between successive events of a layer, seconds; a scene of polyphony n has n layers.
         seconds: shortest and longest event; longer sounds are cut at random, shorter ones are played whole.
         snr: range of an event's level above the background noise, dB.
+        classes: names of those that events are of; all by default. The labels are numbered as with all.
         class_balance: `"events"`, every class begins equally often, or `"seconds"`, every class sounds equally long.
         sound_balance: `"sounds"`, every sound of a class is drawn equally often, or `"recordings"`, every recording.
         playback: range of the rate at which sounds are played, 1 for their own; faster ones are shorter and higher.
@@ -100,6 +101,7 @@ class EventRecipe:
     gap: Range = (0.0, 3.0)
     seconds: Range = (0.2, 8.0)
     snr: Range = (6.0, 30.0)
+    classes: list[str] | None = None
     class_balance: Literal["events", "seconds"] = "events"
     sound_balance: Literal["sounds", "recordings"] = "sounds"
     playback: Range = (1.0, 1.0)
@@ -121,6 +123,8 @@ class EventRecipe:
             raise ValueError("the shares of events.polyphony add up to 0")
         for name in ("same_class", "moving"):
             _check_share(f"events.{name}", getattr(self, name))
+        if self.classes is not None and not self.classes:
+            raise ValueError("events.classes names no class: leave it out for all")
 
 
 @strict

@@ -140,6 +140,10 @@ class SceneSet:
             raise ValueError(f"the sounds are at {sounds.sampling_rate} Hz, the recipe at {recipe.sampling_rate} Hz")
         self.recipe, self.sounds, self.seed, self.split = recipe, sounds, seed, split
         found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
+        if wanted := recipe.events.classes:
+            if missing := sorted(set(wanted) - set(sounds.class_names)):
+                raise ValueError(f"events.classes: {sounds.source} has no class {', '.join(missing)}")
+            found = [n if name in wanted else n[:0] for name, n in zip(sounds.class_names, found, strict=True)]
         self._by_class = [self._long_enough(numbers, sounds) for numbers in found]
         if not any(map(len, found)):
             raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")

@@ -80,6 +80,8 @@ def test_an_empty_recipe_is_the_default(write_text, tmp_path):
         ("events: {polyphony: {-1: 1}}", "events.polyphony"),
         ("events: {moving: 2}", "events.moving must be between 0 and 1"),
         ("events: {class_balance: both}", "events.class_balance"),
+        ("events: {classes: bell}", "events.classes must be a list or null, not 'bell'"),
+        ("events: {classes: []}", "events.classes names no class"),
         ("sampling_rate: 24k", "sampling_rate must be a whole number, not '24k'"),
         ("scene_seconds: [", "while parsing"),
         ("rotation: pitch", "rotation must be one of none, yaw, not 'pitch'"),

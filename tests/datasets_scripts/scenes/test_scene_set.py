@@ -115,6 +115,14 @@ def test_classes_are_balanced_in_events_or_in_seconds(balance):
     assert totals / totals.mean() == pytest.approx(1, abs=0.35)
 
 
+def test_events_may_be_of_some_classes_alone_and_keep_the_numbers_of_all():
+    made = scene_set(classes=["door", "bell"], polyphony={2: 1.0})
+    assert {event.class_id for index in range(10) for event in made.scene(index).events} == {1, 2}
+    assert {made.sounds.sounds[number].class_id for number in made.sound_numbers()} == {1, 2}
+    with pytest.raises(ValueError, match=r"events\.classes: memory has no class cat, cow"):
+        scene_set(classes=["door", "cow", "cat"])
+
+
 @pytest.mark.parametrize(("balance", "share"), [("sounds", 0.75), ("recordings", 0.25)])
 def test_sounds_or_recordings_of_a_class_are_drawn_equally_often(balance, share):
     """Nine of twelve sounds are takes of one recording of four."""
