@@ -27,6 +27,7 @@ from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
 
 from ..recipes import Recipe, read_recipe, write_recipe
+from .markdown import markdown_table
 
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Row:
     seconds: float
     remark: str = ""
 
-    def __str__(self) -> str:
-        return f"| {self.what} | {1e3 * self.seconds:.2f} | {1 / self.seconds:,.0f} | {self.remark} |"
+    def cells(self) -> list[str]:
+        return [self.what, f"{1e3 * self.seconds:.2f}", f"{1 / self.seconds:,.0f}", self.remark]
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -243,11 +244,11 @@ def run(options: argparse.Namespace) -> None:
         train_until(trainer, deadline - (TABLE_SECONDS if "table" in parts else 0), options.updates)
         save(trainer, recipe, output)
     if "table" in parts:
-        rows = ["| what | ms | a second | |", "|---|---|---|---|"]
+        rows = []
         for row in throughput(trainer):
-            rows.append(str(row))
-            print(row, flush=True)
-            write_atomically(output / "table.md", "\n".join(rows) + "\n")
+            rows.append(row.cells())
+            print(*rows[-1], sep="  ", flush=True)
+            write_atomically(output / "table.md", markdown_table(["what", "ms", "a second", ""], rows) + "\n")
 
 
 def train_until(trainer: SELDTrainer, deadline: float, updates: int | None) -> None:
