@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import InterferenceRecipe, SceneRecipe, read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
-from datasets_scripts.scenes.sounds import sounds_from_folder
+from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
 from modeling_pseldnet import DEFAULT_MODEL
 from modeling_pseldnet.events import Events
 from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.scores import seld_scores
 
-from .model_card import LIVELY_RT60, Heard, Report, card, plot_confusion
+from .model_card import LIVELY_RT60, MUSIC, Heard, Report, card, plot_confusion
 
 
 if TYPE_CHECKING:
@@ -96,6 +96,25 @@ def without_events(recipe: SceneRecipe, folder: str | None = None) -> SceneRecip
     return dataclasses.replace(recipe, events=events, interference=interference)
 
 
+def further_scenes(
+    recipe: SceneRecipe, sounds: SoundBank, interference: str | None
+) -> dict[str, tuple[str, int, SceneRecipe]]:
+    """What a card tells of beside the test scenes: by its name in `Report` the split, how many scenes, the recipe."""
+    scenes = {
+        "known": ("train", TRAINING_SCENES, recipe),
+        "noise": ("test", EMPTY_SCENES, without_events(recipe)),
+    }
+    if recipe.rooms.measured is None:
+        rooms = dataclasses.replace(recipe.rooms, rt60=LIVELY_RT60)
+        scenes["lively"] = ("test", LIVELY_SCENES, dataclasses.replace(recipe, rooms=rooms))
+    if interference:
+        scenes["unlabelled"] = ("test", EMPTY_SCENES, without_events(recipe, interference))
+    if MUSIC in sounds.class_names:
+        alone = dataclasses.replace(recipe.events, polyphony={1: 1.0}, classes=[MUSIC])
+        scenes["music"] = ("test", EMPTY_SCENES, dataclasses.replace(recipe, events=alone))
+    return scenes
+
+
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
     """The threshold of each class, (classes,), at which its SELD score is best; the median for classes without events.
 
@@ -149,20 +168,15 @@ def finish(options: argparse.Namespace) -> None:
         (validation,) = run("validation", VALIDATION_SCENES, model.predict)
         predicts = [model.predict, rotation_averaging(model, extractor), *([other.predict] if other else [])]
         test, averaged, *beside = run("test", TEST_SCENES, *predicts)
-        (known,) = run("train", TRAINING_SCENES, model.predict)
-        (noise,) = run("test", EMPTY_SCENES, model.predict, recipe=without_events(recipe))
-        lively, unlabelled = None, None
-        if recipe.rooms.measured is None:
-            rooms = dataclasses.replace(recipe.rooms, rt60=LIVELY_RT60)
-            (lively,) = run("test", LIVELY_SCENES, model.predict, recipe=dataclasses.replace(recipe, rooms=rooms))
-        if options.interference:
-            no_class = without_events(recipe, options.interference)
-            (unlabelled,) = run("test", EMPTY_SCENES, model.predict, recipe=no_class)
+        more = {
+            name: run(split, count, model.predict, recipe=of_part)[0]
+            for name, (split, count, of_part) in further_scenes(recipe, sounds, options.interference).items()
+        }
     thresholds = choose_thresholds(model, validation)
     model.config.threshold = thresholds.tolist()
 
-    def heard(scenes: Scenes | None) -> Heard | None:
-        return scenes and (scenes.references, scenes.predictions(model, thresholds))
+    def heard(scenes: Scenes) -> Heard:
+        return scenes.references, scenes.predictions(model, thresholds)
 
     report = Report(
         model,
@@ -170,12 +184,9 @@ def finish(options: argparse.Namespace) -> None:
         rt60=test.rt60,
         scene_seconds=recipe.scene_seconds,
         averaged=heard(averaged),
-        known=heard(known),
-        noise=heard(noise),
-        lively=heard(lively),
-        unlabelled=heard(unlabelled),
         beside=other and (other, beside[0].predictions(other, np.asarray(other.config.threshold))),
         usual_distance=float(np.median(Events.concatenate(validation.references).distance)),
+        **{name: heard(scenes) for name, scenes in more.items()},
     )
     text = card(report, options.trained_on, VALIDATION_SCENES)
     save_hub_folder(model, options.output, text, extractor)

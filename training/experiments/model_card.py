@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Reverberation times, seconds: what the test scenes are parted at, and those of the livelier rooms.
 RT60_EDGES, LIVELY_RT60 = (0.1, 0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
 NOTHING = "nothing"
+# A class of sounds, and those that may be heard in it as well.
+MUSIC, OF_MUSIC = "music", {"music", "piano", "plucked_string", "wind_instrument", "drum", "singing"}
 TEMPLATE = Path(__file__).with_name("default_model_card.md")
 
 # The events of scenes, and what was found in them.
@@ -40,7 +42,7 @@ class Report:
         test, averaged: the test scenes, without and with `--tta`.
         rt60: reverberation times of their rooms, seconds.
         known: scenes of sounds of training.
-        noise, unlabelled: scenes of noise alone, and of sounds of no class.
+        noise, unlabelled, music: scenes of noise alone, of sounds of no class, and of music alone.
         scene_seconds: how long each scene is.
         lively: test scenes in rooms of `LIVELY_RT60`.
         beside: another model, and what it found in the test scenes.
@@ -57,6 +59,7 @@ class Report:
     usual_distance: float
     lively: Heard | None = None
     unlabelled: Heard | None = None
+    music: Heard | None = None
     beside: tuple[PSELDNetForSELD, list[Events]] | None = None
 
     @property
@@ -105,7 +108,7 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
         by_sources=_by_sources(report, scores),
         by_rt60=_by_rt60(report),
         by_class=_by_class(report, scores["classwise"]),
-        more="\n\n".join(filter(None, [_distances(report), _false_alarms(report), _beside(report)])),
+        more="\n\n".join(filter(None, [_distances(report), false_alarms(report), _beside(report)])),
     )
 
 
@@ -200,9 +203,13 @@ def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_sec
     return count * 3600 / (len(found) * scene_seconds)
 
 
-def _false_alarms(report: Report) -> str:
+def false_alarms(report: Report) -> str:
+    """The table of events an hour where there is nothing to report."""
+    no_music = [n for n, label in enumerate(report.labels) if label not in OF_MUSIC]
     scenes = {
         "sounds of no class, one after the other, at the levels of the scenes": report.unlabelled,
+        "music, one piece after the other: events of classes that are not of music": report.music
+        and (report.music[0], [events[np.isin(events.class_id, no_music)] for events in report.music[1]]),
         "noise alone": report.noise,
     }
     rows = [
@@ -210,7 +217,9 @@ def _false_alarms(report: Report) -> str:
         for name, heard in scenes.items()
         if heard
     ]
-    return "What it reports where none of its classes is:\n\n" + markdown_table(["scenes", "events an hour"], rows)
+    return "What it reports where none of its classes is, or none but music:\n\n" + markdown_table(
+        ["scenes", "events an hour"], rows
+    )
 
 
 def _beside(report: Report) -> str:

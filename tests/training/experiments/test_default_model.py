@@ -11,7 +11,7 @@ from modeling_pseldnet.events import Events
 from modeling_pseldnet.tools.loading import load
 from training.experiments import default_model
 from training.experiments.default_model import THRESHOLDS, main
-from training.experiments.model_card import confusion, events_per_hour
+from training.experiments.model_card import Report, confusion, events_per_hour, false_alarms
 from training.recipes import read_recipe
 from training.train import run
 
@@ -86,6 +86,28 @@ def test_a_card_tells_of_sounds_of_no_class_and_of_another_model_in_the_same_sce
     assert "of the 2 classes that both know alone" in card
     assert "\n| all, this model |" in card
     assert "\n| all, the model of 3 classes before it |" in card
+
+
+def test_a_card_tells_what_is_heard_in_music_that_is_not_of_music():
+    """Pianos may be heard in music, doors may not."""
+    frame, class_id = np.array([0, 1, 8, 9]), np.array([0, 0, 1, 2])
+    found = Events(frame, class_id, np.zeros(4, int), np.zeros(4), np.zeros(4))
+    config = PSELDNetConfig(**TINY, id2label={0: "door", 1: "music", 2: "piano"})
+    scenes = ([found], [found])
+    report = Report(
+        PSELDNetForSELD(config),
+        scenes,
+        [0.2],
+        scenes,
+        scenes,
+        scenes,
+        scene_seconds=10.0,
+        usual_distance=1.0,
+        music=scenes,
+    )
+    table = false_alarms(report)
+    assert "not of music | 360 |" in table
+    assert "\n| noise alone | 1080 |" in table
 
 
 def test_an_event_that_pauses_or_moves_to_another_class_counts_anew():
