@@ -375,8 +375,7 @@ class SELDTrainer(SavingTrainer):
 
     def score_table(self) -> str:
         """What the last evaluation scored, in lines to be printed."""
-        labels = list(self.model.config.id2label.values())
-        names = {"num_classes": len(labels), "labels": labels, "recordings with": self.scores["groups"]}
+        names = {"labels": list(self.model.config.id2label.values()), "recordings with": self.scores["groups"]}
         table = format_scores({**self.scores, **names}, by="recordings with")
         return f"{self.variant}, {len(self.predictions)} recordings\n{table}"
 

@@ -179,7 +179,7 @@ def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | No
         for label, part in parts.items()
         for average in averages
     }
-    for class_id in range(scores["num_classes"]):
+    for class_id in range(len(next(iter(scores["classwise"].values())))):
         table[scores["labels"][class_id] if "labels" in scores else f"class {class_id}"] = {
             score: _format(score, values[class_id]) for score, values in scores["classwise"].items()
         }

@@ -92,8 +92,7 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
     """
     config = report.model.config
     scores = report.scores_by_overlap(*report.test)
-    names = {"num_classes": len(report.labels), "labels": report.labels, "overlap": scores["groups"]}
-    print(format_scores({**scores, **names}, by="overlap"))
+    print(format_scores({**scores, "labels": report.labels, "overlap": scores["groups"]}, by="overlap"))
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         classes=len(report.labels),
         labels=", ".join(report.labels),
@@ -205,18 +204,18 @@ def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_sec
 
 def false_alarms(report: Report) -> str:
     """The table of events an hour where there is nothing to report."""
-    no_music = [n for n, label in enumerate(report.labels) if label not in OF_MUSIC]
-    scenes = {
-        "sounds of no class, one after the other, at the levels of the scenes": report.unlabelled,
-        "music, one piece after the other: events of classes that are not of music": report.music
-        and (report.music[0], [events[np.isin(events.class_id, no_music)] for events in report.music[1]]),
-        "noise alone": report.noise,
-    }
-    rows = [
-        [name, f"{events_per_hour(heard[1], report.model.config.id2label, report.scene_seconds):.0f}"]
-        for name, heard in scenes.items()
-        if heard
+    of_music = [n for n, label in enumerate(report.labels) if label in OF_MUSIC]
+    scenes = [
+        ("sounds of no class, one after the other, at the levels of the scenes", report.unlabelled, []),
+        ("music, one piece after the other: events of classes that are not of music", report.music, of_music),
+        ("noise alone", report.noise, []),
     ]
+    rows = []
+    for name, heard, passed_over in scenes:
+        if heard:
+            found = [events[~np.isin(events.class_id, passed_over)] for events in heard[1]]
+            count = events_per_hour(found, report.model.config.id2label, report.scene_seconds)
+            rows.append([name, f"{count:.0f}"])
     return "What it reports where none of its classes is, or none but music:\n\n" + markdown_table(
         ["scenes", "events an hour"], rows
     )
