@@ -48,6 +48,7 @@ class Sound:
         recording: clips with the same recording never stand in different splits.
         start, stop: where it is not silent, samples at the bank's sampling rate.
         digest: of its file, once it was measured.
+        split: `"train"`, `"validation"` or `"test"` where its source says so; `""` where its recording decides.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Sound:
     start: int = 0
     stop: int = 0
     digest: str = ""
+    split: str = ""
 
     @property
     def length(self) -> int:
@@ -146,15 +148,16 @@ class SoundBank:
         Of each class's recordings, in the order of a hash of their name, those that fit into `test_fraction` of its
         sounds are the test's, or else the smallest one is; a recording of several classes is so for all of them. Of
         what remains those that fit into `validation_fraction` of it are the validation's in the same way; a class with
-        one recording left has none.
+        one recording left has none. Recordings whose split is given are in it, and do not count for the others.
 
         Raises:
             ValueError: a class has no sounds, or none to train or test with.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        given = {sound.recording: sound.split for sound in self.sounds if sound.split}
         recordings = [
-            Counter(sound.recording for sound in self.sounds if sound.class_id == class_id)
+            Counter(s.recording for s in self.sounds if s.class_id == class_id and s.recording not in given)
             for class_id in range(len(self.class_names))
         ]
         test = set().union(*(_held_out(counts, test_fraction) for counts in recordings))
@@ -162,21 +165,15 @@ class SoundBank:
         if validation_fraction:
             remaining = [Counter({name: counts[name] for name in counts.keys() - test}) for counts in recordings]
             validation.update(*(_held_out(counts, validation_fraction) for counts in remaining))
-        keep = {
-            "train": lambda name: name not in test | validation,
-            "test": lambda name: name in test,
-            "validation": lambda name: name in validation,
-            "all": lambda name: True,
-        }
+        split_of = {**dict.fromkeys(test, "test"), **dict.fromkeys(validation, "validation"), **given}
+        kept = [split == "all" or split_of.get(sound.recording, "train") == split for sound in self.sounds]
         numbers = [
-            np.array(
-                [n for n, s in enumerate(self.sounds) if s.class_id == class_id and keep[split](s.recording)], int
-            )
+            np.array([n for n, s in enumerate(self.sounds) if s.class_id == class_id and kept[n]], int)
             for class_id in range(len(self.class_names))
         ]
         for class_id, found in enumerate(numbers):
             if not len(found) and split != "validation":
-                known = len(recordings[class_id])
+                known = len({sound.recording for sound in self.sounds if sound.class_id == class_id})
                 reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
                 raise ValueError(
                     f"class {self.class_names[class_id]!r} of {self.source} has no sound for split {split!r}: {reason}"
@@ -220,7 +217,8 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     """The sounds of a folder tree with one folder a class, as deep as it likes; classes in alphabetical order.
 
     The recording that a clip is a piece of is told by a table `SOURCE_IDS.tsv` beside the class folders, with columns
-    `path` and `source_id`, and by the clip's name ([`recording_of`]) where there is none, or no row for it.
+    `path` and `source_id`, and by the clip's name ([`recording_of`]) where there is none, or no row for it. Where the
+    table has a column `split`, recordings that have `train`, `validation` or `test` there are always in that split.
 
     Raises:
         ValueError: no such folder, no class folders in it, or the table is malformed.
@@ -233,22 +231,27 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     )
     if not class_names:
         raise ValueError(f"no class folders in {folder}: expected one folder a class, with audio files in it")
-    recordings = _read_source_table(folder / SOURCE_TABLE)
+    known = _read_source_table(folder / SOURCE_TABLE)
     files = [
         (file.relative_to(folder).as_posix(), class_id)
         for class_id, name in enumerate(class_names)
         for file in walk(folder / name, AUDIO_SUFFIXES)
     ]
-    sounds = [Sound(name, class_id, recordings.get(name) or recording_of(name)) for name, class_id in files]
+    sounds = [
+        Sound(name, class_id, recording, split=split)
+        for name, class_id in files
+        for recording, split in [known.get(name) or (recording_of(name), "")]
+    ]
     reader = _ReadFile(str(folder), tuple(sound.name for sound in sounds))
     return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, reader)
 
 
-def _read_source_table(path: Path) -> dict[str, str]:
-    """From a clip's path, seen from the table, to its recording; empty where there is no table."""
+def _read_source_table(path: Path) -> dict[str, tuple[str, str]]:
+    """From a clip's path, seen from the table, to its recording and split; empty where there is no table."""
     if not path.is_file():
         return {}
-    recordings: dict[str, str] = {}
+    known: dict[str, tuple[str, str]] = {}
+    splits: dict[str, str] = {}
     try:
         header, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
@@ -262,10 +265,14 @@ def _read_source_table(path: Path) -> dict[str, str]:
             continue
         if not row["path"] or not row.get("source_id", "").strip():
             raise ValueError(f"{path}, line {number}: expected a path and a source_id, separated by a tab")
-        name, recording = row["path"], row["source_id"].strip()
-        if recordings.setdefault(name, recording) != recording:
-            raise ValueError(f"{path}, line {number}: {name} is of {recording!r} here, of {recordings[name]!r} above")
-    return recordings
+        name, recording, split = row["path"], row["source_id"].strip(), row.get("split", "").strip()
+        if split not in ("", *SPLITS) or split == "all":
+            raise ValueError(f"{path}, line {number}: split is {split!r}, expected train, validation, test or nothing")
+        if (other := known.setdefault(name, (recording, split))[0]) != recording:
+            raise ValueError(f"{path}, line {number}: {name} is of {recording!r} here, of {other!r} above")
+        if (other := splits.setdefault(recording, split)) != split:
+            raise ValueError(f"{path}, line {number}: {recording!r} is of split {split!r} here, of {other!r} above")
+    return known
 
 
 def sounds_from_dataset(

@@ -45,8 +45,9 @@ examples:
   pseldnet-synthesize data/train200_ov3 --plot 0 1
 
 sounds/ has one folder a class, with audio files in it; a table SOURCE_IDS.tsv beside them (path, source_id) may tell
-which clips are of one recording. An interrupted run goes on where it stopped when the same
-command is given again. The scenes are read by the builder SyntheticSELD with data_dir="data".
+which clips are of one recording, and in a column split which recordings are always of train, validation or test. An
+interrupted run goes on where it stopped when the same command is given again. The scenes are read by the builder
+SyntheticSELD with data_dir="data".
 """
 
 

@@ -166,6 +166,26 @@ def test_a_table_tells_which_clips_are_of_one_recording(two_takes):
     }
 
 
+def test_a_table_can_tell_the_split_of_a_recording_and_leaves_all_others_where_they_were(tmp_path):
+    rows = [f"bark/{name}.wav" for name in "abcdefghij"]
+    (tmp_path / "bark").mkdir()
+    for row in rows:
+        write_noise(tmp_path / row, seconds=0.05)
+    before = sounds_from_folder(tmp_path)
+
+    def names(bank, split):
+        return {bank.sounds[number].name for number in bank.numbers_by_class(split, 0.2, 0.2)[0]}
+
+    for row in ("bark/k.wav", "bark/l.wav", "bark/m.wav"):
+        write_noise(tmp_path / row, seconds=0.05)
+    table = "path\tsource_id\tsplit\nbark/k.wav\tk\ttrain\nbark/l.wav\tl\tvalidation\nbark/m.wav\tm\ttest\n"
+    (tmp_path / "SOURCE_IDS.tsv").write_text(table)
+    bank = sounds_from_folder(tmp_path)
+    for split, name in (("train", "k"), ("validation", "l"), ("test", "m")):
+        assert names(bank, split) == names(before, split) | {f"bark/{name}.wav"}
+    assert len(names(bank, "all")) == 13
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -173,6 +193,11 @@ def test_a_table_tells_which_clips_are_of_one_recording(two_takes):
         ("path,source_id\ndog/red.wav,one", "line 1: expected the columns path and source_id"),
         ("path\tsource_id\ndog/red.wav", "line 2: expected a path and a source_id"),
         ("path\tsource_id\ndog/red.wav\tone\ndog/red.wav\ttwo", "line 3: dog/red.wav is of 'two' here, of 'one'"),
+        ("path\tsource_id\tsplit\ndog/red.wav\tone\tdev", "line 2: split is 'dev', expected train, validation"),
+        (
+            "path\tsource_id\tsplit\ndog/red.wav\tone\ttest\ndog/blue.wav\tone\ttrain",
+            "line 3: 'one' is of split 'train' here, of 'test' above",
+        ),
         ("path\tsource_id\ndog/red.wav\t\udcff", "SOURCE_IDS.tsv: .* decode"),
     ],
 )
