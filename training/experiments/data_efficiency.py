@@ -72,8 +72,8 @@ examples:
       --classes bird cow drill gunshot insect laughter telephone train
 
 sounds/ has one folder a class, with audio files in it. The same command goes on with an interrupted experiment, and
-adds what more --seeds ask for. The last example is for the network of the recipe default_model, trained anew without
-eight of its classes. In the end the output folder has results.json, table.md and data_efficiency.png.
+adds what more --seeds and --methods ask for. The last example is for the network of the recipe default_model, trained
+anew without eight of its classes. In the end the output folder has results.json, table.md and data_efficiency.png.
 """
 
 
@@ -212,7 +212,7 @@ def run_experiment(options: argparse.Namespace) -> None:
         to_pretrain += options.pretrain_override
         pretrain(f"{options.recipes}/pretrain", pretrain_sounds, pretrained, to_pretrain)
     runs = []
-    todo = [(seed, data, method) for seed in range(options.seeds) for data in SHARES for method in METHODS]
+    todo = [(seed, data, method) for seed in range(options.seeds) for data in SHARES for method in options.methods]
     with tqdm(todo, desc="runs", unit="run") as progress:
         for seed, data, method in progress:
             progress.set_postfix_str(f"{method}, {data}")
@@ -229,6 +229,12 @@ def run_experiment(options: argparse.Namespace) -> None:
 def by_seed(runs: Sequence[dict], method: str, data: str, score: str) -> np.ndarray:
     """A score of the runs of a method on some data, (seeds,)."""
     return np.array([run[score] for run in runs if (run["method"], run["data"]) == (method, data)])
+
+
+def methods_of(runs: Sequence[dict]) -> list[str]:
+    """The methods that runs are of, in the order of `METHODS`."""
+    found = {entry["method"] for entry in runs}
+    return [method for method in METHODS if method in found]
 
 
 def spread(values: np.ndarray) -> float:
@@ -253,7 +259,7 @@ def table(runs: Sequence[dict], scenes: int) -> str:
         return "<br>".join(lines)
 
     rows = []
-    for method in METHODS:
+    for method in methods_of(runs):
         trained = by_seed(runs, method, MONO, "trained_parameters")[0]
         rows.append([method, f"{trained:,.0f}", *(cell(method, data) for data in SHARES)])
     return markdown_table(["", "trained parameters", *headings(scenes, ", ")], rows) + "\n"
@@ -269,13 +275,14 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
     # Even steps, as the shares are powers of ten; the clips stand by themselves.
     places = np.arange(len(SHARES)) + 0.3 * np.array([data == MONO for data in SHARES])
     scenes_only = slice(0, list(SHARES).index(MONO))
+    methods = methods_of(runs)
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, score, title in zip(panels, ("F", "LE"), ("F20", "LE (degrees)"), strict=True):
-        for number, method in enumerate(METHODS):
+        for number, method in enumerate(methods):
             values = [by_seed(runs, method, data, score) for data in SHARES]
             mean, bars = np.array([[of_data.mean(), spread(of_data)] for of_data in values]).T
-            x = places + 0.07 * (number - (len(METHODS) - 1) / 2)
+            x = places + 0.07 * (number - (len(methods) - 1) / 2)
             colour = COLOURS[number]
             axes.errorbar(x, mean, bars, fmt=MARKERS[number], color=colour, markersize=6, capsize=3, label=method)
             axes.plot(x[scenes_only], mean[scenes_only], color=colour)
@@ -286,7 +293,7 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(methods), frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
@@ -306,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--recipes", default=RECIPES, metavar="NAME", help="folder of packaged recipes (default: %(default)s)")
     add("--classes", nargs="+", metavar="NAME", help="classes of the task (default: every third)")
     add("--pretrained", type=Path, metavar="DIR", help="start from this network, in place of training one")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="some of them (default: all)")
     add("--seeds", type=int, default=3, metavar="N", help="times that each run is repeated (default: 3)")
     add("--updates", type=int, metavar="N", help="of each run (default: as in the recipe target)")
     add("--pretrain-updates", type=int, metavar="N", help="default: as in the recipe pretrain")

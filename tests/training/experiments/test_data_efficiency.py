@@ -88,9 +88,9 @@ def test_runs_differ_in_how_they_start_what_they_train_and_on_what(method, data,
 
 
 def test_an_experiment_is_done_once_and_goes_on_where_it_stopped(program, monkeypatch, capsys):
-    monkeypatch.setattr(data_efficiency, "METHODS", {name: METHODS[name] for name in ("from scratch", "LoRA")})
+    chosen = "--methods", "from scratch", "LoRA", "--seeds", "1"
     monkeypatch.setattr(data_efficiency, "SHARES", {name: SHARES[name] for name in ("100 %", MONO)})
-    output = program("--seeds", "1")
+    output = program(*chosen)
     results = json.loads((output / "results.json").read_text())
     assert [(run["method"], run["data"]) for run in results] == [
         ("from scratch", "100 %"), ("LoRA", "100 %"), ("from scratch", MONO), ("LoRA", MONO)
@@ -104,10 +104,10 @@ def test_an_experiment_is_done_once_and_goes_on_where_it_stopped(program, monkey
     done = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/scores.json")}
     lost = output / "runs/LoRA, 100 %, seed 0/scores.json"
     lost.unlink()
-    program("--seeds", "1")
+    program(*chosen)
     assert [path for path, time in done.items() if path.stat().st_mtime_ns != time] == [lost]
 
-    program("--seeds", "1", "--override", "training.weight_decay=0")
+    program(*chosen, "--override", "training.weight_decay=0")
     assert "other override" in capsys.readouterr().err
 
 
