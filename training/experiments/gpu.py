@@ -41,7 +41,7 @@ PARTS = ("tests", "training", "table")
 # Seconds that the tests may take, and that are kept for the last evaluation and for the table after the training.
 TESTS_SECONDS, EVALUATION_SECONDS, TABLE_SECONDS = 90, 20, 60
 # The share of the training in which the rate falls to nothing.
-FALLING = 0.35
+FALLING = 0.6
 # Calls that are timed.
 REPEATS = 10
 # Sides of the matrices whose product tells what the device can do.
@@ -65,12 +65,12 @@ def pack(sounds_dir: Path, folder: Path) -> None:
         ValueError: there are no sounds, or one cannot be read.
     """
     bank = sounds_from_folder(sounds_dir).measure()
-    rows = ["path\tsource_id"]
+    rows = ["path\tsource_id\tsplit"]
     for number, sound in enumerate(tqdm(bank.sounds, desc="packed", unit="sound")):
         path = folder / Path(sound.name).with_suffix(".ogg")
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, bank.read(number), bank.sampling_rate, format="OGG", subtype="OPUS")
-        rows.append(f"{path.relative_to(folder).as_posix()}\t{sound.recording}")
+        rows.append(f"{path.relative_to(folder).as_posix()}\t{sound.recording}\t{sound.split}")
     write_atomically(folder / SOURCE_TABLE, "\n".join(rows) + "\n")
     print(f"{len(bank.sounds)} sounds, {sum(path.stat().st_size for path in folder.rglob('*.ogg')) / 2**20:.1f} MiB")
 
@@ -226,9 +226,9 @@ def run(options: argparse.Namespace) -> None:
         "data.train.scene_recipe": "default_model_48_gpu",
         # One endless epoch: at the end of each the workers begin anew.
         "data.train.scenes": 10**6,
-        "schedule.muon_learning_rate": 0.015,
-        "training.learning_rate": 1.5e-3,
-        "training.warmup_steps": 200,
+        "schedule.muon_learning_rate": 0.01,
+        "training.learning_rate": 1e-3,
+        "training.warmup_steps": 60,
         "training.per_device_train_batch_size": 128,
         "training.dataloader_num_workers": max((os.cpu_count() or 1) - 1, 1),
         "training.bf16": json.dumps(torch.accelerator.is_available()),

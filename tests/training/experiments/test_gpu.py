@@ -14,9 +14,10 @@ def test_sounds_are_packed_and_a_table_and_a_model_are_made(tmp_path, write_reco
     monkeypatch.setattr(gpu, "REPEATS", 1)
     (tmp_path / "scenes.yaml").write_text(SCENES)
     sounds = write_recordings(tmp_path / "sounds", ["bell", "cow"])
+    (sounds / "SOURCE_IDS.tsv").write_text("path\tsource_id\tsplit\nbell/first.wav\tone\ttrain\n")
     assert main(["pack", str(sounds), str(tmp_path / "packed")]) == 0
     assert soundfile.info(tmp_path / "packed/bell/first.ogg").subtype == "OPUS"
-    assert "bell/first.ogg\tfirst" in (tmp_path / "packed/SOURCE_IDS.tsv").read_text()
+    assert "bell/first.ogg\tone\ttrain\n" in (tmp_path / "packed/SOURCE_IDS.tsv").read_text()
     overrides = [
         "model.pretrained=",
         *(f"model.{name}={value}" for name, value in TINY.items()),
