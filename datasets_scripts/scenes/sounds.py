@@ -238,19 +238,17 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
         for file in walk(folder / name, AUDIO_SUFFIXES)
     ]
     sounds = [
-        Sound(name, class_id, recording, split=split)
-        for name, class_id in files
-        for recording, split in [known.get(name) or (recording_of(name), "")]
+        Sound(name, class_id, **(known.get(name) or {"recording": recording_of(name)})) for name, class_id in files
     ]
     reader = _ReadFile(str(folder), tuple(sound.name for sound in sounds))
     return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, reader)
 
 
-def _read_source_table(path: Path) -> dict[str, tuple[str, str]]:
-    """From a clip's path, seen from the table, to its recording and split; empty where there is no table."""
+def _read_source_table(path: Path) -> dict[str, dict[str, str]]:
+    """From a clip's path, seen from the table, to its `recording` and `split`; empty where there is no table."""
     if not path.is_file():
         return {}
-    known: dict[str, tuple[str, str]] = {}
+    known: dict[str, dict[str, str]] = {}
     splits: dict[str, str] = {}
     try:
         header, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
@@ -268,7 +266,7 @@ def _read_source_table(path: Path) -> dict[str, tuple[str, str]]:
         name, recording, split = row["path"], row["source_id"].strip(), row.get("split", "").strip()
         if split not in ("", *SPLITS) or split == "all":
             raise ValueError(f"{path}, line {number}: split is {split!r}, expected train, validation, test or nothing")
-        if (other := known.setdefault(name, (recording, split))[0]) != recording:
+        if (other := known.setdefault(name, {"recording": recording, "split": split})["recording"]) != recording:
             raise ValueError(f"{path}, line {number}: {name} is of {recording!r} here, of {other!r} above")
         if (other := splits.setdefault(recording, split)) != split:
             raise ValueError(f"{path}, line {number}: {recording!r} is of split {split!r} here, of {other!r} above")
