@@ -391,8 +391,15 @@ class SceneSet:
 
 
 def _describe_bank(bank: SoundBank) -> dict:
-    files = [[sound.name, sound.recording, sound.start, sound.stop, sound.digest] for sound in bank.sounds]
-    return {"source": bank.source, "class_names": bank.class_names, "files": files}
+    files = [[s.name, s.recording, s.start, s.stop, s.digest, s.split] for s in bank.sounds]
+    return {"source": bank.source, "class_names": list(bank.class_names), "files": files}
+
+
+def is_same_bank(known: dict | None, told: dict | None) -> bool:
+    """Whether two descriptions of sounds say the same; the first may be of an earlier version and lack details."""
+    if known and told and known["files"]:
+        told = {**told, "files": [file[: len(known["files"][0])] for file in told["files"]]}
+    return known == told
 
 
 def read_interference(recipe: SceneRecipe) -> SoundBank:
@@ -417,14 +424,18 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
     if names != [sound.name for sound in sounds.sounds] or list(told["class_names"]) != list(sounds.class_names):
         raise ValueError(f"the sounds in {sounds.source} are not those that these scenes were made from")
     measured = []
-    for number, (sound, (_, recording, start, stop, *digest)) in enumerate(
+    for number, (sound, (_, recording, start, stop, *more)) in enumerate(
         zip(sounds.sounds, told["files"], strict=True)
     ):
-        if any(digest) and digest[0] != sounds.digest(number):
+        digest, split = [*more, *("", sound.split)[len(more) :]]
+        if digest and digest != sounds.digest(number):
             raise ValueError(f"{sound.name} in {sounds.source} was edited since these scenes were made")
-        measured.append(replace(sound, recording=recording, start=start, stop=stop, digest="".join(digest)))
+        measured.append(replace(sound, recording=recording, start=start, stop=stop, digest=digest, split=split))
     recipe = scene_recipe_from_dict(values["recipe"])
-    return SceneSet(recipe, replace(sounds, sounds=tuple(measured)), values["seed"], values["split"])
+    made = SceneSet(recipe, replace(sounds, sounds=tuple(measured)), values["seed"], values["split"])
+    if not is_same_bank(values.get("interference"), made.describe()["interference"]):
+        raise ValueError(f"the sounds in {recipe.interference.folder} are not those that these scenes were made from")
+    return made
 
 
 def position_at(room: Room, event: SceneEvent, samples) -> np.ndarray:

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import read_scene_recipe, scene_recipe_from_dict, scene_recipe_text
 from datasets_scripts.scenes.render import Renderer
-from datasets_scripts.scenes.scene_set import SceneSet, scene_set_from_dict
+from datasets_scripts.scenes.scene_set import SceneSet, is_same_bank, scene_set_from_dict
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
 from datasets_scripts.scenes.verify import verify
 from datasets_scripts.scenes.worker_pool import worker_pool
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
-from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.ray_pool import map_on_ray
 
@@ -218,9 +218,7 @@ def _is_same(name: str, known, told) -> bool:
     """Whether a part of a manifest says the same as another, which may be of an earlier version and lack details."""
     if name == "recipe":
         return _as_json(asdict(scene_recipe_from_dict(known))) == told
-    if name == "sounds" and known["files"] and len(known["files"][0]) == 4:
-        told = {**told, "files": [file[:4] for file in told["files"]]}
-    return known == told
+    return is_same_bank(known, told) if name in ("sounds", "interference") else known == told
 
 
 def _as_json(values: dict) -> dict:
@@ -335,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folder", type=Path, help="folder of the set, in the folder that holds all sets and the list of classes")
-    add("--scenes", type=_positive, metavar="N", help="make scenes until there are N")
+    add("--scenes", type=whole_number(1), metavar="N", help="make scenes until there are N")
     sounds = parser.add_mutually_exclusive_group()
     sounds.add_argument("--sounds", metavar="DIR", help="isolated sounds, one folder a class")
     sounds.add_argument("--dataset", metavar="NAME", help="isolated sounds: an audio dataset of the Hub or on disk")
@@ -347,19 +345,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="default: 0")
     add("--split", choices=SPLITS, help="recordings to use (default: as the folder's name begins, else all)")
     add("--formats", nargs="+", choices=FORMATS, default=["foa"], help="default: foa; sum is the dry mix")
-    add("--workers", type=_positive, default=1, metavar="N", help="processes (default: 1)")
+    add("--workers", type=whole_number(1), default=1, metavar="N", help="processes (default: 1)")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="work on a Ray cluster, or a local one")
     add("--verify", action="store_true", help="compare the direction of isolated sources with their labels")
     add(
         "--plot", nargs="*", type=int, metavar="SCENE", help="picture these scenes (default: 0) and what the set holds"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def _run_program(options: argparse.Namespace) -> int:

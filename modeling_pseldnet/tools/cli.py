@@ -29,6 +29,12 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {first_line(message)}\n")
 
+    def refuse(self, options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+        """Ends with an error if any of these arguments were given, which would be passed over: names and reason."""
+        given = [name for name in names if getattr(options, name) != self.get_default(name)]
+        if given:
+            self.error(f"{', '.join(name.replace('_', '-') for name in given)}: {why}")
+
 
 def program(name: str, interrupted: str = "what is written is whole") -> Callable[[Callable], Callable[..., int]]:
     """Makes of a function of command-line arguments, which may return a status, the entry point of a program.
@@ -229,7 +235,8 @@ def _signals() -> Iterator[list[int]]:
         # Raised where Python drops exceptions, as in callbacks of the import system: raise it again, soon after.
         if came and isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            threading.Timer(0.02, signal.raise_signal, [signal.SIGINT]).start()
+            # To the main thread, which may be blocked: a signal to the timer's own would not wake it.
+            threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
         else:
             earlier_hook(unraisable)
 

@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     labels = read_labels(options.labels) if options.labels else None
     arguments = {name: getattr(options, name) for name in ("backbone", "output_format", "sampling_rate", "overwrite")}
     if options.audioset:
+        parser.refuse(options, ("loss_type",), "not with --audioset, which starts a new network")
         from .convert_audioset import convert_audioset
 
         report = convert_audioset(options.checkpoint, options.output, labels=labels, **arguments)
@@ -194,8 +195,10 @@ def _convert_published(parser: CommandParser, options: argparse.Namespace) -> No
     if options.published == "list":
         print(list_published())
         return
-    if options.checkpoint is None or options.output is not None or options.audioset:
-        parser.error("--published NAME takes the folder to write and, if need be, --labels and --overwrite")
+    hint = "--published NAME takes the folder to write and, if need be, --labels and --overwrite"
+    if options.checkpoint is None:
+        parser.error(hint)
+    parser.refuse(options, ("output", "audioset", "backbone", "output_format", "loss_type", "sampling_rate"), hint)
     labels = read_labels(options.labels) if options.labels else None
     report = convert_published(options.published, options.checkpoint, labels, options.overwrite)
     print(f"{options.checkpoint}: {report}\n{TERMS}")

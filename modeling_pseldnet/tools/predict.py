@@ -277,11 +277,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " %(default)s"
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.stream is None and not options.audio:
+    if options.stream:
+        unfit = ("audio", "output", "tta", "batch_size", "ray", "workers", "layout", "plot", "json")
+        options.audio = options.audio or None
+        parser.refuse(options, unfit, "not with --stream, which prints the events of one stream")
+    elif not options.audio:
         parser.error("name recordings or folders of them, or listen with --stream")
-    unfit = [name for name in ("audio", "tta", "ray", "plot", "json") if options.stream and getattr(options, name)]
-    if unfit:
-        parser.error(f"{', '.join(unfit)}: not with --stream, which prints the events of one stream")
+    else:
+        parser.refuse(options, ("format", "rate", "delay"), "of a live stream alone: give --stream too")
     return options
 
 

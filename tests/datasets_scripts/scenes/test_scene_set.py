@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
-from datasets_scripts.scenes.scene_set import PLAYBACK_STEPS, SceneSet, position_at, scene_set_from_dict
+from datasets_scripts.scenes.scene_set import PLAYBACK_STEPS, SceneSet, is_same_bank, position_at, scene_set_from_dict
 from datasets_scripts.scenes.sounds import Sound, SoundBank
 from modeling_pseldnet.events import angle_between, vector_to_direction
 
@@ -52,6 +52,17 @@ def test_a_manifest_gives_the_same_scenes():
 def test_a_manifest_of_other_sounds_is_refused():
     with pytest.raises(ValueError, match="not those that these scenes were made from"):
         scene_set_from_dict(json.loads(json.dumps(scene_set().describe())), bank(recordings=5))
+
+
+def test_a_manifest_keeps_the_splits_that_a_table_fixed():
+    plain = bank()
+    fixed = replace(plain, sounds=(replace(plain.sounds[0], split="test"), *plain.sounds[1:]))
+    made = scene_set(split="train", sounds=fixed)
+    told = json.loads(json.dumps(made.describe()))
+    assert [scene_set_from_dict(told, plain).scene(n) for n in range(3)] == [made.scene(n) for n in range(3)]
+    assert not is_same_bank(told["sounds"], scene_set(split="train").describe()["sounds"])
+    earlier = {**told["sounds"], "files": [file[:5] for file in told["sounds"]["files"]]}
+    assert is_same_bank(earlier, told["sounds"])
 
 
 @pytest.mark.parametrize("polyphony", [0, 1, 2, 3])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,11 @@ def test_a_status_is_that_of_the_program():
     ],
     ids=["plain", "taken for an error", "dropped"],
 )
-def test_an_interrupt_is_one_line_and_status_130(body):
+def test_an_interrupt_is_one_line_and_status_130_at_once(body):
+    begun = time.monotonic()
     ended = run(body)
     assert (ended.returncode, ended.stderr) == (130, "some-program: interrupted: nothing is lost\n")
+    assert time.monotonic() - begun < 15
 
 
 def test_a_request_to_end_is_met_after_cleaning_up(tmp_path):

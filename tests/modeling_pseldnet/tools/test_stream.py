@@ -267,7 +267,7 @@ def test_the_program_prints_a_line_for_each_frame(listen, model, extractor, scen
         (b"", ["--delay", "12"], "a delay of 12.0 s"),
         (b"", ["--every", "0.25"], "multiple of 0.1 s"),
         (b"", ["--channel-format", "mono"], "channel format 'mono'"),
-        (b"", ["recording.wav", "--tta"], "audio, tta: not with --stream"),
+        (b"", ["recording.wav", "--tta", "--layout", "metadata"], "audio, tta, layout: not with --stream"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_status_2(listen, data, options, complaint):
