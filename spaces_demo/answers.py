@@ -78,7 +78,7 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
     name = Path(path).name
     if not Path(path).is_file():
         raise ValueError(f"{name} is no longer here, as recordings are deleted after a while: choose it again")
-    megabytes = Path(path).stat().st_size / 1e6
+    megabytes = Path(path).stat().st_size / 2**20
     if megabytes > MAX_MEGABYTES:
         raise ValueError(f"{name}: {megabytes:.0f} MB where {MAX_MEGABYTES} are the most: give a part of it, or FLAC")
     try:

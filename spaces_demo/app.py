@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from transformers.utils import logging
 
-from modeling_pseldnet import Events
+from modeling_pseldnet import Events, PSELDNetForSELD
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.inference import choose_channel_format
 from modeling_pseldnet.tools.plots import plot_events
@@ -106,7 +106,7 @@ class Finder:
     def detect(
         self,
         recording: str,
-        channel_format: str = "auto",
+        channel_format: str = "",
         model: str = "",
         threshold: float = 0.0,
         overlap: float = 0.0,
@@ -117,7 +117,8 @@ class Finder:
 
         Args:
             recording: four channels, WAV, FLAC, OGG or AMB, of up to ten minutes.
-            channel_format: auto (what the file says, or else ambix), ambix, fuma or aformat.
+            channel_format: auto (what the file says, or else ambix), ambix, fuma or aformat; auto if empty, or stereo
+                with a stereo model.
             model: a PSELDNet on the Hub, user/name; the model of the page if empty.
             threshold: activity above which an event is reported, 0.05 to 0.95 in steps of 0.05; 0 is the model's own.
             overlap: part of each window that is averaged with the next: 0, 0.5 or 0.9.
@@ -128,9 +129,8 @@ class Finder:
         """
         with answering(recording), TemporaryDirectory() as folder:
             found = self._find(folder, recording, channel_format, model, threshold, overlap, request, progress)
-            result, events, network = found
+            result, events, network, seconds = found
             labels, picture = network.config.id2label, str(Path(result.csv).with_suffix(".png"))
-            seconds = measure(recording, network.config.sampling_rate, channel_format)
             plot_events(events, labels, picture, seconds, title=Path(recording).name)
             # A figure is megabytes of cycles, which many visitors would heap up until the collector next comes by.
             gc.collect()
@@ -160,7 +160,7 @@ class Finder:
         overlap: float,
         request: gr.Request,
         progress: Callable,
-    ) -> tuple[Result, Events, object]:
+    ) -> tuple[Result, Events, PSELDNetForSELD, float]:
         if not recording:
             raise friendly("There is no recording yet: choose a file or an example.")
         progress(0, desc="Loading the model")
@@ -178,13 +178,13 @@ class Finder:
 
         try:
             channel_format = choose_channel_format(channel_format or None, used.extractor)
-            measure(recording, used.network.config.sampling_rate, channel_format)
+            seconds = measure(recording, used.network.config.sampling_rate, channel_format)
             progress(0, desc="Listening")
             # A process of its own cannot be told to stop, nor tell how far it is.
             follow = {} if os.environ.get("SPACES_ZERO_GPU") else {"progress": advance}
             events = hear(choice, recording, channel_format, threshold, overlap, **follow)
             progress(1, desc="Preparing the sound")
-            return write_result(used, recording, events, folder, channel_format), events, used.network
+            return write_result(used, recording, events, folder, channel_format), events, used.network, seconds
         finally:
             self.running.pop(request.session_hash, None)
 
@@ -216,7 +216,7 @@ def build(finder: Finder) -> gr.Blocks:
         options = [
             gr.Radio(
                 [*CHANNEL_FORMATS, ("AmbiX", "ambix"), ("as the model takes it", "")],
-                value="auto",
+                value="",
                 label="Channel format",
             ),
             gr.Textbox("", label="Model"),

@@ -107,12 +107,12 @@ def write_preview(recording: Recording, stem: str | os.PathLike, ambisonic: bool
         ValueError: the recording breaks off.
     """
     filters = mixes(recording.mixing.shape[0], ambisonic, recording.sampling_rate)
-    peaks, levels = np.zeros(2), []
-    per_point = max(recording.num_samples / ENVELOPE_POINTS, 1)
+    peaks, envelope = np.zeros(2), np.zeros(min(recording.num_samples, ENVELOPE_POINTS))
+    per_point = recording.num_samples / len(envelope)
     for start, heard in _blocks(recording, filters):
         peaks = np.maximum(peaks, [np.abs(mix).max(initial=0) for mix in heard])
         points = ((start + np.arange(heard[0].shape[1])) / per_point).astype(int)
-        levels.append((points, np.abs(heard[0]).max(0)))
+        np.maximum.at(envelope, points, np.abs(heard[0]).max(0))
     paths = f"{stem}.mp3", f"{stem}-headphones.mp3"
     with (
         atomic_path(paths[0]) as first,
@@ -124,7 +124,7 @@ def write_preview(recording: Recording, stem: str | os.PathLike, ambisonic: bool
         for _, heard in _blocks(recording, filters):
             for file, gain, mix in zip((stereo, binaural), gains, heard, strict=True):
                 file.write(gain * mix.T)
-    return Preview(*paths, _envelope(levels))
+    return Preview(*paths, [round(float(level), 3) for level in envelope / max(envelope.max(), 1e-9)])
 
 
 def _blocks(recording: Recording, filters: tuple[np.ndarray, ...]) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -144,13 +144,6 @@ def _filtered(waveform: np.ndarray, mix: np.ndarray) -> np.ndarray:
     size = 1 << (waveform.shape[1] + mix.shape[2] - 1).bit_length()
     spectrum = np.einsum("ecf,cf->ef", np.fft.rfft(mix, size), np.fft.rfft(waveform, size))
     return np.fft.irfft(spectrum, size)[:, : waveform.shape[1]].astype(np.float32)
-
-
-def _envelope(levels: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
-    points, level = map(np.concatenate, zip(*levels, strict=True))
-    highest = np.zeros(points[-1] + 1)
-    np.maximum.at(highest, points, level)
-    return [round(float(value), 3) for value in highest / max(highest.max(), 1e-9)]
 
 
 def write_solo(recording: Recording, trajectory: list[dict], path: str | os.PathLike) -> None:

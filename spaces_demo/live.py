@@ -96,7 +96,8 @@ class Listener:
         return Response(status_code=204)
 
     def hear(self, request: Request) -> Response:
-        lines = self.tell(request.path_params["visitor"], **request.query_params)
+        query = {name: value for name, value in request.query_params.items() if name != "visitor"}
+        lines = self.tell(request.path_params["visitor"], **query)
         events = (f"data: {json.dumps(line, ensure_ascii=False)}\n\n" for line in lines)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 

@@ -36,6 +36,13 @@ def test_the_endpoint_gives_what_the_program_writes(detect, scene, predicted):
     assert soundfile.info(preview).duration == pytest.approx(12, abs=0.2)
 
 
+def test_a_model_of_stereo_is_called_with_nothing_but_a_recording(stereo_model, make_recording):
+    recording, visitor = str(make_recording("stereo.wav", channels=2)), SimpleNamespace(session_hash="visitor")
+    for csv, *_, picture, _ in Finder(str(stereo_model)).detect(recording, request=visitor, progress=print):
+        assert not read_csv(csv).elevation.any()
+        assert Path(picture).stat().st_size > 1000
+
+
 def test_cancelling_ends_the_work_after_the_windows_in_hand(model, make_recording):
     finder, visitor, seen = Finder(str(model)), SimpleNamespace(session_hash="visitor"), []
 
