@@ -85,6 +85,8 @@ class Events:
             whole = name in ("frame", "class_id", "track")
             if whole and value.dtype.kind not in "iu" and not np.equal(np.mod(value, 1), 0).all():
                 raise ValueError(f"{name} must hold whole numbers")
+            if name == "onscreen" and not np.isin(value, (0, 1)).all():
+                raise ValueError("onscreen must be 0 or 1")
             kind = np.int64 if whole else bool if name == "onscreen" else np.float64
             object.__setattr__(self, name, value.astype(kind, copy=False).reshape(-1))
         lengths = {name: len(column) for name, column in self.columns().items()}
@@ -109,7 +111,7 @@ class Events:
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[float]] | np.ndarray) -> "Events":
         """Rows `[frame, class, track, azimuth, elevation]`, all with a `distance` in metres, all with that and
-        `onscreen`, or none, as events.
+        `onscreen`, or none, as events. A distance that is not known is `None` or NaN.
 
         Raises:
             ValueError: rows differ in length, or a value is out of range; the message names the row.
@@ -124,7 +126,9 @@ class Events:
             table = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError("rows of events must hold numbers alone") from None
-        for complaint, wrong in _wrong_rows(table[:, :6], "polar").items():
+        checked = table[:, :6].copy()
+        checked[:, 5:][np.isnan(checked[:, 5:])] = 0
+        for complaint, wrong in _wrong_rows(checked, "polar").items():
             if wrong.any():
                 raise ValueError(f"row {int(wrong.argmax())}: {complaint}")
         beside = dict(zip(("distance", "onscreen"), table[:, 5:].T, strict=False))

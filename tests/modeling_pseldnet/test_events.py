@@ -168,11 +168,19 @@ def test_rows_become_events_and_rows_again_with_distances_in_metres():
         ([[0, 0, 0, 0]], "rows of events must all be"),
         ([[0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]], "rows of events must all be"),
         ([[0, 0, 0, "left", 0]], "numbers alone"),
+        ([[0, 0, 0, 0, 0, 1, 5]], "onscreen must be 0 or 1"),
     ],
 )
 def test_rows_out_of_range_are_refused(rows, complaint):
     with pytest.raises(ValueError, match=complaint):
         Events.from_rows(rows)
+
+
+@pytest.mark.parametrize("unknown", [None, np.nan])
+def test_a_distance_that_is_not_known_is_none_or_nan(unknown):
+    events = Events.from_rows([[*ROWS[0][:5], unknown], ROWS[1]])
+    np.testing.assert_array_equal(events.distance, [np.nan, 1.0])
+    assert len(Events.from_rows(events.to_rows())) == 2
 
 
 def test_columns_of_indices_must_be_whole():
