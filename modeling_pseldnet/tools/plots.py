@@ -40,7 +40,7 @@ def plot_events(
         for axes, name in zip(rows, names, strict=True):
             if (values := getattr(reference, name)) is not None:
                 style = {"s": 90, "c": "#d9d9d9", "marker": "s", "label": "ground truth"}
-                axes.scatter(reference.frame * FRAME_SECONDS, values, **style)
+                axes.scatter((reference.frame + 0.5) * FRAME_SECONDS, values, **style)
     for number, class_id in enumerate(np.unique(events.class_id)):
         of_class = events[events.class_id == class_id]
         style = {
