@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,8 +68,10 @@ def load_published(
     from huggingface_hub import constants
 
     _check_name(name)
-    folder = Path(constants.HF_HOME) / "pseldnets" / name
-    if not (folder / "config.json").is_file() or (labels is not None and read_labels(folder) != labels):
+    # Of other names of classes is another folder.
+    digest = "" if labels is None else "-" + hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
+    folder = Path(constants.HF_HOME) / "pseldnets" / f"{name}{digest}"
+    if not (folder / "config.json").is_file():
         convert_published(name, folder, labels, overwrite=True)
     return load(folder, device)
 

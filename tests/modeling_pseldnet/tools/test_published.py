@@ -24,6 +24,8 @@ for _ in range(2):
 assert model.config.name_or_path.endswith({NAME!r})
 model, _ = modeling_pseldnet.load_published({NAME!r}, labels=[f"other {{index}}" for index in range(13)], device="cpu")
 print(model.config.id2label[3], extractor.sampling_rate)
+model, _ = modeling_pseldnet.load_published({NAME!r}, device="cpu")
+assert model.config.id2label[3] == "sound 3"
 """
 
 
