@@ -30,6 +30,13 @@ CUSTOM_PIPELINES = {
         "type": "audio",
     }
 }
+# What directions mean, by the axes of the vectors that a network tells.
+DIRECTIONS = {
+    2: """Azimuth is counter-clockwise from the front, in degrees; elevation is 0. Two channels
+  tell left from right alone, in [-90, 90].""",
+    3: """Azimuth is counter-clockwise from the front in (-180, 180] degrees,
+  elevation upwards in [-90, 90] degrees.""",
+}
 # Fields of an extractor, and those of a network's config that must equal them.
 FITTING = {
     "num_channels": "num_channels",
@@ -219,7 +226,6 @@ for event in detector("recording.wav"):
 
 - Input: {audio} at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s; the
   pipeline resamples and cuts recordings of any length.
-- Output: {config.num_labels} classes every 100 ms. Azimuth is counter-clockwise from the front in (-180, 180] degrees,
-  elevation upwards in [-90, 90] degrees.{metres}
+- Output: {config.num_labels} classes every 100 ms. {DIRECTIONS[config.num_axes]}{metres}
 - Classes: {labels}.
 """

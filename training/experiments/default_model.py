@@ -115,6 +115,17 @@ def further_scenes(
     return scenes
 
 
+def about_scenes(recipe: SceneRecipe, name: str) -> str:
+    """What the scenes of a recipe are, in words."""
+    events, rooms = recipe.events, recipe.rooms
+    low, high = events.snr
+    reverberation = "in measured rooms" if rooms.measured else f"RT60 of {rooms.rt60[0]:g} to {rooms.rt60[1]:g} s"
+    return (
+        f"{recipe.scene_seconds:g} seconds (recipe `{name}`: up to {max(events.polyphony)} sources at a time,"
+        f" {events.moving:.0%} of them\nmoving, at {low:g} to {high:g} dB above the noise, {reverberation})"
+    )
+
+
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
     """The threshold of each class, (classes,), at which its SELD score is best; the median for classes without events.
 
@@ -188,7 +199,8 @@ def finish(options: argparse.Namespace) -> None:
         usual_distance=float(np.median(Events.concatenate(validation.references).distance)),
         **{name: heard(scenes) for name, scenes in more.items()},
     )
-    text = card(report, options.trained_on, VALIDATION_SCENES)
+    about = about_scenes(recipe, options.scene_recipe)
+    text = card(report, options.trained_on, about, VALIDATION_SCENES)
     save_hub_folder(model, options.output, text, extractor)
     lighten(options.output)
     plot_confusion(report, options.output / "confusion.png")

@@ -83,11 +83,12 @@ class Report:
         return seld_scores(references, found, count, variant=variant, groups=overlap, jackknife=True)
 
 
-def card(report: Report, trained_on: str, validation_scenes: int) -> str:
+def card(report: Report, trained_on: str, about_scenes: str, validation_scenes: int) -> str:
     """The model card.
 
     Args:
         trained_on: what the training was.
+        about_scenes: what the test scenes are.
         validation_scenes: how many scenes the thresholds were chosen on.
     """
     config = report.model.config
@@ -98,6 +99,7 @@ def card(report: Report, trained_on: str, validation_scenes: int) -> str:
         labels=", ".join(report.labels),
         millions=f"{report.model.num_parameters() / 1e6:.1f}",
         trained_on=trained_on,
+        about_scenes=about_scenes,
         sampling_rate=config.sampling_rate,
         window_seconds=config.window_seconds,
         scenes=len(report.test[0]),
