@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.sounds import SOURCE_TABLE, sounds_from_folder
 from modeling_pseldnet.files import write_atomically
-from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.cli import CommandParser, number, program, whole_number
 from modeling_pseldnet.tools.extras import require
 
 from ..recipes import Recipe, read_recipe, write_recipe
@@ -65,11 +65,14 @@ def pack(sounds_dir: Path, folder: Path) -> None:
         ValueError: there are no sounds, or one cannot be read.
     """
     bank = sounds_from_folder(sounds_dir).measure()
-    rows = ["path\tsource_id\tsplit"]
-    for number, sound in enumerate(tqdm(bank.sounds, desc="packed", unit="sound")):
+    rows, packed = ["path\tsource_id\tsplit"], set()
+    for index, sound in enumerate(tqdm(bank.sounds, desc="packed", unit="sound")):
         path = folder / Path(sound.name).with_suffix(".ogg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, bank.read(number), bank.sampling_rate, format="OGG", subtype="OPUS")
+        if path in packed:
+            raise ValueError(f"two sounds would be {path.relative_to(folder)}: rename one, such as {sound.name}")
+        packed.add(path)
+        soundfile.write(path, bank.read(index), bank.sampling_rate, format="OGG", subtype="OPUS")
         rows.append(f"{path.relative_to(folder).as_posix()}\t{sound.recording}\t{sound.split}")
     write_atomically(folder / SOURCE_TABLE, "\n".join(rows) + "\n")
     print(f"{len(bank.sounds)} sounds, {sum(path.stat().st_size for path in folder.rglob('*.ogg')) / 2**20:.1f} MiB")
@@ -213,14 +216,10 @@ def run(options: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * options.minutes
     import torch
 
-    from ..train import build_trainer
+    from ..train import build_trainer, read_teacher
 
     output, parts = options.output, options.only or PARTS
     output.mkdir(parents=True, exist_ok=True)
-    if "tests" in parts:
-        gpu_tests(output / "tests.txt")
-    if not {"training", "table"} & set(parts):
-        return
     values = {
         "data.data_dir": options.sounds,
         "data.train.scene_recipe": "default_model_48_gpu",
@@ -239,6 +238,15 @@ def run(options: argparse.Namespace) -> None:
         "training.disable_tqdm": "true",
     }
     recipe = read_recipe(options.recipe, [*(f"{key}={value}" for key, value in values.items()), *options.override])
+    training = bool({"training", "table"} & set(parts))
+    if training:
+        # What is missing is told before the time is spent.
+        sounds_from_folder(options.sounds)
+        read_teacher(recipe)
+    if "tests" in parts:
+        gpu_tests(output / "tests.txt")
+    if not training:
+        return
     trainer = build_trainer(recipe)
     if "training" in parts:
         train_until(trainer, deadline - (TABLE_SECONDS if "table" in parts else 0), options.updates)
@@ -311,8 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = running.add_argument
     add("sounds", type=Path, help="isolated sounds, one folder a class")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
-    add("--minutes", type=float, default=9.0, help="for all of it (default: %(default)g)")
-    add("--updates", type=int, metavar="N", help="of the training at most (default: as many as fit)")
+    add("--minutes", type=number(above=0), default=9.0, help="for all of it (default: %(default)g)")
+    add("--updates", type=whole_number(1), metavar="N", help="of the training at most (default: as many as fit)")
     add("--recipe", default="default_model", help="of a training on rendered scenes (default: %(default)s)")
     add("--only", nargs="+", choices=PARTS, help="some of it (default: all)")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the recipe")
