@@ -59,6 +59,8 @@ class L3DAS22(SELDBuilder):
         parts = []
         for track, row in enumerate(rows):
             where = f"{path}, line {track + 2}"
+            if not row:
+                continue
             if len(row) != len(COLUMNS):
                 raise ValueError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}")
             class_name = row[3].strip()

@@ -130,8 +130,10 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         if outside.any():
             row = int(np.argmax(outside))
             rows = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+            # A header is no row.
+            line = rows[row - len(events)]
             raise ValueError(
-                f"{path}, line {rows[row]}: class {events.class_id[row]} of only {len(self.class_names)} classes"
+                f"{path}, line {line}: class {events.class_id[row]} of only {len(self.class_names)} classes"
             )
         return events
 

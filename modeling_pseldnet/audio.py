@@ -93,7 +93,8 @@ class Recording:
         except ValueError:
             self.close()
             raise
-        # Exact for the usual rates; an odd one is met within a millionth, as its own filter bank would be too large.
+        # Exact for the usual rates. An odd one very near a simple ratio is read as that, within 5 in 10,000 (1.8 s an
+        # hour), as its own filter bank would be too large.
         ratio = Fraction(self._samples.rate, sampling_rate).limit_denominator(1000)
         self._source_step, self._step = ratio.numerator, ratio.denominator
         self._resample = Resampler(self._source_step, self._step)

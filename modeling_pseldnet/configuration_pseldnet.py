@@ -79,7 +79,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "hidden_size": (1, 4096),
     "num_hidden_layers": (1, 64),
     "num_attention_heads": (1, 256),
-    "patch_stride": (1, 64),
+    "patch_stride": (2, 64),
     "time_patchout": (0, 10_000),
     "frequency_patchout": (0, 512),
     "unstructured_patchout": (0, 100_000),

@@ -80,19 +80,24 @@ def _is_adapter(folder: Path) -> bool:
     return there and not [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]
 
 
+# Options of loading that say which files are meant.
+_HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+
+
 def check_adapter_classes(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
     """Refuses an adapter for other classes than a model has, where both say which: names would be wrong.
 
     Args:
         config: of the model.
         adapter: its folder or Hub repository.
-        options: of `from_pretrained`, such as `revision`.
+        options: of loading; those are used that say which files are meant, such as `revision`.
 
     Raises:
         ValueError: it is for other classes.
     """
     try:
-        saved = type(config).from_pretrained(adapter, **options)
+        where = {name: options[name] for name in _HUB_OPTIONS if name in options}
+        saved = type(config).from_pretrained(adapter, **where)
     except OSError:
         return
     nameless = list(config.id2label.values()) == [f"LABEL_{index}" for index in range(config.num_labels)]
@@ -242,7 +247,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
         """As in transformers, but for adapters for other classes, which are refused (`ValueError`)."""
         if peft_model_id is not None:
-            check_adapter_classes(self.config, peft_model_id)
+            check_adapter_classes(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
         return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:

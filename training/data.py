@@ -23,7 +23,7 @@ from datasets_scripts.scenes.worker_pool import worker_pool
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
-from datasets_scripts.yaml_recipes import build
+from datasets_scripts.yaml_recipes import build, fit, schema_of
 from modeling_pseldnet.audio import LARGEST_SAMPLE
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
@@ -119,7 +119,8 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     share = fields.pop("share", None)
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise ValueError(f"data.train.mix_in.share must lie between 0 and 1, not {share!r}")
-    recipe_of_others = build(DataRecipe, {"source": recipe.source, **fields})
+    values = {"source": recipe.source, **fields}
+    recipe_of_others = build(DataRecipe, fit(values, schema_of(DataRecipe), "data.train.mix_in."))
     others = load_windows(recipe_of_others, window_seconds, num_workers=num_workers)
     if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
         raise ValueError("data.train and its mix_in differ in sampling_rate or mono")

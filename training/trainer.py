@@ -47,7 +47,7 @@ class SELDTrainer(SavingTrainer):
         train_windows, eval_windows: see [`load_windows`].
         augmentation: augments batches in training; none by default.
         step_epochs: epochs after each of which the learning rate is multiplied by `gamma`.
-        variant: how scores are counted, see `seld_metrics`.
+        variant: how scores are counted, see `seld_scores`.
         patience: evaluations without a better score after which to stop; by default training goes on to the end.
         muon_learning_rate: of the weight matrices, which [`MuonAdamW`] steps then; by default AdamW steps all.
         distillation: what the model learns from a teacher beside SELD, with heads that are in checkpoints and not in
@@ -273,7 +273,7 @@ class SELDTrainer(SavingTrainer):
         """Scores whole recordings; `scores` and `predictions` (events by recording) hold the details afterwards.
 
         The metrics are the mean loss, its parts where the output format has several, and the scores of
-        `seld_metrics`: the macro mean under their own names, the micro mean as `micro_…`, and the macro mean of the
+        `seld_scores`: the macro mean under their own names, the micro mean as `micro_…`, and the macro mean of the
         recordings with at most one, two, … simultaneous events as `ov1_…`, `ov2_…`.
 
         Where not only the loss is asked for, as by `predict` or for `compute_metrics`, the outputs and the labels of

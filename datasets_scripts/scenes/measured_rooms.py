@@ -109,8 +109,9 @@ def _read_table(table: Path):
                 samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
             except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
                 raise ValueError(f"{where}: {error}") from None
-            if samples.shape[1] != CHANNELS or distance <= 0:
-                raise ValueError(f"{where}: expected {CHANNELS} channels and a distance above 0 m")
+            finite = np.isfinite([azimuth, elevation, distance]).all()
+            if samples.shape[1] != CHANNELS or not finite or distance <= 0:
+                raise ValueError(f"{where}: expected {CHANNELS} channels, two angles and a distance above 0 m")
             position = distance * direction_to_vector(azimuth, elevation)
             yield row.get("room") or table.parent.name, row.get("path"), position, samples.T, rate
 

@@ -27,7 +27,7 @@ class RoomRecipe:
     Attributes:
         number: rooms; the responses of each are shared by its scenes.
         size: ranges of length (x), width (y) and height (z), metres.
-        rt60: range of the reverberation time, seconds; a room that cannot be so dry gets the shortest it can have.
+        rt60: range of the reverberation time, seconds; drawn from the part of it that a room can have.
         late: `"diffuse"`, image sources up to `early_seconds` and an exponentially decaying diffuse field after, or
             `"images"`, image sources all the way, with the absorption that gives the asked RT60 (slow).
         early_seconds: where the diffuse tail takes over.

@@ -261,7 +261,7 @@ def _read_source_table(path: Path) -> dict[str, dict[str, str]]:
         row = dict(zip(columns, line.split("\t"), strict=False))
         if not line.strip():
             continue
-        if not row["path"] or not row.get("source_id", "").strip():
+        if not row.get("path") or not row.get("source_id", "").strip():
             raise ValueError(f"{path}, line {number}: expected a path and a source_id, separated by a tab")
         name, recording, split = row["path"], row["source_id"].strip(), row.get("split", "").strip()
         if split not in ("", *SPLITS) or split == "all":

@@ -100,15 +100,12 @@ def _register_adapters() -> None:
     @functools.wraps(load)
     def load_adapter(model: PeftModel, model_id: str, *arguments, **options):
         if isinstance(model.config, PSELDNetConfig):
-            where = {name: options[name] for name in HUB_OPTIONS if name in options}
-            check_adapter_classes(model.config, model_id, **where)
+            check_adapter_classes(model.config, model_id, **options)
         return load(model, model_id, *arguments, **options)
 
     PeftModel.save_pretrained, PeftModel.load_adapter = save_pretrained, load_adapter
 
 
-# Options of loading that say which files are meant.
-HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
 # A module of another library, the module of this package whose classes it is to know, and what tells it of them.
 REGISTRATIONS = {
     "transformers.models.auto.configuration_auto": ("configuration_pseldnet", _register_config),

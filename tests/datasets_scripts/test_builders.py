@@ -344,6 +344,7 @@ def test_file_that_is_no_audio_is_named(starss23, prepare, write_text):
         ("0,1,0,-30,10\n1,1,0,west,10\n", "line 2: not a row of numbers"),
         ("0,1,0,-30,10\n\n1,1,0,-30\n", "line 3: 4 columns"),
         ("0,1,0,-30,10\n\n1,13,0,-30,10\n", "line 3: class 13 of only 13 classes"),
+        ("frame,class,azimuth,elevation\n0,1,-30,10\n\n1,13,-30,10\n", "line 4: class 13 of only 13 classes"),
     ],
 )
 def test_malformed_metadata_is_named_by_file_and_line(rows, message, starss23, prepare, write_text):

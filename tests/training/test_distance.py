@@ -115,7 +115,8 @@ def test_a_share_of_other_data_is_mixed_in_by_class_name(distant_data, tiny_data
     assert (len(windows.dataset), windows.class_names) == (16, CLASSES)
     assert windows.dataset[11]["events"].distance is not None
     assert windows.dataset[12]["events"].distance is None
-    for wrong, message in (({"share": 1.0}, "share must lie between"), ({}, "share must lie between")):
+    misspelt = {"share": 0.5, "data_dri": "x"}, r"unknown .*data\.train\.mix_in\.data_dri.*data_dir"
+    for wrong, message in (({"share": 1.0}, "share must lie between"), ({}, "share must lie between"), misspelt):
         with pytest.raises(ValueError, match=message):
             load_windows(
                 DataRecipe("synthetic_seld", data_dir=str(distant_data), mix_in=mix_in | {"share": None} | wrong), 1.0

@@ -237,10 +237,12 @@ def test_spherical_sofa_positions_are_degrees_and_metres(tmp_path):
         ("file,azimuth,elevation,distance\nnone.wav,0,0,1\n", "line 2: .*none.wav"),
         ("file,azimuth,elevation,distance\nstereo.wav,0,0,1\n", "line 2: expected 4 channels"),
         ("file,azimuth,elevation,distance\nstereo.wav,left,0,1\n", "line 2: could not convert"),
+        ("file,azimuth,elevation,distance\nfour.wav,nan,0,1\n", "line 2: expected 4 channels, two angles"),
     ],
 )
 def test_errors_in_a_table_name_the_line(tmp_path, table, message):
-    soundfile.write(tmp_path / "stereo.wav", np.zeros((100, 2)), RATE)
+    for name, channels in (("stereo", 2), ("four", 4)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros((100, channels)), RATE)
     (tmp_path / "responses.csv").write_text(table)
     with pytest.raises(ValueError, match=message):
         read_measured_rooms(tmp_path, RATE)
