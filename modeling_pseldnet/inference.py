@@ -236,6 +236,31 @@ def decode_recording(
     return link_tracks(events[events.frame < num_frames])
 
 
+def join_windows(
+    output_format: OutputFormat, windows: Iterable[tuple[Window, int, Events]], hop_frames: int, threshold: np.ndarray
+) -> tuple[Events, Events]:
+    """The reference and the predicted events of a recording from what its windows, `hop_frames` apart, have of both.
+
+    Args:
+        windows: in order, what the model makes of each, the number of its frames that are of the recording, and the
+            events in it.
+    """
+    references, end = [], 0
+
+    def new_parts() -> Iterator[Window]:
+        nonlocal end
+        for number, (window, num_frames, events) in enumerate(windows):
+            events = events.replace(frame=events.frame + window.first)
+            # What an earlier window reached is known already.
+            references.append(events[events.frame >= end])
+            end = max(end, window.first + num_frames)
+            # As in `detect`, the last window, moved back to the end, leaves earlier frames their answer.
+            yield window.part(max(number * hop_frames - window.first, 0))
+
+    prediction = decode_windows(output_format, new_parts(), threshold)
+    return Events.concatenate(references), prediction[prediction.frame < end]
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.hub_folder import model_card
-from modeling_pseldnet.inference import Window, decode_windows
+from modeling_pseldnet.inference import Window, join_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 
@@ -288,7 +288,11 @@ class SELDTrainer(SavingTrainer):
         windows = self._predict_windows(model, dataloader, losses, kept)
         hop = getattr(dataloader.dataset.dataset, "hop", 0)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
-            recordings.append((name, *self._join(model, of_recording, hop)))
+            heard = (
+                (Window(w["start_frame"], w["outputs"], w["peak"]), w["num_frames"], w["events"]) for w in of_recording
+            )
+            threshold = np.asarray(model.config.threshold)
+            recordings.append((name, *join_windows(model.output_format, heard, hop, threshold)))
         num_windows = len(dataloader.dataset)
         indices = dataloader.dataset.indices
         if self.accelerator.num_processes > 1:
@@ -355,23 +359,6 @@ class SELDTrainer(SavingTrainer):
                     "events": take_examples(events, self.window_frames, np.array([row])),
                 }
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-
-    def _join(self, model: nn.Module, windows: Iterator[dict], hop: int) -> tuple[Events, Events]:
-        """The reference and the predicted events of a recording, from its windows in order, `hop` frames apart."""
-        reference, ends = [], []
-
-        def outputs():
-            for number, window in enumerate(windows):
-                first, events = window["start_frame"], window["events"]
-                # What an earlier window reached is known already.
-                new = events[events.frame + first >= max(ends, default=0)]
-                reference.append(new.replace(frame=new.frame + first))
-                ends.append(first + window["num_frames"])
-                # As in `detect`, the last window, moved back to the end, leaves earlier frames their answer.
-                yield Window(first, window["outputs"], window["peak"]).part(max(number * hop - first, 0))
-
-        prediction = decode_windows(model.output_format, outputs(), np.asarray(model.config.threshold))
-        return Events.concatenate(reference), prediction[prediction.frame < max(ends)]
 
     def score_table(self) -> str:
         """What the last evaluation scored, in lines to be printed."""

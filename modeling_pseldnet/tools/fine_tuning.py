@@ -207,35 +207,30 @@ class SELDMetrics:
             if len(recording) != len(labels):
                 raise ValueError(f"{len(labels)} windows were evaluated, and {len(recording)} are to be scored")
         rows = [np.flatnonzero(recording == number) for number in dict.fromkeys(recording.tolist())]
-        parts = [
-            ({name: value[of_one] for name, value in outputs.items()}, labels[of_one], start[of_one])
+        recordings = [
+            self._recording({name: value[of_one] for name, value in outputs.items()}, labels[of_one], start[of_one])
             for of_one in rows
         ]
-        references = [self._reference(*part) for part in parts]
-        predictions = [self._prediction(*part) for part in parts]
+        references, predictions = map(list, zip(*recordings, strict=True))
         scores = seld_scores(references, predictions, self.model.config.num_labels, variant=self.variant)
         return scores["macro"] | {f"micro_{name}": value for name, value in scores["micro"].items()}
 
-    def _reference(self, _, labels: np.ndarray, starts: np.ndarray) -> Events:
-        parts, end = [], 0
-        for of_window, start in zip(labels, starts.tolist(), strict=True):
-            events = self.model.output_format.decode_labels(of_window)
-            # What an earlier window reached is known already.
-            parts.append(events.replace(frame=events.frame + start)[events.frame + start >= end])
-            end = start + len(of_window)
-        return Events.concatenate(parts)
+    def _recording(
+        self, outputs: dict[str, np.ndarray], labels: np.ndarray, starts: np.ndarray
+    ) -> tuple[Events, Events]:
+        """What is in a recording and what was found, from outputs and labels of its windows (windows, frames, …)."""
+        from ..inference import Window, join_windows
 
-    def _prediction(self, outputs: dict[str, np.ndarray], labels: np.ndarray, starts: np.ndarray) -> Events:
-        from ..inference import Window, decode_windows
-
+        output_format = self.model.output_format
         # Where nothing is scored, nothing is heard.
         heard = (labels != PADDED_LABEL).reshape(*labels.shape[:2], -1).any(2).astype(np.float32)
-        hop = getattr(self.windows, "hop", 0)
-        # As in `detect`, the last window, moved back to the end, leaves earlier frames their answer.
         windows = (
-            Window(start, {name: values[row] for name, values in outputs.items()}, heard[row]).part(
-                max(row * hop - start, 0)
+            (
+                Window(start, {name: values[row] for name, values in outputs.items()}, heard[row]),
+                len(labels[row]),
+                output_format.decode_labels(labels[row]),
             )
             for row, start in enumerate(starts.tolist())
         )
-        return decode_windows(self.model.output_format, windows, np.asarray(self.model.config.threshold))
+        threshold = np.asarray(self.model.config.threshold)
+        return join_windows(output_format, windows, getattr(self.windows, "hop", 0), threshold)
