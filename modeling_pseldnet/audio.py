@@ -346,7 +346,9 @@ class FileSamples:
             longer = flac_is_longer(stream)
             check_ogg_pages(stream, self.name)
             stream.seek(0)
-            self._file = soundfile.SoundFile(flac_with_length(stream) if longer else file)
+            # Names of files are bytes, which need not be UTF-8.
+            named = os.fsencode(file) if is_path and os.name == "posix" else file
+            self._file = soundfile.SoundFile(flac_with_length(stream) if longer else named)
         self._opened.insert(0, self._file)
         if self._file.frames > MOST_SAMPLES:
             raise ValueError(f"{self.name}: it does not say how long it is: write it anew, e.g. with FFmpeg")

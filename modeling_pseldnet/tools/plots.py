@@ -1,6 +1,7 @@
 """A picture of events: azimuth, elevation and distance over time, coloured by class."""
 
 import os
+import warnings
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def plot_events(
         style = {
             "c": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number // len(COLOURS) % len(MARKERS)],
-            "label": id2label[int(class_id)],
+            "label": str(id2label[int(class_id)]).replace("$", r"\$"),
         }
         for axes, name in zip(rows, names, strict=True):
             values = getattr(of_class, name)
@@ -66,11 +67,15 @@ def plot_events(
         axes.spines[["top", "right"]].set_visible(False)
     rows[-1].set_xlabel("time (s)")
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        # Names of files need not be UTF-8.
+        title = os.fsencode(title).decode(errors="replace")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, parse_math=False)
     handles, labels = rows[0].get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9, markerscale=1.3)
     else:
         rows[0].text(0.5, 0.5, "no events", transform=rows[0].transAxes, ha="center", color="#808080")
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # Names of files may have characters that the font has not.
+        warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(temporary, dpi=120)

@@ -37,17 +37,18 @@ def read_threshold(text: str) -> float | list[float]:
     except ValueError:
         pass
     try:
-        return [float(line) for line in Path(text).read_text().split()]
+        return [float(line) for line in Path(text).read_text(encoding="utf-8-sig").split()]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"threshold {text!r}: neither a number nor a file of numbers, one a class ({error})"
         ) from None
 
 
-def output_stems(paths: list[str], output: Path) -> Iterator[Job]:
+def output_stems(paths: list[str], output: Path, overwrite: bool = False) -> Iterator[Job]:
     """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
 
-    A file that is named lies directly in `output`, one of a folder as it does in that folder.
+    A file that is named lies directly in `output`, one of a folder as it does in that folder. What lies beside a
+    recording may be its labels, and is replaced with `overwrite` alone.
     """
     from ..audio import find_audio
 
@@ -60,14 +61,15 @@ def output_stems(paths: list[str], output: Path) -> Iterator[Job]:
             continue
         for file in files:
             stem = output / (file.relative_to(path) if file != Path(path) else Path(file.name)).with_suffix("")
-            if stem in taken:
-                yield (
-                    file,
-                    ValueError(f"{file}: its results would replace those of {taken[stem]}: give another --output"),
-                )
-            else:
+            csv = stem.with_name(f"{stem.name}.csv")
+            if stem not in taken:
                 taken[stem] = file
-                yield file, stem
+                is_beside = csv.parent.resolve() == file.parent.resolve() and csv.exists() and not overwrite
+                problem = f"{file}: {csv} is there already: give another --output, or replace it with --overwrite"
+                yield file, ValueError(problem) if is_beside else stem
+            elif not taken[stem].samefile(file):
+                problem = f"{file}: its results would replace those of {taken[stem]}: give another --output"
+                yield file, ValueError(problem)
 
 
 @contextmanager
@@ -256,6 +258,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " dcase2024: vectors and metres, as that challenge takes them; dcase2025: its header, folded azimuths;"
         " default: dcase2025 for models of stereo with distances, else metadata"
     )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a CSV that lies beside its recording, be it labels"
+    )
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
     live = parser.add_argument_group(
@@ -278,7 +283,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.stream:
-        unfit = ("audio", "output", "tta", "batch_size", "ray", "workers", "layout", "plot", "json")
+        unfit = ("audio", "output", "tta", "batch_size", "ray", "workers", "layout", "overwrite", "plot", "json")
         options.audio = options.audio or None
         parser.refuse(options, unfit, "not with --stream, which prints the events of one stream")
     elif not options.audio:
@@ -303,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stream:
         listen(options)
         return 0
-    files = list(output_stems(options.audio, options.output))
+    files = list(output_stems(options.audio, options.output, options.overwrite))
     failed = False
     with window_progress(disable=len(files) != 1) as progress:
         if options.ray:

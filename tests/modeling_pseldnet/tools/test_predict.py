@@ -196,6 +196,26 @@ def test_windows_of_short_recordings_go_through_the_model_together_and_change_no
         np.testing.assert_allclose(together.vector, alone.vector, atol=0.003)
 
 
+def test_what_lies_beside_a_recording_is_replaced_only_when_asked_for(predict, write_recording):
+    recording = write_recording()
+    labels = recording.with_suffix(".csv")
+    labels.write_text("0,1,0,30,10\n")
+    status, _, error = predict(recording, output=recording.parent)
+    assert status == 2
+    assert "is there already" in complaints(error)[0]
+    assert labels.read_text() == "0,1,0,30,10\n"
+    assert predict(recording, recording, "--overwrite", output=recording.parent)[0] == 0
+    assert labels.read_text() != "0,1,0,30,10\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text elsewhere")
+def test_names_of_files_may_be_any_bytes_and_look_like_mathematics(predict, write_recording, tmp_path):
+    for name in (b"caf\xe9.wav", b"$_$^.wav"):
+        odd = tmp_path / os.fsdecode(name)
+        shutil.copyfile(write_recording(), odd)
+        assert predict(odd, "--plot", "--threshold", "0.1")[0] == 0
+
+
 @pytest.mark.parametrize("option", [("--hop", "nan"), ("--hop", "-1"), ("--batch-size", "0"), ("--delay", "inf")])
 def test_numbers_that_make_no_sense_are_refused(predict, write_recording, capsys, option):
     with pytest.raises(SystemExit, match="2"):
