@@ -245,10 +245,17 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         return super().from_pretrained(place, *args, **kwargs)
 
     def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
-        """As in transformers, but for adapters for other classes, which are refused (`ValueError`)."""
+        """As in transformers, but for adapters for other classes, and of DoRA, of which transformers leaves out a part:
+        these are refused (`ValueError`)."""
         if peft_model_id is not None:
             check_adapter_classes(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
-        return super().load_adapter(peft_model_id, *args, **kwargs)
+        loaded = super().load_adapter(peft_model_id, *args, **kwargs)
+        if any(getattr(config, "use_dora", False) for config in self.peft_config.values()):
+            raise ValueError(
+                "transformers leaves the magnitudes of a DoRA adapter out: load it by modeling_pseldnet.load or"
+                " PeftModel.from_pretrained"
+            )
+        return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         """What features pass first, one for both branches of EINV2: of it PEFT, torchao and NEFTune take hold."""
@@ -260,8 +267,12 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
         """As in transformers; the folder then loads by every way, pipeline and remote code included.
 
-        Of a model with an adapter of `load_adapter` the adapter alone is saved, with the config, which names classes.
+        Of a model with an adapter, of `load_adapter` or of [`load`], the adapter alone is saved, with the config,
+        which names classes.
         """
+        if "peft_model" in self.__dict__:
+            self.__dict__["peft_model"].save_pretrained(save_directory, is_main_process=is_main_process)
+            return
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self.complete_hub_folder(save_directory)
@@ -274,7 +285,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""
         from .hub_folder import complete_folder, save_for_adapter
 
-        if getattr(self, "_hf_peft_config_loaded", False):
+        if getattr(self, "_hf_peft_config_loaded", False) or "peft_model" in self.__dict__:
             save_for_adapter(self.config, folder)
         else:
             complete_folder(self, folder, name)

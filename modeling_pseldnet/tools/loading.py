@@ -56,6 +56,9 @@ def load(
             # Other methods of PEFT are not linear, or cannot be merged beside modules that are saved whole.
             linear = adapter_config(model)["peft_type"] == "LORA"
             network = adapted.merge_and_unload() if linear else adapted.get_base_model()
+            if not linear:
+                # Beside the modules, as it holds the network in turn: it is what saves them.
+                network.__dict__["peft_model"] = adapted
     try:
         return network.to(device).eval(), extractor
     except Exception as error:

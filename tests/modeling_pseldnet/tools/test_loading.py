@@ -73,6 +73,25 @@ def test_an_adapter_loads_by_every_way(adapter, write_recording):
     assert predict([str(write_recording()), "--model", str(folder), "--output", str(base)]) == 0
 
 
+def test_an_adapter_that_transformers_would_load_in_part_is_refused_there(tmp_path):
+    base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
+    base.save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    model = changed(get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)))
+    model.save_pretrained(tmp_path / "dora")
+    with pytest.raises(ValueError, match="DoRA"):
+        AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "dora")
+    torch.testing.assert_close(outputs(load(tmp_path / "dora", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
+
+
+def test_a_loaded_adapter_is_saved_so_that_it_loads_again(adapter, tmp_path):
+    _, folder, expected = adapter
+    model, _ = load(folder, "cpu")
+    model.save_pretrained(tmp_path / "again")
+    again, _ = load(tmp_path / "again", "cpu")
+    torch.testing.assert_close(outputs(again), expected, atol=1e-5, rtol=1e-4)
+
+
 @native_adapters
 def test_adapters_that_are_switched_off_and_on_give_what_they_gave(adapter):
     base, folder, expected = adapter
