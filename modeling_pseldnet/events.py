@@ -44,6 +44,11 @@ def wrap_azimuth(azimuth) -> np.ndarray:
     return np.where(inside, azimuth, 180.0 - (180.0 - azimuth) % 360.0)
 
 
+def round_azimuth(azimuth) -> np.ndarray:
+    """Angles in degrees, to a tenth, in (-180, 180], without -0."""
+    return wrap_azimuth(np.round(azimuth, 1)) + 0.0
+
+
 def fold_azimuth(azimuth) -> np.ndarray:
     """Any azimuth in degrees to that in [-90, 90] which stereo cannot tell from it: what is behind, to the front."""
     azimuth = wrap_azimuth(azimuth)
@@ -275,7 +280,7 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
             raise ValueError(f"{path}, line {numbered[int(wrong.argmax())][0]}: {complaint}")
     if metres is not None:
         _warn_of_units(path, metres, coordinates)
-    if coordinates == "polar" and _looks_like_radians(table[:, 3:]):
+    if coordinates == "polar" and looks_like_radians(table[:, 3:]):
         logger.warning(f"{path}: angles are taken for degrees, but look like radians: write them in degrees")
     azimuth, elevation = table[:, 3:].T if coordinates == "polar" else vector_to_direction(table[:, 3:])
     onscreen = columns.get("onscreen")
@@ -324,16 +329,20 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tuple[str, list[str]]:
-    """The coordinates and the columns of a table (rows, 4 to 7) without a header."""
+def looks_cartesian(table: np.ndarray) -> bool:
+    """Whether the numbers of a table (rows, 4 to 7) without a header are those of vectors, and not of angles."""
     width = table.shape[1]
     if width > 5:
         length = np.linalg.norm(table[:, 3:6], axis=1)
-        vectors = bool(((length > 0) & (length <= LONGEST_VECTOR)).all() and (table[:, 3:5] % 1 != 0).any())
-    else:
-        # A track is a whole number; x is not, but where all sources lie on an axis.
-        vectors = width == 5 and bool((table[:, 2] % 1 != 0).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
-    found = "cartesian" if vectors else "polar"
+        return bool(((length > 0) & (length <= LONGEST_VECTOR)).all() and (table[:, 3:5] % 1 != 0).any())
+    # A track is a whole number; x is not, but where all sources lie on an axis.
+    return width == 5 and bool((table[:, 2] % 1 != 0).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
+
+
+def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tuple[str, list[str]]:
+    """The coordinates and the columns of a table (rows, 4 to 7) without a header."""
+    width = table.shape[1]
+    found = "cartesian" if looks_cartesian(table) else "polar"
     if coordinates != "auto" and width > 5 and found != coordinates:
         logger.warning(
             f"{path}: read as {coordinates}, but its numbers look {found}: take coordinates {found!r} or 'auto'"
@@ -344,7 +353,7 @@ def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tup
     return coordinates, LAYOUTS[coordinates][width]
 
 
-def _looks_like_radians(angles: np.ndarray) -> bool:
+def looks_like_radians(angles: np.ndarray) -> bool:
     """Whether azimuths and elevations (rows, 2) are so small, and have more digits than annotations and our files."""
     return bool((np.abs(angles) <= (np.pi + 1e-2, np.pi / 2 + 1e-2)).all() and (np.round(angles, 1) != angles).any())
 
@@ -404,7 +413,7 @@ def write_csv(path: str | os.PathLike, events: Events, layout: str = "metadata")
 
 def _rows_of_metadata(events: Events) -> list[np.ndarray]:
     columns = [events.frame, events.class_id, events.track]
-    columns += [wrap_azimuth(np.round(events.azimuth, 1)), np.round(events.elevation, 1)]
+    columns += [round_azimuth(events.azimuth), np.round(events.elevation, 1)]
     return columns if events.distance is None else [*columns, np.round(100 * events.distance, 2)]
 
 

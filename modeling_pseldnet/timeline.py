@@ -4,7 +4,7 @@ from itertools import count, groupby
 
 import numpy as np
 
-from .events import FRAME_SECONDS, Events, vector_to_direction
+from .events import FRAME_SECONDS, Events, round_azimuth, vector_to_direction
 
 
 MAX_GAP_FRAMES = 5
@@ -73,7 +73,11 @@ def to_records(events: Events, id2label: dict[int, str]) -> list[dict]:
 
 def _record(events: Events, id2label: dict[int, str]) -> dict:
     azimuth, elevation = vector_to_direction(events.vector.mean(0))
-    columns = {"time": events.frame * FRAME_SECONDS, "azimuth": events.azimuth, "elevation": events.elevation}
+    columns = {
+        "time": events.frame * FRAME_SECONDS,
+        "azimuth": round_azimuth(events.azimuth),
+        "elevation": events.elevation,
+    }
     points = [dict(zip(columns, map(_rounded, row), strict=True)) for row in zip(*columns.values(), strict=True)]
     beside = {}
     if events.distance is not None:
@@ -88,7 +92,7 @@ def _record(events: Events, id2label: dict[int, str]) -> dict:
         "offset": _rounded((events.frame[-1] + 1) * FRAME_SECONDS),
         "label": id2label[int(events.class_id[0])],
         "track": int(events.track[0]),
-        "azimuth": _rounded(azimuth),
+        "azimuth": _rounded(round_azimuth(azimuth)),
         "elevation": _rounded(elevation),
         **beside,
         "confidence": None if events.confidence is None else _rounded(min(events.confidence.mean(), 1.0), 3),
@@ -97,4 +101,5 @@ def _record(events: Events, id2label: dict[int, str]) -> dict:
 
 
 def _rounded(value: float, digits: int = 1) -> float:
-    return round(float(value), digits)
+    # Adding 0 makes 0 of -0.
+    return round(float(value), digits) + 0.0

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, float_samples
-from ..events import FRAME_SECONDS, Events
+from ..events import FRAME_SECONDS, Events, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
     FRAMES_PER_SECOND,
@@ -143,10 +143,11 @@ def to_record(frame: int, events: Events, id2label: dict[int, str]) -> dict:
     of `label`, `track`, `azimuth` and `elevation` in degrees, `distance` in metres and `onscreen` where the model
     tells them, and `confidence`, the activity.
     """
-    digits = {"azimuth": 1, "elevation": 1, "distance": 2, "confidence": 3}
-    events = events.replace(confidence=np.minimum(events.confidence, 1.0))
+    digits = {"elevation": 1, "distance": 2, "confidence": 3}
+    azimuth, confidence = round_azimuth(events.azimuth), np.minimum(events.confidence, 1.0)
+    events = events.replace(azimuth=azimuth, confidence=confidence)
     columns = {
-        name: (column if name not in digits else column.round(digits[name])).tolist()
+        name: (column if name not in digits else column.round(digits[name]) + 0.0).tolist()
         for name, column in events.columns().items()
     }
     names = [
