@@ -46,9 +46,16 @@ FITTING = {
 }
 
 
-def check_output(output: str | os.PathLike, overwrite: bool) -> None:
-    """Refuses to replace a folder that is there and not empty, or a file, unless told to."""
+def check_output(output: str | os.PathLike, overwrite: bool, made_from: str | os.PathLike | None = None) -> None:
+    """Refuses to replace a folder that is there and not empty, or a file, unless told to, and ever what is read.
+
+    Raises:
+        FileExistsError: it is there.
+        ValueError: what the output is `made_from` lies in it.
+    """
     output = Path(output)
+    if made_from is not None and Path(made_from).resolve().is_relative_to(output.resolve()):
+        raise ValueError(f"{made_from} lies in {output}, which would be replaced: give another folder")
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there already: choose another folder, or replace it with --overwrite")
 

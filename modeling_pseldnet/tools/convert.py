@@ -76,7 +76,7 @@ def convert_checkpoint(
 
     if backbone not in RENAMES or output_format not in FORMATS:
         raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
-    check_output(output, overwrite)
+    check_output(output, overwrite, checkpoint)
     network, ignored = read_network(checkpoint)
     state, remade = convert_state_dict(network, backbone)
 

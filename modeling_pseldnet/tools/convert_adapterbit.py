@@ -122,7 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     base, adapter = Path(options.base).resolve(), Path(options.adapter).resolve()
     if base == adapter:
         raise ValueError(f"{adapter} is named for both: the network and the adapter need a folder each")
-    check_output(adapter, "--overwrite" in options.options)
+    for folder in (base, adapter):
+        check_output(folder, "--overwrite" in options.options, options.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         network_checkpoint = Path(folder) / Path(options.checkpoint).name
         bottlenecks = split_checkpoint(options.checkpoint, network_checkpoint)

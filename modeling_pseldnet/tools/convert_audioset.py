@@ -48,7 +48,7 @@ def convert_audioset(
 
     Args and errors are those of [`convert_checkpoint`]; `labels` are the classes of the new network.
     """
-    check_output(output, overwrite)
+    check_output(output, overwrite, checkpoint)
     state, unused = _read_encoder(checkpoint, backbone)
     architecture = read_architecture(state, backbone)
     if architecture.get("decoder") == "none":

@@ -105,6 +105,8 @@ def export(
         ValueError: the path or the length makes no sense.
         ImportError: a package that ONNX needs is not installed; the message names it.
     """
+    from ..inference import in_dtype
+
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"{path}: the name must end in .onnx or .pt2")
@@ -114,6 +116,8 @@ def export(
         raise ValueError(f"{path}: there is no folder {path.parent}")
     if int8:
         require("onnx", "onnxscript", "onnxruntime")
+    # Runtimes have no bfloat16 for most operators, and what is saved in half precision computes here in float32.
+    model = in_dtype(model, "float32")
     if path.suffix == ".pt2":
         exported = to_exported_program(model, feature_extractor, seconds)
         exported.example_inputs = None

@@ -1,5 +1,7 @@
 import json
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +93,15 @@ def test_a_folder_that_is_there_is_kept_unless_it_is_to_be_replaced(checkpoint, 
     assert (out / "mine.txt").exists()
     assert convert([path, str(out), "--output-format", "accdoa", "--overwrite"]) == 0
     assert not (out / "mine.txt").exists()
+
+
+def test_a_checkpoint_is_not_replaced_by_what_is_made_of_it(checkpoint, tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    path = shutil.copy(checkpoint("htsat-accdoa-13"), tmp_path / "runs")
+    for output in (tmp_path / "runs", path):
+        assert convert([str(path), str(output), "--output-format", "accdoa", "--overwrite"]) == 2
+        assert "which would be replaced" in capsys.readouterr().err
+    assert Path(path).is_file()
 
 
 class Malicious:

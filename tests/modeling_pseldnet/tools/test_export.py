@@ -104,6 +104,12 @@ def test_a_saved_program_gives_what_the_model_gives(backbone, waveforms, tmp_pat
     assert PSELDNetConfig(**json.loads(config["config.json"])).id2label == model.config.id2label
 
 
+def test_a_model_in_half_precision_is_exported_in_float32(waveforms, tmp_path):
+    model = network(*CASES[0]).to(torch.bfloat16)
+    export.export(model, PSELDNetFeatureExtractor(), tmp_path / "model.onnx")
+    assert_close(run_onnx(tmp_path / "model.onnx", waveforms), outputs_of(model.float(), waveforms), 1e-5)
+
+
 def test_int8_is_for_the_linear_layers_of_the_network_alone_and_close(waveforms, exported, tmp_path):
     onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
