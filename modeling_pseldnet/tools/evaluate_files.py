@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def evaluate_files(
         OSError, ValueError: a folder or a file is not as it should be, or a class is beyond those of the task; the
             message names it.
     """
-    reference_paths, prediction_paths = find_csv(reference), find_csv(prediction)
+    if labels and num_classes not in (None, len(labels)):
+        raise ValueError(f"{num_classes} classes, and {len(labels)} labels: leave the number out, or give all labels")
+    reference_paths, prediction_paths = find_csv(reference, prediction)
     if not reference_paths.keys() & prediction_paths.keys():
         raise ValueError(f"no CSV file of {_join(prediction)} is named like one of {_join(reference)}")
     names = sorted(reference_paths)
@@ -134,23 +137,44 @@ def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence
     return events.replace(class_id=index[events.class_id])
 
 
-def find_csv(folders: Sequence[Path]) -> dict[str, Path]:
-    """CSV files at any depth, by file name.
+def find_csv(*sides: Sequence[Path]) -> list[dict[str, Path]]:
+    """CSV files at any depth, for each of some lists of folders, by file name.
+
+    Where a list has several of one name, as of the subsets of a synthetic set, the folder above, but for one of labels
+    such as `metadata`, stands before that name in all lists.
 
     Raises:
         NotADirectoryError: there is no such folder.
-        ValueError: two files have one name.
+        ValueError: files have one name, and the folders above do not tell which is which.
     """
-    found: dict[str, Path] = {}
+    files = [_named_csv(folders) for folders in sides]
+    repeated = {name for named in files for name, times in Counter(name for name, _ in named).items() if times > 1}
+    found: list[dict[str, Path]] = [{} for _ in files]
+    for named, of_side in zip(files, found, strict=True):
+        for name, path in named:
+            key = f"{_subset(path)}/{name}" if name in repeated else name
+            if key in of_side:
+                raise ValueError(f"{of_side[key]} and {path} have the same name: score one folder after the other")
+            of_side[key] = path
+    for name in repeated:
+        keys = [{key for key in of_side if key.endswith(f"/{name}")} for of_side in found]
+        if all(keys) and not set.intersection(*keys):
+            paths = [of_side[key] for of_side, several in zip(found, keys, strict=True) for key in several]
+            raise ValueError(f"files have the same name, {name}: score one folder after the other ({_join(paths)})")
+    return found
+
+
+def _named_csv(folders: Sequence[Path]) -> list[tuple[str, Path]]:
     for folder in folders:
         if not folder.is_dir():
             raise NotADirectoryError(f"{folder} is not a folder")
-        for path in walk(folder, {".csv"}):
-            name = path.stem + path.suffix.lower()
-            if name in found:
-                raise ValueError(f"{found[name]} and {path} have the same name: remove one")
-            found[name] = path
-    return found
+    paths = [path for folder in folders for path in walk(folder, {".csv"})]
+    return [(path.stem + path.suffix.lower(), path) for path in paths]
+
+
+def _subset(path: Path) -> str:
+    """The folder that a file of labels or predictions is in, but for those that are called so."""
+    return next((part for part in reversed(path.absolute().parts[:-1]) if not part.startswith("metadata")), "")
 
 
 def _read(paths: dict[str, Path], names: Sequence[str], coordinates: str) -> list[Events]:
@@ -264,7 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     if args.check_submission:
-        return _check(*args.check_submission, args.reference, args.num_classes)
+        num_classes = len(read_labels(args.labels)) if args.labels else args.num_classes
+        return _check(*args.check_submission, args.reference, num_classes)
     if not args.reference or not args.prediction:
         parser.error("give --reference and --prediction, or --check-submission")
     if args.json and not args.json.parent.is_dir():

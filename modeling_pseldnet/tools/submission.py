@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..events import HEADER_2025, Events, fold_azimuth, read_csv
+from ..events import HEADER_2025, Events, fold_azimuth, looks_cartesian, looks_like_radians, read_csv
 from .evaluate_files import find_csv
 
 
@@ -63,7 +63,7 @@ def check_submission(task: str, folder: Path, reference: list[Path] | None = Non
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
-    files, expected = find_csv([folder]), find_csv(reference or [])
+    files, expected = find_csv([folder], reference or [])
     found = [] if files else [f"{folder}: no CSV files"]
     found += [
         f"{name}: missing, which the scorer passes over in silence" for name in sorted(expected.keys() - files.keys())
@@ -105,6 +105,11 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     except ValueError as error:
         yield str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
         return
+    cartesian = widths == {7}
+    if task.header is None and looks_cartesian(table) != cartesian:
+        yield f"the scorer takes its columns for {task.columns[table.shape[1]]}, and the numbers look otherwise"
+    elif task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):
+        yield "its angles look like radians, and the scorer takes degrees"
     if task.in_metres is not None:
         yield from _unit_problems(task, table[:, 4 if name == "dcase2025" else -1])
     yield from _row_problems(name, events, table, last_frame, num_classes)

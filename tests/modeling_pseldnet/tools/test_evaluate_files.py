@@ -65,6 +65,25 @@ def test_predictions_in_shorter_frames_are_told_in_words(folders, caplog):
     assert "1 of 1 predictions, such as fold4_room2_mix001.csv, go on for more than twice" in caplog.text
 
 
+def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path):
+    for number, subset in enumerate(("test1", "test2")):
+        rows = "".join(f"{frame},{number},0,{40 * number},10\n" for frame in range(20))
+        for path in (tmp_path / "reference" / subset / "metadata", tmp_path / "prediction" / subset):
+            path.mkdir(parents=True)
+            (path / "fold1_room1_mix001.csv").write_text(rows)
+    references = [tmp_path / "reference" / subset / "metadata" for subset in ("test1", "test2")]
+    both = evaluate_files(references, [tmp_path / "prediction"])
+    assert (both["recordings"], both["micro"]["F"], both["without_prediction"]) == (2, 1.0, [])
+    one = evaluate_files(references[1:], [tmp_path / "prediction"])
+    assert (one["recordings"], one["micro"]["F"]) == (1, 1.0)
+    assert one["without_reference"] == ["test1/fold1_room1_mix001.csv"]
+
+
+def test_labels_are_as_many_as_the_classes(folders):
+    with pytest.raises(ValueError, match="3 classes, and 2 labels"):
+        evaluate_files([folders / "reference"], [folders / "prediction"], num_classes=3, labels=["one", "two"])
+
+
 @pytest.mark.parametrize("variant", ["dcase2023", "pseldnets", "dcase2024"])
 def test_the_json_file_holds_every_score(folders, variant):
     main(

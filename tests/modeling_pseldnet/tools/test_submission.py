@@ -39,6 +39,9 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
     ("task", "text", "told"),
     [
         ("dcase2024", "0,1,0,30,10,240\n", "look like centimetres"),
+        ("dcase2024", "0,1,0,0.5,0.5,0.1\n", "and the numbers look otherwise"),
+        ("dcase2024", "0,1,0,30,10,2.4,0\n", "and the numbers look otherwise"),
+        ("dcase2023", "0,1,0,0.53,0.17\n", "look like radians"),
         ("dcase2024", "0,1,0,30,10\n", "5 columns, which the scorer misreads"),
         ("dcase2024", "frame,class,track,azimuth,elevation,distance\n0,1,0,30,10,2\n", "line 1 is a header"),
         ("dcase2024", "0,14,0,30,10,2\n", "class 14 of 13"),
