@@ -1,6 +1,7 @@
 """Rooms whose responses were measured."""
 
 import csv
+import hashlib
 import math
 import os
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def read_measured_rooms(
     """
     folder = Path(folder)
     table = folder / "responses.csv"
-    sofa_files = sorted(folder.glob("*.sofa"))
+    sofa_files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".sofa")
     if table.is_file():
         rows = _read_table(table)
     elif sofa_files:
@@ -92,6 +93,18 @@ def read_measured_rooms(
         )
         for name, paths in rooms.items()
     ]
+
+
+def digest_of_responses(folder: str | os.PathLike) -> str:
+    """Tells measured responses from others: by their table, and the names and sizes of all files beside it."""
+    folder = Path(folder)
+    table = folder / "responses.csv"
+    digest = hashlib.sha256(table.read_bytes() if table.is_file() else b"")
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(
+            f"\n{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode(errors="surrogateescape")
+        )
+    return digest.hexdigest()[:16]
 
 
 def _read_table(table: Path):

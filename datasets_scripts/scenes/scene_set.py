@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from datasets_scripts.scenes.measured_rooms import read_measured_rooms
+from datasets_scripts.scenes.measured_rooms import digest_of_responses, read_measured_rooms
 from datasets_scripts.scenes.recipe import SceneRecipe, scene_recipe_from_dict
 from datasets_scripts.scenes.rooms import Room, draw_room
 from datasets_scripts.scenes.sounds import SPLITS, Sound, SoundBank, sounds_from_folder
@@ -139,8 +139,9 @@ class SceneSet:
         if sounds.sampling_rate != recipe.sampling_rate:
             raise ValueError(f"the sounds are at {sounds.sampling_rate} Hz, the recipe at {recipe.sampling_rate} Hz")
         self.recipe, self.sounds, self.seed, self.split = recipe, sounds, seed, split
-        found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
-        if wanted := recipe.events.classes:
+        wanted = recipe.events.classes
+        found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction, wanted)
+        if wanted:
             if missing := sorted(set(wanted) - set(sounds.class_names)):
                 raise ValueError(f"events.classes: {sounds.source} has no class {', '.join(missing)}")
             found = [n if name in wanted else n[:0] for name, n in zip(sounds.class_names, found, strict=True)]
@@ -381,12 +382,14 @@ class SceneSet:
 
     def describe(self) -> dict:
         """Plain values from which `scene_set_from_dict` makes the same set, given where the sounds are."""
+        measured = self.recipe.rooms.measured
         return {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "split": self.split,
             "sounds": _describe_bank(self.sounds),
             "interference": self.interference and _describe_bank(self.interference),
+            "responses": measured and digest_of_responses(measured),
         }
 
 
@@ -433,7 +436,7 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
         measured.append(replace(sound, recording=recording, start=start, stop=stop, digest=digest, split=split))
     recipe = scene_recipe_from_dict(values["recipe"])
     made = SceneSet(recipe, replace(sounds, sounds=tuple(measured)), values["seed"], values["split"])
-    if not is_same_bank(values.get("interference"), made.describe()["interference"]):
+    if not is_same_bank(values.get("interference"), made.interference and _describe_bank(made.interference)):
         raise ValueError(f"the sounds in {recipe.interference.folder} are not those that these scenes were made from")
     return made
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import logging
 import os
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from math import gcd
@@ -19,6 +21,8 @@ from tqdm import tqdm
 from modeling_pseldnet.files import is_hidden, walk
 from modeling_pseldnet.tools.extras import require
 
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test", "all", "validation")
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
@@ -123,7 +127,7 @@ class SoundBank:
         samples = self._decode(number, content)
         window = max(1, round(0.01 * self.sampling_rate))
         power = np.square(np.pad(samples, (0, -len(samples) % window))).reshape(-1, window).mean(axis=1)
-        loudest = np.convolve(power, np.full(4, 0.25)).max(initial=0.0)
+        loudest = np.convolve(power, np.full(4, 0.25)).max() if len(power) else 0.0
         if not np.isfinite(loudest) or loudest <= 1e-12:
             raise ValueError(f"the sound {self.sounds[number].name} of {self.source} is silent, empty or not finite")
         loud = np.flatnonzero(power >= loudest * 10 ** (SILENCE_DB / 10))
@@ -142,7 +146,13 @@ class SoundBank:
         progress = tqdm(spread, desc="sounds", unit="sound", total=len(self.sounds), disable=None, leave=False)
         return replace(self, sounds=tuple(progress))
 
-    def numbers_by_class(self, split: str, test_fraction: float, validation_fraction: float = 0.0) -> list[np.ndarray]:
+    def numbers_by_class(
+        self,
+        split: str,
+        test_fraction: float,
+        validation_fraction: float = 0.0,
+        needed: Collection[str] | None = None,
+    ) -> list[np.ndarray]:
         """For every class, the numbers of its sounds in `split`; the splits share no recording, but for `"all"`.
 
         Of each class's recordings, in the order of a hash of their name, those that fit into `test_fraction` of its
@@ -151,7 +161,7 @@ class SoundBank:
         one recording left has none. Recordings whose split is given are in it, and do not count for the others.
 
         Raises:
-            ValueError: a class has no sounds, or none to train or test with.
+            ValueError: a class, or one of those that are `needed`, has no sounds, or none to train or test with.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -171,13 +181,11 @@ class SoundBank:
             np.array([n for n, s in enumerate(self.sounds) if s.class_id == class_id and kept[n]], int)
             for class_id in range(len(self.class_names))
         ]
-        for class_id, found in enumerate(numbers):
-            if not len(found) and split != "validation":
+        for class_id, (name, found) in enumerate(zip(self.class_names, numbers, strict=True)):
+            if not len(found) and split != "validation" and (needed is None or name in needed):
                 known = len({sound.recording for sound in self.sounds if sound.class_id == class_id})
                 reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
-                raise ValueError(
-                    f"class {self.class_names[class_id]!r} of {self.source} has no sound for split {split!r}: {reason}"
-                )
+                raise ValueError(f"class {name!r} of {self.source} has no sound for split {split!r}: {reason}")
         return numbers
 
 
@@ -237,6 +245,10 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
         for class_id, name in enumerate(class_names)
         for file in walk(folder / name, AUDIO_SUFFIXES)
     ]
+    if absent := sorted(known.keys() - {name for name, _ in files}):
+        logger.warning(
+            f"{folder / SOURCE_TABLE}: {len(absent)} of {len(known)} rows name no file, such as {absent[0]}"
+        )
     sounds = [
         Sound(name, class_id, **(known.get(name) or {"recording": recording_of(name)})) for name, class_id in files
     ]
@@ -263,7 +275,11 @@ def _read_source_table(path: Path) -> dict[str, dict[str, str]]:
             continue
         if not row.get("path") or not row.get("source_id", "").strip():
             raise ValueError(f"{path}, line {number}: expected a path and a source_id, separated by a tab")
-        name, recording, split = row["path"], row["source_id"].strip(), row.get("split", "").strip()
+        name, recording, split = (
+            posixpath.normpath(row["path"].strip()),
+            row["source_id"].strip(),
+            row.get("split", "").strip(),
+        )
         if split not in ("", *SPLITS) or split == "all":
             raise ValueError(f"{path}, line {number}: split is {split!r}, expected train, validation, test or nothing")
         if (other := known.setdefault(name, {"recording": recording, "split": split})["recording"]) != recording:

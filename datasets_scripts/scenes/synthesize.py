@@ -28,6 +28,7 @@ from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
 from modeling_pseldnet.tools.extras import require
+from modeling_pseldnet.tools.labels import read_numbered_labels
 from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
@@ -88,6 +89,11 @@ class SceneFolder:
         there = {path for form in (*self.formats, "metadata") for path in (self.path / form).glob("[!.]*")}
         return [index for index in indices if not there.issuperset(self.files(scene_set, index).values())]
 
+    def made(self) -> list[int]:
+        """The scenes that are there."""
+        found = (path.stem.rpartition("mix")[2] for path in (self.path / "metadata").glob("[!.]*.csv"))
+        return sorted({int(number) for number in found if number.isdecimal()})
+
     def remove_unfinished(self) -> None:
         """Removes what a killed run left under temporary names."""
         for form in (*FORMATS, "metadata", "."):
@@ -144,9 +150,9 @@ def synthesize(
         (folder.path / form).mkdir(parents=True, exist_ok=True)
     folder.remove_unfinished()
     with _naming_full_disk(folder.manifest):
+        _write_classes(scene_set, folder)
         _write_manifest(scene_set, folder)
         write_atomically(folder.recipe, scene_recipe_text(scene_set.recipe))
-        _write_classes(scene_set, folder)
     todo = folder.missing(scene_set, range(count))
     chunks = list(_chunks(scene_set, todo))
     progress = tqdm(total=count, initial=count - len(todo), unit="scene", desc=folder.path.name)
@@ -158,7 +164,7 @@ def synthesize(
         # Of workers that were ended.
         folder.remove_unfinished()
     with _naming_full_disk(folder.scene_list):
-        _write_scene_list(scene_set, folder, count)
+        _write_scene_list(scene_set, folder)
     return len(todo)
 
 
@@ -218,6 +224,8 @@ def _is_same(name: str, known, told) -> bool:
     """Whether a part of a manifest says the same as another, which may be of an earlier version and lack details."""
     if name == "recipe":
         return _as_json(asdict(scene_recipe_from_dict(known))) == told
+    if name == "responses" and known is None:
+        return True
     return is_same_bank(known, told) if name in ("sounds", "interference") else known == told
 
 
@@ -261,20 +269,27 @@ def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
 
 
 def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
-    """`cls_indices_<split>.tsv`: index, AudioSet id (unknown, hence `-`), label, sounds and their seconds."""
+    """`cls_indices_<split>.tsv`: index, AudioSet id (unknown, hence `-`), label, sounds and their seconds.
+
+    Raises:
+        ValueError: there is one already, of other classes, which is that of other sets beside this one.
+    """
     bank = scene_set.sounds
+    path = folder.path.parent / f"cls_indices_{scene_set.split}.tsv"
+    if path.exists() and read_numbered_labels(path) != dict(enumerate(bank.class_names)):
+        raise ValueError(f"{path} is of sets with other classes: write this one to a folder elsewhere, or remove them")
     sounds = [bank.sounds[number] for number in scene_set.sound_numbers()]
     rows = []
     for class_id, name in enumerate(bank.class_names):
         lengths = [sound.length for sound in sounds if sound.class_id == class_id]
         rows.append(f"{class_id}\t-\t{name}\t{len(lengths)}\t{sum(lengths) / bank.sampling_rate:.1f}\n")
-    write_atomically(folder.path.parent / f"cls_indices_{scene_set.split}.tsv", "".join(rows))
+    write_atomically(path, "".join(rows))
 
 
-def _write_scene_list(scene_set: SceneSet, folder: SceneFolder, count: int) -> None:
+def _write_scene_list(scene_set: SceneSet, folder: SceneFolder) -> None:
     """One JSON object a scene: its room, and its events with the sounds they play."""
     lines = []
-    for index in range(count):
+    for index in folder.made():
         scene = scene_set.scene(index)
         # What most scenes do not have is left out where they have it not.
         left_out = [entry.name for entry in fields(scene) if getattr(scene, entry.name) == entry.default]
@@ -383,16 +398,29 @@ def _open_sounds(options: argparse.Namespace, sampling_rate: int) -> SoundBank:
     if (Path(options.dataset) / "state.json").is_file():
         dataset = datasets.load_from_disk(options.dataset)
     else:
-        dataset = datasets.load_dataset(options.dataset, split=options.dataset_split)
+        try:
+            dataset = datasets.load_dataset(options.dataset, split=options.dataset_split)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise ValueError(f"{options.dataset}: {error.__cause__ or error}") from None
     columns = options.audio_column, options.label_column, options.recording_column
-    return sounds_from_dataset(dataset, sampling_rate, *columns, source=options.dataset)
+    # A folder is named alike from wherever it is read.
+    source = os.path.abspath(options.dataset) if Path(options.dataset).exists() else options.dataset
+    return sounds_from_dataset(dataset, sampling_rate, *columns, source=source)
 
 
 def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
     """The bank without silence; where the folder has a manifest with the same sounds, as that tells."""
     if folder.manifest.exists():
         with suppress(ValueError):
-            return read_manifest(folder.path, sounds).sounds
+            measured = read_manifest(folder.path, sounds).sounds.sounds
+            # What a recording is, and in which split, is for the folder of sounds to say.
+            return replace(
+                sounds,
+                sounds=tuple(
+                    replace(sound, start=known.start, stop=known.stop, digest=known.digest)
+                    for sound, known in zip(sounds.sounds, measured, strict=True)
+                ),
+            )
     if workers <= 1:
         return sounds.measure()
     with worker_pool(workers) as pool:
@@ -401,8 +429,7 @@ def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
 
 def _report(options: argparse.Namespace, scene_set: SceneSet, folder: SceneFolder) -> int:
     status = 0
-    found = (path.stem.rpartition("mix")[2] for path in (folder.path / "metadata").glob("[!.]*.csv"))
-    indices = sorted({int(number) for number in found if number.isdecimal()})
+    indices = folder.made()
     if options.verify:
         spread = indices[:: max(1, len(indices) // VERIFIED_SCENES)][:VERIFIED_SCENES]
         labelled = (

@@ -132,6 +132,12 @@ def test_events_may_be_of_some_classes_alone_and_keep_the_numbers_of_all():
     assert {made.sounds.sounds[number].class_id for number in made.sound_numbers()} == {1, 2}
     with pytest.raises(ValueError, match=r"events\.classes: memory has no class cat, cow"):
         scene_set(classes=["door", "cow", "cat"])
+    # Of the others no sounds are asked for.
+    few = bank()
+    few = replace(few, sounds=tuple(sound for sound in few.sounds if sound.class_id or sound.recording == "bark0"))
+    assert scene_set(split="test", sounds=few, classes=["door", "bell"]).scene(0)
+    with pytest.raises(ValueError, match="class 'bark'"):
+        scene_set(split="test", sounds=few)
 
 
 @pytest.mark.parametrize(("balance", "share"), [("sounds", 0.75), ("recordings", 0.25)])

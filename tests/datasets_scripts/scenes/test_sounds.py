@@ -77,9 +77,10 @@ def test_unreadable_and_silent_sounds_are_named(tmp_path):
     (tmp_path / "bark" / "broken.wav").write_bytes(b"no audio")
     with pytest.raises(ValueError, match=r"cannot read the sound bark/broken.wav of .*Format not recognised"):
         sounds_from_folder(tmp_path).measure()
-    soundfile.write(tmp_path / "bark" / "broken.wav", np.zeros(RATE), RATE)
-    with pytest.raises(ValueError, match=r"sound bark/broken.wav of .* is silent"):
-        sounds_from_folder(tmp_path).measure()
+    for silence in (np.zeros(RATE), np.zeros(0)):
+        soundfile.write(tmp_path / "bark" / "broken.wav", silence, RATE)
+        with pytest.raises(ValueError, match=r"sound bark/broken.wav of .* is silent"):
+            sounds_from_folder(tmp_path).measure()
 
 
 def test_a_class_without_sounds_is_named(tmp_path):

@@ -188,6 +188,31 @@ def test_validation_scenes_are_no_scenes_of_training(inputs, tmp_path):
         assert all(row["id"].startswith(f"{split}/") for row in builder.as_dataset(split=split))
 
 
+def test_sets_of_other_classes_lie_elsewhere(inputs, tmp_path, capsys):
+    assert main(arguments(inputs, tmp_path / "train1", scenes=1)) == 0
+    classes = (tmp_path / "cls_indices_train.tsv").read_text()
+    shutil.copytree(inputs / "sounds", tmp_path / "sounds")
+    (tmp_path / "sounds" / "bark").rename(tmp_path / "sounds" / "zebra")
+    options = arguments(inputs, tmp_path / "train2", "--sounds", str(tmp_path / "sounds"), scenes=1)
+    assert "sets with other classes" in failing(capsys, *options)
+    assert (tmp_path / "cls_indices_train.tsv").read_text() == classes
+
+
+def test_going_on_after_recordings_moved_to_another_split_is_refused(inputs, tmp_path, capsys):
+    shutil.copytree(inputs / "sounds", tmp_path / "sounds")
+    options = arguments(inputs, tmp_path / "test1", "--sounds", str(tmp_path / "sounds"), scenes=1)
+    assert main(options) == 0
+    table = tmp_path / "sounds" / "SOURCE_IDS.tsv"
+    table.write_text("path\tsource_id\tsplit\n./bell/bell-one-s0.wav \tone\ttrain\nbell/gone.wav\tgone\ttest\n")
+    assert "holds scenes of another sounds" in failing(capsys, *options)
+
+
+def test_the_list_of_scenes_has_all_that_are_there(inputs, tmp_path):
+    for count in (3, 1):
+        assert main(arguments(inputs, tmp_path / "train", scenes=count)) == 0
+    assert len((tmp_path / "train" / "scenes.jsonl").read_text().splitlines()) == 3
+
+
 def test_going_on_after_a_sound_was_edited_is_refused(inputs, tmp_path, capsys):
     shutil.copytree(inputs / "sounds", tmp_path / "sounds")
     options = arguments(inputs, tmp_path / "train", "--sounds", str(tmp_path / "sounds"), scenes=1)
@@ -349,7 +374,7 @@ def test_no_action_or_no_scenes_is_a_usage_error(tmp_path, capsys):
         with pytest.raises(SystemExit) as caught:
             main([str(tmp_path), *options])
         assert caught.value.code == 2
-    assert "must be at least 1" in capsys.readouterr().err
+    assert "not a whole number from 1" in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys):
