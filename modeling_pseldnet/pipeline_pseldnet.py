@@ -1,6 +1,7 @@
 """The pipeline `sound-event-localization-and-detection`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from transformers import Pipeline
@@ -89,6 +90,12 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         }
         return {}, {name: value for name, value in options.items() if value is not None}, {}
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; the feature extractor first, of which the card tells."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        self.feature_extractor.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         # Not with the form for a card that is not yet there.
         self.model.complete_hub_folder(working_dir, repo_id)
@@ -108,4 +115,6 @@ def _are_several(inputs) -> bool:
     """Whether these are recordings, and not one: a tuple of samples and their rate is one."""
     if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes | bytearray | memoryview):
         return False
-    return not (isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], int | float | np.number))
+    if not isinstance(inputs, tuple) or len(inputs) != 2 or not np.ndim(inputs[0]):
+        return True
+    return inputs[1] is not None and np.ndim(inputs[1]) > 0

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,7 +86,7 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
             snapshot_download(name, allow_patterns=patterns, token=False, local_dir=folder)
             if not trust_remote_code:
                 check_settings(folder)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPError) as error:
             raise ValueError(f"{name}: no model of the Hub that can be used here: {first_line(error)}") from None
         try:
             network, extractor = _load_with_code(folder) if trust_remote_code else load(str(folder))

@@ -47,7 +47,7 @@ def find_events(
         recording,
         channel_format=choose_channel_format(channel_format or None, model.extractor),
         threshold=threshold or None,
-        hop_seconds=round(model.network.config.window_seconds * (1 - overlap), 1),
+        hop_seconds=round(model.network.config.window_seconds * (1 - (overlap or 0)), 1),
         batch_size=BATCH_SIZE,
         progress=progress,
     )

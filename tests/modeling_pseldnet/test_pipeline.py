@@ -89,6 +89,8 @@ def test_many_recordings_come_in_any_container(detector, write_recording):
     expected = detector(str(path))
     assert detector((str(path), str(path))) == [expected, expected]
     assert detector([]) == []
+    samples, rate = soundfile.read(path, dtype="float32")
+    assert detector((samples.T, np.array(rate))) == expected
     rows = Dataset.from_list([{"id": "a", "audio": {"path": str(path), "bytes": None}}] * 2)
     assert list(detector(rows)) == [expected, expected]
     assert detector(rows["audio"]) == [expected, expected]
