@@ -245,8 +245,11 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         return super().from_pretrained(place, *args, **kwargs)
 
     def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
-        """As in transformers, but for adapters for other classes, and of DoRA, of which transformers leaves out a part:
-        these are refused (`ValueError`)."""
+        """As in transformers, but for adapters of other classes, and of DoRA, of which transformers leaves out a part.
+
+        Raises:
+            ValueError: it is one of these.
+        """
         if peft_model_id is not None:
             check_adapter_classes(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
         loaded = super().load_adapter(peft_model_id, *args, **kwargs)
