@@ -38,7 +38,9 @@ def test_the_endpoint_gives_what_the_program_writes(detect, scene, predicted):
 
 def test_a_model_of_stereo_is_called_with_nothing_but_a_recording(stereo_model, make_recording):
     recording, visitor = str(make_recording("stereo.wav", channels=2)), SimpleNamespace(session_hash="visitor")
-    for csv, *_, picture, _ in Finder(str(stereo_model)).detect(recording, request=visitor, progress=print):
+    for csv, *_, picture, _ in Finder(str(stereo_model)).detect(
+        recording, request=visitor, progress=lambda *_, **__: None
+    ):
         assert not read_csv(csv).elevation.any()
         assert Path(picture).stat().st_size > 1000
 
