@@ -32,10 +32,11 @@ fuzz: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# Trains the next model to come with the package, from the present one, and puts it in its place: on the isolated sounds
-# in SOUNDS, with sounds of no class from INTERFERENCE and the answers of the tagger in the module TEACHER (see
-# training/teacher.py) where these are given. Interrupted, it goes on from the last checkpoint. Memory that is freed
-# stays with the process, as batches take it again at once.
+# Trains the next model to come with the package, from the present one: on the isolated sounds in SOUNDS, with sounds of
+# no class from INTERFERENCE and the answers of the tagger in the module TEACHER (see training/teacher.py) where these are
+# given. It is written to runs/default_model/packaged, to be copied over modeling_pseldnet/default_model if its card is
+# better. Interrupted, it goes on from the last checkpoint. Memory that is freed stays with the process, as batches take
+# it again at once.
 default-model: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 default-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 default-model: $(VENV)/installed-dev

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .audio import HIGHEST_RATE, LOWEST_RATE, as_channels, check_samples, checked_rate, float_samples
 from .keywords import refuse_unknown
+from .tracks import PADDED_LABEL
 
 
 logger = logging.get_logger(__name__)
@@ -158,7 +159,6 @@ AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics (AmbiX: ACN, 
 ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
 STEREO = ("2 channels of stereo audio, left and right", 2)
 MONO = ("1 channel of mono audio", 1)
-PADDED_LABEL = -100  # what transformers pads labels with
 # What the numbers of an extractor may be: audio has such rates, and more bins or a longer window are no use.
 BOUNDS = {
     "feature_size": (1, 512),

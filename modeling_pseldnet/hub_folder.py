@@ -116,7 +116,7 @@ def _complete_card(
         return
     card = model_card(config, feature_extractor=extractor, name=name)
     kept = "\n\n".join(part.strip() for part in KEPT.findall(text))
-    path.write_text(f"{card}\n## Training\n\n{kept}\n" if kept else card, encoding="utf-8")
+    write_atomically(path, f"{card}\n## Training\n\n{kept}\n" if kept else card)
 
 
 def save_for_adapter(config: PSELDNetConfig, folder: str | os.PathLike) -> None:

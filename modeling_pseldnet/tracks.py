@@ -13,8 +13,8 @@ from .events import Events, vector_to_direction
 NUM_TRACKS = 3
 # Nothing is nearer for a logarithm, nor farther for an exponential.
 LEAST_METRES, MAX_LOG_METRES = 0.01, float(np.log(100.0))
-# What transformers pads outputs and labels of different lengths with.
-PADDING = -100
+# What transformers pads outputs and labels of different lengths with: such a frame has no loss and is not scored.
+PADDED_LABEL = -100
 
 
 def checked_labels(
@@ -37,7 +37,7 @@ def checked_labels(
             f"labels are for {tuple(labels.shape)}, the features and the output format for"
             f" {' or '.join(map(str, fitting))}"
         )
-    counts = (labels != PADDING).flatten(2).all(2)
+    counts = (labels != PADDED_LABEL).flatten(2).all(2)
     if mask is not None:
         counts = counts & mask.bool()
     return torch.where(counts.view(*counts.shape, *[1] * (labels.ndim - 2)), labels.float(), 0.0), counts.float()
@@ -52,7 +52,7 @@ def mean_of_frames(error: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 def without_padding(values: np.ndarray) -> np.ndarray:
     """Outputs (frames, …) as float32, 0 in the frames that are padded."""
     values = np.asarray(values, dtype=np.float32)
-    padded = (values.reshape(len(values), -1) == PADDING).all(1)
+    padded = (values.reshape(len(values), -1) == PADDED_LABEL).all(1)
     return np.where(padded.reshape(-1, *[1] * (values.ndim - 1)), np.float32(0), values) if padded.any() else values
 
 

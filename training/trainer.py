@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.hub_folder import model_card
 from modeling_pseldnet.inference import Window, join_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
@@ -382,4 +383,4 @@ class SELDTrainer(SavingTrainer):
             card = model_card(self.model.config, folder.name, self.feature_extractor, made="Trained as")
             if self.scores:
                 card += f"\n## Scores\n\n```\n{self.score_table()}\n```\n"
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            write_atomically(folder / "README.md", card)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from datasets_scripts.scenes.rooms import SimulatedRoom, turned
 from datasets_scripts.scenes.scene_set import SceneSet, position_at
 from modeling_pseldnet.events import FRAME_SECONDS, Events
+from modeling_pseldnet.files import atomic_path
 
 
 GREY = "0.55"
@@ -116,5 +117,6 @@ def _histogram(axes, values: np.ndarray, edges: np.ndarray, name: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure).print_png(path)
+    with atomic_path(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
     return path

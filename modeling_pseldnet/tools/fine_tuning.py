@@ -11,6 +11,7 @@ import numpy as np
 
 from ..audio import Recording
 from ..events import Events, read_csv
+from ..tracks import PADDED_LABEL
 from .labels import class_mapping
 from .scores import VARIANTS, seld_scores
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
     from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
     from ..modeling_pseldnet import PSELDNetForSELD
-
-
-# What labels are padded with: a frame of it has no loss and is not scored.
-PADDED_LABEL = -100
 
 
 class DataCollatorForSELD:

@@ -152,11 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--sounds", required=True, metavar="DIR", help="the isolated sounds that it was trained on")
     add("--scene-recipe", default="default_model", help="default: %(default)s")
     add("--trained-on", required=True, metavar="TEXT", help="what the model was trained on, for its card")
-    add("--output", default=DEFAULT_MODEL, type=Path, help="default: where the package looks for it")
+    add("--output", type=Path, metavar="DIR", help="where to write it (default: packaged, in the folder of the run)")
     add("--interference", metavar="DIR", help="sounds of no class, of which those held out are tried; none by default")
     add("--beside", metavar="MODEL", help="a model to be scored on the same scenes, by the classes that both know")
     options = parser.parse_args(arguments)
+    options.output = options.output or Path(options.run, "packaged")
     finish(options)
+    print(f"{options.output}: its README.md has the scores; to keep it, copy it over {DEFAULT_MODEL}")
 
 
 def finish(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modeling_pseldnet.events import Events, angle_between
+from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.timeline import link_tracks, to_records
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import MAX_ANGLE_DEGREES, seld_scores
@@ -273,7 +274,6 @@ def confusion(references: Sequence[Events], predictions: Sequence[Events], num_c
 
 def plot_confusion(report: Report, path: Path) -> None:
     """Draws what is reported where a source of each class is, in the test scenes."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     shares = confusion(*report.test, len(report.labels))
@@ -293,5 +293,5 @@ def plot_confusion(report: Report, path: Path) -> None:
     axes.axhline(len(names) - 1.5, color="grey", linewidth=0.8)
     axes.axvline(len(names) - 1.5, color="grey", linewidth=0.8)
     figure.colorbar(image, ax=axes, shrink=0.6, label="share")
-    with matplotlib.rc_context({"svg.hashsalt": "pseldnets"}):
-        figure.savefig(path, dpi=90)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90)
