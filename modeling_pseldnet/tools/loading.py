@@ -148,10 +148,13 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
         own_config = read_config(base)
-        same_classes = own_config.id2label == config.id2label
-        network, loading = PSELDNetForSELD.from_pretrained(
-            base, config=config if same_classes else own_config, **AND_TELL
+        # A threshold changes nothing in a network.
+        same = all(
+            getattr(own_config, name) == getattr(config, name)
+            for name in ("id2label", *PSELDNetConfig.__annotations__)
+            if name != "threshold"
         )
+        network, loading = PSELDNetForSELD.from_pretrained(base, config=config if same else own_config, **AND_TELL)
     except OSError as error:
         raise ValueError(
             f"it is an adapter for {base}, which cannot be loaded: put that model there, or write its place to"
@@ -160,10 +163,10 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     # The base may lack what the adapter has itself, such as heads for other classes.
     own_modules = adapter.get("modules_to_save") or ()
     _check_complete(loading, besides=own_modules)
-    if not same_classes:
+    if not same:
         base_network, network = network, PSELDNetForSELD(config)
         report = transfer_from(network, base_network)
-        new = report.new or [f"heads.{network.output_format.class_heads[0]}"] * bool(report.new_classes)
+        new = report.new or [f"heads.{network.output_format.class_heads[0]}.weight"] * bool(report.new_classes)
         _check_complete({"missing_keys": new, "mismatched_keys": ()}, besides=own_modules)
     with warnings.catch_warnings():
         # PEFT only warns of weights that its file lacks.

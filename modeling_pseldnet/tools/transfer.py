@@ -14,6 +14,8 @@ from ..modeling_pseldnet import PSELDNetForSELD
 
 # An entry of a block of HTS-AT, and those that make what the block adds to its input.
 BLOCK = re.compile(r"(.*\.stages\.(\d+)\.blocks\.)(\d+)(\..*)")
+# What the names of entries have in them where PEFT has put an adapter around modules.
+OF_ADAPTERS = (".base_layer.", ".original_module.", ".parametrizations.")
 LAST_LAYERS = (".attention.o_proj.weight", ".attention.o_proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias")
 
 
@@ -105,8 +107,13 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
         match_classes: whether names tell which classes are the same; else all are new.
 
     Raises:
-        ValueError: the encoders differ, or entries of theirs do not fit; the message names them.
+        ValueError: the encoders differ, or entries of theirs do not fit; the message names them. Or the source has an
+            adapter in it that is not merged.
     """
+    if any(mark in name for name in source.state_dict() for mark in OF_ADAPTERS):
+        raise ValueError(
+            "the source has an adapter in it that cannot be merged with it: start from the model it was trained on"
+        )
     if model.config.backbone != source.config.backbone:
         raise ValueError(
             f"the weights are those of a {source.config.backbone} encoder, and the network has {model.config.backbone}"

@@ -73,6 +73,26 @@ def test_an_adapter_loads_by_every_way(adapter, write_recording):
     assert predict([str(write_recording()), "--model", str(folder), "--output", str(base)]) == 0
 
 
+@pytest.mark.parametrize("method", ["adapterbit", "lora"])
+@pytest.mark.parametrize("changes", [{"id2label": {0: "door", 1: "new"}}, {"depths": [2, 2, 1, 1]}])
+def test_an_adapter_over_a_network_that_was_made_from_its_base_loads(tmp_path, method, changes):
+    base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
+    base.save_pretrained(tmp_path / "base")
+    network, _ = load_for_transfer(tmp_path / "base", **changes)
+    model = changed(get_peft_model(network, METHODS[method]))
+    model.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(outputs(load(tmp_path / "adapter", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
+
+
+def test_a_network_is_not_made_from_one_with_an_adapter_in_it(adapter):
+    _, folder, _ = adapter
+    if json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA":
+        load_for_transfer(folder)
+        return
+    with pytest.raises(ValueError, match="start from the model it was trained on"):
+        load_for_transfer(folder)
+
+
 def test_an_adapter_that_transformers_would_load_in_part_is_refused_there(tmp_path):
     base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
     base.save_pretrained(tmp_path / "base")
