@@ -47,6 +47,7 @@ class Report:
         scene_seconds: how long each scene is.
         lively: test scenes in rooms of `LIVELY_RT60`.
         beside: another model, and what it found in the test scenes.
+        raised: what is found in the test scenes, and in those with nothing to report, at higher thresholds.
         usual_distance: what to say of each event to get the distances right without listening, metres.
     """
 
@@ -62,6 +63,7 @@ class Report:
     unlabelled: Heard | None = None
     music: Heard | None = None
     beside: tuple[PSELDNetForSELD, list[Events]] | None = None
+    raised: dict[float, dict[str, list[Events]]] = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
@@ -84,13 +86,13 @@ class Report:
         return seld_scores(references, found, count, variant=variant, groups=overlap, jackknife=True)
 
 
-def card(report: Report, trained_on: str, about_scenes: str, validation_scenes: int) -> str:
+def card(report: Report, validation_scenes: int, **texts: str) -> str:
     """The model card.
 
     Args:
-        trained_on: what the training was.
-        about_scenes: what the test scenes are.
         validation_scenes: how many scenes the thresholds were chosen on.
+        texts: what the training was (`trained_on`), on which `sounds`, and whether it was `taught`; what the test
+            scenes are (`about_scenes`).
     """
     config = report.model.config
     scores = report.scores_by_overlap(*report.test)
@@ -99,8 +101,7 @@ def card(report: Report, trained_on: str, about_scenes: str, validation_scenes: 
         classes=len(report.labels),
         labels=", ".join(report.labels),
         millions=f"{report.model.num_parameters() / 1e6:.1f}",
-        trained_on=trained_on,
-        about_scenes=about_scenes,
+        **texts,
         sampling_rate=config.sampling_rate,
         window_seconds=config.window_seconds,
         scenes=len(report.test[0]),
@@ -205,23 +206,43 @@ def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_sec
     return count * 3600 / (len(found) * scene_seconds)
 
 
+# What there is to be reported in scenes with nothing but sounds of no class, music or noise.
+NOTHING = {
+    "unlabelled": "sounds of no class, one after the other, at the levels of the scenes",
+    "music": "music, one piece after the other: events of classes that are not of music",
+    "noise": "noise alone",
+}
+
+
 def false_alarms(report: Report) -> str:
-    """The table of events an hour where there is nothing to report."""
-    of_music = [n for n, label in enumerate(report.labels) if label in OF_MUSIC]
-    scenes = [
-        ("sounds of no class, one after the other, at the levels of the scenes", report.unlabelled, []),
-        ("music, one piece after the other: events of classes that are not of music", report.music, of_music),
-        ("noise alone", report.noise, []),
+    """The table of events an hour where there is nothing to report, and what higher thresholds make of them."""
+    rows = [
+        [title, f"{_alarms_per_hour(report, name, getattr(report, name)[1]):.0f}"]
+        for name, title in NOTHING.items()
+        if getattr(report, name)
     ]
-    rows = []
-    for name, heard, passed_over in scenes:
-        if heard:
-            found = [events[~np.isin(events.class_id, passed_over)] for events in heard[1]]
-            count = events_per_hour(found, report.model.config.id2label, report.scene_seconds)
-            rows.append([name, f"{count:.0f}"])
-    return "What it reports where none of its classes is, or none but music:\n\n" + markdown_table(
-        ["scenes", "events an hour"], rows
-    )
+    text = "What it reports where none of its classes is, or none but music:\n\n"
+    text += markdown_table(["scenes", "events an hour"], rows)
+    if not report.raised:
+        return text
+    names = [name for name in NOTHING if name in next(iter(report.raised.values()))]
+    rows = [
+        [
+            f"{threshold:g}",
+            f"{seld_scores(report.test[0], found['test'], len(report.labels))['macro']['F']:.3f}",
+            *(f"{_alarms_per_hour(report, name, found[name]):.0f}" for name in names),
+        ]
+        for threshold, found in report.raised.items()
+    ]
+    heading = ["`--threshold`", "F20, all scenes", *(f"{NOTHING[name].partition(',')[0]}, an hour" for name in names)]
+    careful = markdown_table(heading, rows)
+    return f"{text}\n\nWith one threshold for all classes, a higher one is more careful:\n\n{careful}"
+
+
+def _alarms_per_hour(report: Report, name: str, found: Sequence[Events]) -> float:
+    passed_over = [n for n, label in enumerate(report.labels) if label in OF_MUSIC] if name == "music" else []
+    kept = [events[~np.isin(events.class_id, passed_over)] for events in found]
+    return events_per_hour(kept, report.model.config.id2label, report.scene_seconds)
 
 
 def _beside(report: Report) -> str:

@@ -70,6 +70,8 @@ def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(progr
     assert "\n| 1.0–2.0 s (4 other scenes) |" in card
     assert "relative distance error" in card
     assert "\n| noise alone |" in card
+    assert "\n| 0.9 | " in card
+    assert "- Trained on the sounds in `events`, placed in rooms.\n" in card
     assert (made / "confusion.png").stat().st_size > 1000
 
 
