@@ -78,6 +78,23 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+class Draws:
+    """Whole numbers at random that follow from the seed of a run, the epoch and an index alone, as a resumed run needs
+    them; whichever worker draws."""
+
+    def __init__(self):
+        self.seed = torch.initial_seed()
+        # Workers that outlast an epoch have a copy of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __call__(self, index: int, count: int) -> int:
+        """A number below `count`."""
+        return int(np.random.default_rng((self.seed, int(self._epoch), index)).integers(count))
+
+
 class MixedWindows(Dataset):
     """Windows, then so many drawn at random of another data set that they are a share of all.
 
@@ -90,11 +107,14 @@ class MixedWindows(Dataset):
     def __init__(self, windows: Dataset, others: Dataset, share: float, class_numbers: np.ndarray | None = None):
         self.windows, self.others, self.class_numbers = windows, others, class_numbers
         self.count = round(len(windows) * share / (1 - share))
+        self.draws = Draws()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses what is rendered, where the others are."""
-        if hasattr(self.others, "set_epoch"):
-            self.others.set_epoch(epoch)
+        """Chooses the others, and what is rendered, where they are."""
+        self.draws.set_epoch(epoch)
+        for part in (self.windows, self.others):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.windows) + self.count
@@ -102,7 +122,7 @@ class MixedWindows(Dataset):
     def __getitem__(self, index: int) -> dict:
         if index < len(self.windows):
             return self.windows[index]
-        item = self.others[int(torch.randint(len(self.others), ()))]
+        item = self.others[self.draws(index, len(self.others))]
         if self.class_numbers is None:
             return item
         events = item["events"]
@@ -209,6 +229,11 @@ class ReadableWindows(Dataset):
     def __init__(self, windows: Dataset):
         self.windows = windows
 
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses what is drawn at random."""
+        if hasattr(self.windows, "set_epoch"):
+            self.windows.set_epoch(epoch)
+
     def __len__(self) -> int:
         return len(self.windows)
 
@@ -277,6 +302,11 @@ class MonoClips(Dataset):
 
     def __init__(self, sounds: SoundBank, numbers: Sequence[int], window_frames: int):
         self.sounds, self.numbers, self.window_frames = sounds, numbers, window_frames
+        self.draws = Draws()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the times."""
+        self.draws.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -286,7 +316,7 @@ class MonoClips(Dataset):
         frame_samples = round(FRAME_SECONDS * self.sounds.sampling_rate)
         sound = self.sounds.read(number)[: self.window_frames * frame_samples]
         length = -(-len(sound) // frame_samples)
-        first = int(torch.randint(self.window_frames - length + 1, ()))
+        first = self.draws(index, self.window_frames - length + 1)
         waveform = np.zeros((1, self.window_frames * frame_samples), dtype=np.float32)
         waveform[0, first * frame_samples :][: len(sound)] = sound
         frame, same = np.arange(first, first + length), np.ones(length)

@@ -180,12 +180,13 @@ def write_recipe(recipe: Recipe, path: Path, names_only: bool = False) -> None:
     """
     values = {name: value for name, value in asdict(recipe).items() if name not in ("name", "train", "eval")}
     values["data"] = {"source": recipe.train.source, "train": asdict(recipe.train), "eval": asdict(recipe.eval)}
-    write_atomically(path, recipe_text(_without_folders(values) if names_only else values))
+    write_atomically(path, recipe_text(without_folders(values) if names_only else values))
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
+    """A value, or values, with files and folders of this machine named without where they lie."""
     if isinstance(value, dict):
-        return {key: _without_folders(entry) for key, entry in value.items()}
+        return {key: without_folders(entry) for key, entry in value.items()}
     if not isinstance(value, str) or "/" not in value:
         return value
     path = Path(value).expanduser()

@@ -151,8 +151,9 @@ class WindowTeacher:
 
     @torch.no_grad()
     def __call__(self, waveform: Tensor) -> Answers:
-        """Answers to windows (batch, channels, samples), of which the first channel is heard."""
-        return Answers(*self.teacher(self.resample(waveform[:, 0])))
+        """Answers to windows (batch, channels, samples), of which the first channel is heard; of stereo the mean."""
+        heard = waveform.mean(1) if waveform.shape[1] == 2 else waveform[:, 0]
+        return Answers(*self.teacher(self.resample(heard)))
 
     def patch_weights(self, window_frames: int) -> Tensor:
         """The share that each label frame has in each patch, (patches, window_frames); rows add up to 1."""

@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
 
-from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, write_recipe
+from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, without_folders, write_recipe
 
 
 if TYPE_CHECKING:
@@ -217,6 +218,82 @@ def read_teacher(recipe: Recipe) -> Teacher | None:
     return load_teacher(recipe.teacher.module)
 
 
+# Scores of which more is better, and others; both also as micro_… and ov1_….
+HIGHER_IS_BETTER = ("F", "LR", "F_onscreen", "OnscreenAccuracy")
+LOWER_IS_BETTER = ("loss", "SELD", "ER", "LE", "AngE", "DistE", "RelDistE")
+
+
+def is_better_higher(metric: str) -> bool:
+    """Whether more of a metric of the evaluation is better.
+
+    Raises:
+        ValueError: there is no such metric.
+    """
+    name = re.sub(r"^(micro|ov\d+)_", "", metric.removeprefix("eval_"))
+    if name not in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER) and not name.endswith("loss"):
+        known = ", ".join((*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
+        raise ValueError(f"training.metric_for_best_model {metric!r} is no score: use {known}, or one as micro_F")
+    return name in HIGHER_IS_BETTER
+
+
+# What decides of an update how it is, and may not change when a run goes on.
+OF_UPDATES = (
+    "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
+    "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon",
+)  # fmt: skip
+
+
+def check_same_run(recipe: Recipe, path: Path) -> None:
+    """Refuses to go on with a run that was begun by another recipe; epochs, evaluation and saving may be others.
+
+    Args:
+        path: the recipe that the run was begun by, as it was written.
+
+    Raises:
+        ValueError: a value that decides what is learnt is another; the message names it.
+    """
+    if not path.is_file():
+        return
+    known, now = (_of_learning(part) for part in (read_recipe(path), recipe))
+    for key in sorted(known.keys() | now.keys()):
+        if known.get(key) not in (now.get(key), without_folders(now.get(key))):
+            raise ValueError(
+                f"{path.parent} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
+                " or give another training.output_dir"
+            )
+
+
+def _of_learning(recipe: Recipe) -> dict[str, object]:
+    """What decides what a run learns, by its key."""
+    values = dataclasses.asdict(recipe)
+    sections = {name: values[name] for name in ("model", "features", "peft", "augmentation", "teacher", "schedule")}
+    sections["schedule"].pop("patience")
+    sections["data.train"] = {name: value for name, value in values["train"].items() if name != "cache_dir"}
+    sections["training"] = {name: recipe.training[name] for name in OF_UPDATES if name in recipe.training}
+    return {f"{name}.{key}": value for name, part in sections.items() for key, value in (part or {}).items()}
+
+
+def check_schedule(recipe: Recipe) -> None:
+    """Refuses options of training that the schedule of a recipe would pass over.
+
+    Raises:
+        ValueError: there are any, or the schedule makes no sense; the message says what to do.
+    """
+    schedule, training = recipe.schedule, recipe.training
+    for name in ("step_epochs", "patience"):
+        if (value := getattr(schedule, name)) is not None and value < 1:
+            raise ValueError(f"schedule.{name} must be at least 1, not {value}")
+    if schedule.patience and training.get("eval_strategy", "no") == "no":
+        raise ValueError("schedule.patience counts evaluations, and training.eval_strategy is no: set it epoch")
+    for key, passed_over in (
+        ("step_epochs", ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")),
+        ("muon_learning_rate", ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")),
+    ):
+        given = [f"training.{name}" for name in passed_over if name in training]
+        if given and getattr(schedule, key) is not None:
+            raise ValueError(f"{', '.join(given)} would be passed over for schedule.{key}: set that null")
+
+
 def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """Loads the data and makes the model of a recipe.
 
@@ -233,6 +310,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(
             "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
         )
+    check_schedule(recipe)
     import torch
     from transformers import TrainingArguments, set_seed
 
@@ -246,6 +324,9 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
 
     # transformers takes bf16 on a CPU only where that is asked for.
     defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}
+    defaults |= {"restore_callback_states_from_checkpoint": True}
+    if metric := recipe.training.get("metric_for_best_model"):
+        defaults["greater_is_better"] = is_better_higher(metric)
     args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
     set_seed(args.seed)
     start = read_start(recipe.model.get("pretrained"))
@@ -329,6 +410,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         if checkpoint is not None and not resume:
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
         if checkpoint is not None:
+            check_same_run(recipe, Path(args.output_dir) / "recipe.yaml")
             check_epochs(trainer, Path(checkpoint))
     resolved = Path(args.output_dir) / "recipe.yaml"
     # Scoring leaves that of the training in the same folder.

@@ -368,7 +368,9 @@ class SELDTrainer(SavingTrainer):
         return f"{self.variant}, {len(self.predictions)} recordings\n{table}"
 
     def save_predictions(self, folder: Path) -> None:
-        """Writes what the last evaluation found, a DCASE CSV a recording."""
+        """Writes what the last evaluation found, a DCASE CSV a recording, in place of those of an earlier one."""
+        for path in folder.rglob("*.csv"):
+            path.unlink()
         for name, events in self.predictions.items():
             path = folder / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)

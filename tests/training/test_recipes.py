@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import status_of
 from training.augmentation import AugMix
 from training.recipes import packaged_recipes, read_recipe, write_recipe
-from training.train import main
+from training.train import check_same_run, check_schedule, is_better_higher, main
 
 
 # Batch size, learning rate, epochs to a step, epochs, augmentation methods: the published ones.
@@ -38,6 +38,55 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.warmup_steps=3"], r"training\.warmup_steps would be passed over for schedule\.step_epochs"),
+        (
+            ["schedule.step_epochs=null", "schedule.muon_learning_rate=0.02", "training.optim=sgd"],
+            r"training\.optim would be passed over for schedule\.muon",
+        ),
+        (["schedule.step_epochs=0"], "at least 1"),
+        (["schedule.patience=2", "training.eval_strategy=no"], "counts evaluations"),
+    ],
+)
+def test_a_schedule_passes_over_nothing_in_silence(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        check_schedule(read_recipe("synth_accdoa", overrides))
+
+
+def test_every_packaged_schedule_goes_with_its_training():
+    for name in packaged_recipes():
+        check_schedule(read_recipe(name))
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"), [("SELD", False), ("F", True), ("eval_micro_LR", True), ("ov2_LE", False), ("loss", False)]
+)
+def test_the_best_model_is_that_with_more_of_a_score_where_more_is_better(metric, higher):
+    assert is_better_higher(metric) is higher
+
+
+def test_a_metric_that_there_is_not_is_refused_at_once():
+    with pytest.raises(ValueError, match="'accuracy' is no score"):
+        is_better_higher("accuracy")
+
+
+def test_a_run_goes_on_by_its_own_recipe_alone(tmp_path):
+    begun = ["data.data_dir=sounds", "teacher.module=tagger.py", "training.output_dir=runs/a"]
+    write_recipe(read_recipe("default_model", begun), tmp_path / "recipe.yaml")
+    longer = [
+        "training.num_train_epochs=99",
+        "training.output_dir=runs/b",
+        "data.eval.scenes=3",
+        "schedule.patience=2",
+    ]
+    check_same_run(read_recipe("default_model", [*begun, *longer]), tmp_path / "recipe.yaml")
+    for other in ("data.data_dir=mine", "teacher.module=null", "training.learning_rate=1e-5", "model.embed_dim=32"):
+        with pytest.raises(ValueError, match=re.escape(other.partition("=")[0].replace("data.", "data.train."))):
+            check_same_run(read_recipe("default_model", [*begun, other]), tmp_path / "recipe.yaml")
+
+
 def test_there_is_a_recipe_for_each_published_experiment():
     own = ("default_model", "data_efficiency/", "dcase2025/", "starss23/distance")
     assert [name for name in packaged_recipes() if not name.startswith(own)] == sorted(PUBLISHED)
@@ -53,7 +102,7 @@ def test_recipe_has_the_published_hyper_parameters(name):
     assert (recipe.schedule.step_epochs, recipe.schedule.gamma) == (step_epochs, 0.1)
     assert training["num_train_epochs"] == epochs
     assert (training["weight_decay"], training["max_grad_norm"], training["seed"]) == (0.01, 1.0, 2024)
-    assert (training["metric_for_best_model"], training["greater_is_better"]) == ("SELD", False)
+    assert training["metric_for_best_model"] == "SELD"
     assert ("pretrained" in recipe.model) == ("finetune" in name or "adapterbit" in name)
     assert (recipe.peft is not None) == ("adapterbit" in name)
     assert recipe.train.mono == ("mono" in name)

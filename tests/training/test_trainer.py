@@ -586,6 +586,24 @@ def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, sound_f
         assert item["waveform"].shape == ((4 if source == "scenes" else 1), 24000)
 
 
+def test_what_is_drawn_follows_from_epoch_and_index_as_resumed_runs_need_it(tiny_data, sound_folder, tmp_path):
+    clips = DataRecipe("mono_clips", data_dir=str(sound_folder / "sounds"))
+    own = {"data_dir": str(tiny_data), "cache_dir": str(tmp_path)}
+    mixed = DataRecipe("synthetic_seld", **own, mix_in={"share": 0.5, **own})
+    for recipe in (clips, mixed):
+        torch.manual_seed(0)
+        windows = load_windows(recipe, 1.0).dataset
+        last = len(windows) - 1
+        drawn = []
+        for epoch in (0, 1, 2, 1):
+            windows.set_epoch(epoch)
+            # As the generator of another worker, or of a process that goes on.
+            torch.manual_seed(len(drawn))
+            drawn.append([(item["recording"], item["events"].frame.min()) for item in (windows[0], windows[last])])
+        assert drawn[1] == drawn[3]
+        assert len({str(items) for items in drawn}) > 1
+
+
 def test_features_are_made_once_and_kept_in_memory(train, tiny_data, tiny_overrides, tmp_path):
     trainer = train("data.train.keep_features=true", "training.num_train_epochs=1")
     windows = load_windows(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path)).train, 1).dataset
