@@ -102,10 +102,18 @@ class MixedWindows(Dataset):
         windows, others: data sets as of [`Windows`].
         share: of the others among all, below 1.
         class_numbers: the class here of each of the others', (classes,); the same by default.
+        mono: whether first channels alone are wanted, as isolated sounds have no others.
     """
 
-    def __init__(self, windows: Dataset, others: Dataset, share: float, class_numbers: np.ndarray | None = None):
-        self.windows, self.others, self.class_numbers = windows, others, class_numbers
+    def __init__(
+        self,
+        windows: Dataset,
+        others: Dataset,
+        share: float,
+        class_numbers: np.ndarray | None = None,
+        mono: bool = False,
+    ):
+        self.windows, self.others, self.class_numbers, self.mono = windows, others, class_numbers, mono
         self.count = round(len(windows) * share / (1 - share))
         self.draws = Draws()
 
@@ -120,10 +128,11 @@ class MixedWindows(Dataset):
         return len(self.windows) + self.count
 
     def __getitem__(self, index: int) -> dict:
-        if index < len(self.windows):
-            return self.windows[index]
-        item = self.others[self.draws(index, len(self.others))]
-        if self.class_numbers is None:
+        is_other = index >= len(self.windows)
+        item = self.others[self.draws(index, len(self.others))] if is_other else self.windows[index]
+        if self.mono:
+            item = item | {"waveform": item["waveform"][:1]}
+        if not is_other or self.class_numbers is None:
             return item
         events = item["events"]
         return item | {"events": events.replace(class_id=self.class_numbers[events.class_id])}
@@ -149,7 +158,7 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     numbers = (
         None if others.class_names == windows.class_names else class_mapping(others.class_names, windows.class_names)
     )
-    return replace(windows, dataset=MixedWindows(windows.dataset, others.dataset, share, numbers))
+    return replace(windows, dataset=MixedWindows(windows.dataset, others.dataset, share, numbers, windows.mono))
 
 
 def load_windows(

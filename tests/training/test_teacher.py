@@ -56,6 +56,13 @@ def test_a_network_learns_the_answers_and_a_resumed_one_the_same(recipe_of, tmp_
         run(recipe_of(*options, output_dir=tmp_path / "resumed"), resume=True)
 
 
+def test_of_stereo_the_teacher_hears_both_channels(tagger):
+    teacher = WindowTeacher(load_teacher(str(tagger)), 24000, 1.0)
+    right = torch.stack([torch.zeros(24000), 0.1 * torch.randn(24000, generator=torch.Generator().manual_seed(0))])
+    for found, expected in zip(teacher(right[None]), teacher(right.mean(0)[None, None]), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_the_teacher_hears_the_pressure_of_scenes_before_they_are_changed(recipe_of):
     trainer = build_trainer(
         recipe_of("augmentation={copies: 1, rotation: {probability: 1.0}, spec_augment: {}, filter_augment: {}}")

@@ -590,6 +590,10 @@ def test_what_is_drawn_follows_from_epoch_and_index_as_resumed_runs_need_it(tiny
     clips = DataRecipe("mono_clips", data_dir=str(sound_folder / "sounds"))
     own = {"data_dir": str(tiny_data), "cache_dir": str(tmp_path)}
     mixed = DataRecipe("synthetic_seld", **own, mix_in={"share": 0.5, **own})
+    sounds = {"source": "mono_clips", "data_dir": str(sound_folder / "sounds")}
+    with_clips = DataRecipe("synthetic_seld", **own, mono=True, mix_in={"share": 0.5, **sounds})
+    windows = load_windows(with_clips, 1.0).dataset
+    assert {windows[index]["waveform"].shape for index in range(len(windows))} == {(1, 24000)}
     for recipe in (clips, mixed):
         torch.manual_seed(0)
         windows = load_windows(recipe, 1.0).dataset

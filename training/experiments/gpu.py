@@ -238,6 +238,8 @@ def run(options: argparse.Namespace) -> None:
         "training.disable_tqdm": "true",
     }
     recipe = read_recipe(options.recipe, [*(f"{key}={value}" for key, value in values.items()), *options.override])
+    if recipe.peft:
+        raise ValueError(f"the recipe {options.recipe} trains an adapter: this is for whole models")
     training = bool({"training", "table"} & set(parts))
     if training:
         # What is missing is told before the time is spent.
