@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassificat
 path = PATH
 AutoFeatureExtractor.from_pretrained("user/model")
 assert type(AutoModelForAudioFrameClassification.from_pretrained("user/model")) is modeling_pseldnet.PSELDNetForSELD
-assert main([path, "--model", "user/model", "--json"]) == 0
+assert main([path, "--model", "user/model", "--json", "--overwrite"]) == 0
 assert main([path, "--model", "user/none"]) == 2
 print(json.dumps(pipeline("sound-event-localization-and-detection", model="user/model")(path)))
 """
