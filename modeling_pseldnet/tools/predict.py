@@ -62,14 +62,16 @@ def output_stems(paths: list[str], output: Path, overwrite: bool = False) -> Ite
         for file in files:
             stem = output / (file.relative_to(path) if file != Path(path) else Path(file.name)).with_suffix("")
             csv = stem.with_name(f"{stem.name}.csv")
-            if stem not in taken:
-                taken[stem] = file
-                is_beside = csv.parent.resolve() == file.parent.resolve() and csv.exists() and not overwrite
-                problem = f"{file}: {csv} is there already: give another --output, or replace it with --overwrite"
-                yield file, ValueError(problem) if is_beside else stem
-            elif not taken[stem].samefile(file):
-                problem = f"{file}: its results would replace those of {taken[stem]}: give another --output"
-                yield file, ValueError(problem)
+            first = taken.setdefault(stem, file)
+            if first is not file:
+                if first.resolve() != file.resolve():
+                    problem = f"its results would replace those of {first}: give another --output"
+                    yield file, ValueError(f"{file}: {problem}")
+            elif not overwrite and csv.exists() and csv.parent.samefile(file.parent):
+                problem = f"{csv} is there already: give another --output, or replace it with --overwrite"
+                yield file, ValueError(f"{file}: {problem}")
+            else:
+                yield file, stem
 
 
 @contextmanager

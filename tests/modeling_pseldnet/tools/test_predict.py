@@ -208,6 +208,11 @@ def test_what_lies_beside_a_recording_is_replaced_only_when_asked_for(predict, w
     assert labels.read_text() != "0,1,0,30,10\n"
 
 
+def test_a_file_that_is_named_twice_is_done_once_and_told_once(predict, write_recording, tmp_path):
+    status, out, error = predict(write_recording(), write_recording(), tmp_path / "none.wav", tmp_path / "none.wav")
+    assert (status, len(out.splitlines()), len(complaints(error))) == (2, 1, 1)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="names of files are text elsewhere")
 def test_names_of_files_may_be_any_bytes_and_look_like_mathematics(predict, write_recording, tmp_path):
     for name in (b"caf\xe9.wav", b"$_$^.wav"):
