@@ -47,7 +47,7 @@ FITTING = {
 
 
 def check_output(output: str | os.PathLike, overwrite: bool, made_from: str | os.PathLike | None = None) -> None:
-    """Refuses to replace a folder that is there and not empty, or a file, unless told to, and ever what is read.
+    """Refuses to replace a folder that is there and not empty, or a file, unless told to; never what is read.
 
     Raises:
         FileExistsError: it is there.

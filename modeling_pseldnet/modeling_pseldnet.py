@@ -222,6 +222,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     # The loss is a mean over the batch: Trainer must not scale it by a number of items.
     accepts_loss_kwargs = False
     model_tags = TAGS
+    # What PEFT made of the network, if an adapter that cannot be merged was loaded with it: saves the adapter.
+    peft_model = None
 
     def __init__(self, config: PSELDNetConfig, *args, **kwargs):
         if config.name_or_path and Path(config.name_or_path).absolute() == _DEFAULT_MODEL.absolute():
@@ -273,8 +275,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         Of a model with an adapter, of `load_adapter` or of [`load`], the adapter alone is saved, with the config,
         which names classes.
         """
-        if "peft_model" in self.__dict__:
-            self.__dict__["peft_model"].save_pretrained(save_directory, is_main_process=is_main_process)
+        if self.peft_model is not None:
+            self.peft_model.save_pretrained(save_directory, is_main_process=is_main_process)
             return
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
@@ -288,7 +290,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""
         from .hub_folder import complete_folder, save_for_adapter
 
-        if getattr(self, "_hf_peft_config_loaded", False) or "peft_model" in self.__dict__:
+        if getattr(self, "_hf_peft_config_loaded", False) or self.peft_model is not None:
             save_for_adapter(self.config, folder)
         else:
             complete_folder(self, folder, name)

@@ -92,7 +92,7 @@ def _record(events: Events, id2label: dict[int, str]) -> dict:
         "offset": _rounded((events.frame[-1] + 1) * FRAME_SECONDS),
         "label": id2label[int(events.class_id[0])],
         "track": int(events.track[0]),
-        "azimuth": _rounded(round_azimuth(azimuth)),
+        "azimuth": float(round_azimuth(azimuth)),
         "elevation": _rounded(elevation),
         **beside,
         "confidence": None if events.confidence is None else _rounded(min(events.confidence.mean(), 1.0), 3),

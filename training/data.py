@@ -78,24 +78,38 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-class Draws:
-    """Whole numbers at random that follow from the seed of a run, the epoch and an index alone, as a resumed run needs
-    them; whichever worker draws."""
+class ByEpoch(Dataset):
+    """Windows of which those of another epoch are others.
+
+    What they are follows from the seed of the run, the epoch and an index alone, whichever worker draws, as a run that
+    goes on within an epoch needs it.
+    """
 
     def __init__(self):
         self.seed = torch.initial_seed()
         # Workers that outlast an epoch have a copy of all else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
+        """Chooses what is given from now on, by workers that are at work too."""
         self._epoch.fill_(epoch)
 
-    def __call__(self, index: int, count: int) -> int:
-        """A number below `count`."""
-        return int(np.random.default_rng((self.seed, int(self._epoch), index)).integers(count))
+    def draw(self, index: int, count: int) -> int:
+        """A whole number below `count`."""
+        return int(np.random.default_rng((self.seed, self.epoch, index)).integers(count))
 
 
-class MixedWindows(Dataset):
+def _set_epoch(windows: Dataset, epoch: int) -> None:
+    """As [`ByEpoch.set_epoch`], where the windows of epochs differ."""
+    if hasattr(windows, "set_epoch"):
+        windows.set_epoch(epoch)
+
+
+class MixedWindows(ByEpoch):
     """Windows, then so many drawn at random of another data set that they are a share of all.
 
     Args:
@@ -113,29 +127,28 @@ class MixedWindows(Dataset):
         class_numbers: np.ndarray | None = None,
         mono: bool = False,
     ):
+        super().__init__()
         self.windows, self.others, self.class_numbers, self.mono = windows, others, class_numbers, mono
         self.count = round(len(windows) * share / (1 - share))
-        self.draws = Draws()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the others, and what is rendered, where they are."""
-        self.draws.set_epoch(epoch)
-        for part in (self.windows, self.others):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+        """Chooses which of the others are given, and what both draw themselves."""
+        super().set_epoch(epoch)
+        _set_epoch(self.windows, epoch)
+        _set_epoch(self.others, epoch)
 
     def __len__(self) -> int:
         return len(self.windows) + self.count
 
     def __getitem__(self, index: int) -> dict:
-        is_other = index >= len(self.windows)
-        item = self.others[self.draws(index, len(self.others))] if is_other else self.windows[index]
-        if self.mono:
-            item = item | {"waveform": item["waveform"][:1]}
-        if not is_other or self.class_numbers is None:
-            return item
-        events = item["events"]
-        return item | {"events": events.replace(class_id=self.class_numbers[events.class_id])}
+        if index < len(self.windows):
+            item = self.windows[index]
+        else:
+            item = self.others[self.draw(index, len(self.others))]
+            if self.class_numbers is not None:
+                events = item["events"]
+                item = item | {"events": events.replace(class_id=self.class_numbers[events.class_id])}
+        return item | {"waveform": item["waveform"][:1]} if self.mono else item
 
 
 def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num_workers: int) -> Windows:
@@ -239,9 +252,8 @@ class ReadableWindows(Dataset):
         self.windows = windows
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses what is drawn at random."""
-        if hasattr(self.windows, "set_epoch"):
-            self.windows.set_epoch(epoch)
+        """Passes it on."""
+        _set_epoch(self.windows, epoch)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -259,7 +271,7 @@ class ReadableWindows(Dataset):
         raise OSError(f"{MAX_UNREADABLE} windows in a row cannot be used, the last of them: {problem}")
 
 
-class RenderedScenes(Dataset):
+class RenderedScenes(ByEpoch):
     """Scenes rendered when they are asked for; those of another epoch are others.
 
     In evaluation there are no epochs, and each scene is a recording: `recording` (count,) has their numbers.
@@ -275,21 +287,16 @@ class RenderedScenes(Dataset):
     def __init__(
         self, scene_set: SceneSet, count: int, device: str | torch.device | None = None, num_workers: int = 0
     ):
+        super().__init__()
         self.bank = SceneBank(scene_set, device=device or "cpu", progress=True, num_workers=num_workers)
         self.count, self.mixed_later = count, device is not None
         self.recording = np.arange(count)
-        # Workers that outlast an epoch have a copy of all else.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the scenes that are given from now on, by workers that are at work too."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict:
-        number = int(self._epoch) * self.count + index
+        number = self.epoch * self.count + index
         scene = self.bank.scene_set.scene(number)
         num_frames = round(self.bank.scene_set.recipe.scene_seconds / FRAME_SECONDS)
         events = self.bank.scene_set.labels(scene)
@@ -303,19 +310,15 @@ class RenderedScenes(Dataset):
         }
 
 
-class MonoClips(Dataset):
+class MonoClips(ByEpoch):
     """Isolated sounds, each at a random time in a window of silence; longer ones are cut.
 
     The waveform has one channel, and the events no direction yet: see `augmentation.place_mono`.
     """
 
     def __init__(self, sounds: SoundBank, numbers: Sequence[int], window_frames: int):
+        super().__init__()
         self.sounds, self.numbers, self.window_frames = sounds, numbers, window_frames
-        self.draws = Draws()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the times."""
-        self.draws.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -325,7 +328,7 @@ class MonoClips(Dataset):
         frame_samples = round(FRAME_SECONDS * self.sounds.sampling_rate)
         sound = self.sounds.read(number)[: self.window_frames * frame_samples]
         length = -(-len(sound) // frame_samples)
-        first = self.draws(index, self.window_frames - length + 1)
+        first = self.draw(index, self.window_frames - length + 1)
         waveform = np.zeros((1, self.window_frames * frame_samples), dtype=np.float32)
         waveform[0, first * frame_samples :][: len(sound)] = sound
         frame, same = np.arange(first, first + length), np.ones(length)

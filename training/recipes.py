@@ -96,6 +96,11 @@ class Schedule:
     patience: int | None = None
     muon_learning_rate: float | None = None
 
+    def validate_counts(self):
+        for name in ("step_epochs", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"schedule.{name} must be at least 1, not {value}")
+
 
 @strict
 @dataclass

@@ -274,15 +274,12 @@ def _of_learning(recipe: Recipe) -> dict[str, object]:
 
 
 def check_schedule(recipe: Recipe) -> None:
-    """Refuses options of training that the schedule of a recipe would pass over.
+    """Refuses options of training that the schedule of a recipe would pass over, or cannot do without.
 
     Raises:
-        ValueError: there are any, or the schedule makes no sense; the message says what to do.
+        ValueError: there are any; the message says what to do.
     """
     schedule, training = recipe.schedule, recipe.training
-    for name in ("step_epochs", "patience"):
-        if (value := getattr(schedule, name)) is not None and value < 1:
-            raise ValueError(f"schedule.{name} must be at least 1, not {value}")
     if schedule.patience and training.get("eval_strategy", "no") == "no":
         raise ValueError("schedule.patience counts evaluations, and training.eval_strategy is no: set it epoch")
     for key, passed_over in (

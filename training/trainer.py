@@ -287,12 +287,11 @@ class SELDTrainer(SavingTrainer):
         losses: dict[str, float] = {}
         recordings, kept = [], [] if not prediction_loss_only else None
         windows = self._predict_windows(model, dataloader, losses, kept)
-        hop = getattr(dataloader.dataset.dataset, "hop", 0)
+        hop, threshold = getattr(dataloader.dataset.dataset, "hop", 0), np.asarray(model.config.threshold)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
             heard = (
                 (Window(w["start_frame"], w["outputs"], w["peak"]), w["num_frames"], w["events"]) for w in of_recording
             )
-            threshold = np.asarray(model.config.threshold)
             recordings.append((name, *join_windows(model.output_format, heard, hop, threshold)))
         num_windows = len(dataloader.dataset)
         indices = dataloader.dataset.indices

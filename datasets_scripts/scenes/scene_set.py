@@ -416,13 +416,12 @@ def read_interference(recipe: SceneRecipe) -> SoundBank:
     return replace(bank, class_names=("interference",), sounds=sounds).measure()
 
 
-def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
-    """The set that `describe` told of; `sounds` is the same bank, measured or not.
+def measured_as_told(sounds: SoundBank, told: dict) -> SoundBank:
+    """The bank with all that `describe` told of its sounds, which need not be measured again.
 
     Raises:
-        ValueError: the sounds are not those that the set was made from, or one was edited since.
+        ValueError: they are not the sounds that it told of, or one was edited since.
     """
-    told = values["sounds"]
     names = [name for name, *_ in told["files"]]
     if names != [sound.name for sound in sounds.sounds] or list(told["class_names"]) != list(sounds.class_names):
         raise ValueError(f"the sounds in {sounds.source} are not those that these scenes were made from")
@@ -434,8 +433,17 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
         if digest and digest != sounds.digest(number):
             raise ValueError(f"{sound.name} in {sounds.source} was edited since these scenes were made")
         measured.append(replace(sound, recording=recording, start=start, stop=stop, digest=digest, split=split))
+    return replace(sounds, sounds=tuple(measured))
+
+
+def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
+    """The set that `describe` told of; `sounds` is the same bank, measured or not.
+
+    Raises:
+        ValueError: the sounds are not those that the set was made from, or one was edited since.
+    """
     recipe = scene_recipe_from_dict(values["recipe"])
-    made = SceneSet(recipe, replace(sounds, sounds=tuple(measured)), values["seed"], values["split"])
+    made = SceneSet(recipe, measured_as_told(sounds, values["sounds"]), values["seed"], values["split"])
     if not is_same_bank(values.get("interference"), made.interference and _describe_bank(made.interference)):
         raise ValueError(f"the sounds in {recipe.interference.folder} are not those that these scenes were made from")
     return made

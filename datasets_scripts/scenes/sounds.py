@@ -275,11 +275,8 @@ def _read_source_table(path: Path) -> dict[str, dict[str, str]]:
             continue
         if not row.get("path") or not row.get("source_id", "").strip():
             raise ValueError(f"{path}, line {number}: expected a path and a source_id, separated by a tab")
-        name, recording, split = (
-            posixpath.normpath(row["path"].strip()),
-            row["source_id"].strip(),
-            row.get("split", "").strip(),
-        )
+        name = posixpath.normpath(row["path"].strip())
+        recording, split = row["source_id"].strip(), row.get("split", "").strip()
         if split not in ("", *SPLITS) or split == "all":
             raise ValueError(f"{path}, line {number}: split is {split!r}, expected train, validation, test or nothing")
         if (other := known.setdefault(name, {"recording": recording, "split": split})["recording"]) != recording:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.recipe import read_scene_recipe, scene_recipe_from_dict, scene_recipe_text
 from datasets_scripts.scenes.render import Renderer
-from datasets_scripts.scenes.scene_set import SceneSet, is_same_bank, scene_set_from_dict
+from datasets_scripts.scenes.scene_set import SceneSet, is_same_bank, measured_as_told, scene_set_from_dict
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
 from datasets_scripts.scenes.verify import verify
 from datasets_scripts.scenes.worker_pool import worker_pool
@@ -412,14 +412,11 @@ def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
     """The bank without silence; where the folder has a manifest with the same sounds, as that tells."""
     if folder.manifest.exists():
         with suppress(ValueError):
-            measured = read_manifest(folder.path, sounds).sounds.sounds
+            told = measured_as_told(sounds, _read_manifest(folder.path)["sounds"])
             # What a recording is, and in which split, is for the folder of sounds to say.
+            pairs = zip(told.sounds, sounds.sounds, strict=True)
             return replace(
-                sounds,
-                sounds=tuple(
-                    replace(sound, start=known.start, stop=known.stop, digest=known.digest)
-                    for sound, known in zip(sounds.sounds, measured, strict=True)
-                ),
+                told, sounds=tuple(replace(sound, recording=own.recording, split=own.split) for sound, own in pairs)
             )
     if workers <= 1:
         return sounds.measure()

@@ -96,16 +96,16 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     if len(widths) > 1:
         yield f"rows of {' and '.join(map(str, sorted(widths)))} columns: write all alike"
         return
+    cartesian = widths == {7}
     try:
         table = np.array([line.split(",") for line in rows], dtype=np.float64)
         if task.in_metres and widths == {6}:
             events = Events.from_rows(table)
         else:
-            events = read_csv(path, "cartesian" if widths == {7} else "polar")
+            events = read_csv(path, "cartesian" if cartesian else "polar")
     except ValueError as error:
         yield str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
         return
-    cartesian = widths == {7}
     if task.header is None and looks_cartesian(table) != cartesian:
         yield f"the scorer takes its columns for {task.columns[table.shape[1]]}, and the numbers look otherwise"
     elif task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):

@@ -241,11 +241,11 @@ def run(options: argparse.Namespace) -> None:
     if recipe.peft:
         raise ValueError(f"the recipe {options.recipe} trains an adapter: this is for whole models")
     training = bool({"training", "table"} & set(parts))
-    if training:
-        # What is missing is told before the time is spent.
-        sounds_from_folder(options.sounds)
-        read_teacher(recipe)
     if "tests" in parts:
+        if training:
+            # What is missing is told before the time is spent.
+            sounds_from_folder(options.sounds)
+            read_teacher(recipe)
         gpu_tests(output / "tests.txt")
     if not training:
         return
