@@ -1,14 +1,16 @@
 """Windows of fixed length over SELD recordings, read from disk when they are asked for."""
 
 import io
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import soundfile
 from datasets import Dataset
 
 from datasets_scripts.seld_builder import columns_to_events, count_frames
-from modeling_pseldnet.events import FRAME_SECONDS
+from modeling_pseldnet.events import FRAME_SECONDS, Events
 
 
 COLUMNS = ["id", "audio", "sampling_rate", "num_samples", "events"]
@@ -60,6 +62,16 @@ def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.n
     return samples.T
 
 
+def _read_events(value: pa.StructScalar) -> Events | None:
+    """A value of the column of events."""
+    if not value.is_valid:
+        return None
+    columns = {name: column.values for name, column in value.items()}
+    return columns_to_events(
+        {name: None if values is None else values.to_numpy(zero_copy_only=False) for name, values in columns.items()}
+    )
+
+
 class SegmentedDataset:
     """The windows of a data set of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
 
@@ -106,20 +118,19 @@ class SegmentedDataset:
     def __len__(self) -> int:
         return len(self.start)
 
+    def references(self) -> Iterator[tuple[str, Events | None]]:
+        """The id and the events of each recording; `None` where it has no labels."""
+        for recording in range(len(self.dataset)):
+            row = self.dataset[recording]
+            yield row["id"][0].as_py(), _read_events(row["events"][0])
+
     def __getitem__(self, index: int) -> dict:
         recording, start = int(self.recording[index]), int(self.start[index])
         row = {name: column[0] for name, column in zip(COLUMNS, self.dataset[recording].columns, strict=True)}
         sampling_rate, total = row["sampling_rate"].as_py(), row["num_samples"].as_py()
         first, length = (round(frames * FRAME_SECONDS * sampling_rate) for frames in (start, self.window))
-        events = None
-        if row["events"].is_valid:
-            columns = {name: column.values for name, column in row["events"].items()}
-            events = columns_to_events(
-                {
-                    name: None if values is None else values.to_numpy(zero_copy_only=False)
-                    for name, values in columns.items()
-                }
-            )
+        events = _read_events(row["events"])
+        if events is not None:
             events = events[(events.frame >= start) & (events.frame < start + self.window)]
             events = events.replace(frame=events.frame - start)
         return {

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from .modeling_pseldnet import PSELDNetForSELD, PSELDNetModel, PSELDNetPreTrainedModel
     from .pipeline_pseldnet import SoundEventLocalizationAndDetectionPipeline
     from .tools.fine_tuning import DataCollatorForSELD, SELDMetrics
-    from .tools.loading import load
+    from .tools.loading import load, load_for_transfer
     from .tools.published import load_published
     from .tools.stream import detect_stream
-    from .tools.transfer import load_for_transfer
 
 
 # A small network of 48 everyday sounds, trained on synthetic scenes; its README.md is its model card.
@@ -46,7 +45,7 @@ _MODULES = {
     "detect_stream": "tools.stream",
     "load": "tools.loading",
     "load_published": "tools.published",
-    "load_for_transfer": "tools.transfer",
+    "load_for_transfer": "tools.loading",
     "read_csv": "events",
     "write_csv": "events",
 }

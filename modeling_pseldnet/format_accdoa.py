@@ -260,14 +260,6 @@ def from_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([vectors[..., slots, :, :].sum(-3) for slots in (first, second, third)], dim=-3)
 
 
-def to_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Labels (…, 3, numbers, classes) to the published layout (…, 6, 1 + numbers, classes)."""
-    active = labels.ne(0).any(-2, keepdim=True).to(labels.dtype)
-    with_activity = torch.cat([active, labels], dim=-2)
-    count = active.sum(-3, keepdim=True)
-    return torch.cat([with_activity[..., :n, :, :] * (count == n) for n in (1, 2, 3)], dim=-3)
-
-
 @torch.no_grad()
 def assigned_labels(
     prediction: torch.Tensor, labels: torch.Tensor, num_axes: int = 3, joint_distance: bool = False

@@ -187,6 +187,8 @@ FEATURE_METHODS = {
     "filter_augment": filter_augment,
     "track_mix": track_mix,
 }
+# What the options of methods may be, if they have others than numbers from 0 up.
+LIMITS = {"probability": (0, 1), "beta": (0.001, np.inf), "points": (1, np.inf)}
 
 
 class AugMix:
@@ -201,7 +203,7 @@ class AugMix:
         methods: options of each method to use, by the names in the tables above: `crop={"boxes": 2}`.
 
     Raises:
-        ValueError: there is no such method or option.
+        ValueError: there is no such method or option, or it is out of range.
     """
 
     def __init__(self, copies: int = 2, original: bool = True, **methods: dict | None):
@@ -220,6 +222,11 @@ class AugMix:
                     raise ValueError(f"{name} has no option {option!r}: choose from {', '.join(parameters)}")
             if options is not None:
                 fit(options, {option: known[name].__annotations__[option] for option in parameters}, f"{name}.")
+            for option, value in (options or {}).items():
+                low, high = LIMITS.get(option, (0, np.inf))
+                if not low <= value <= high:
+                    allowed = f"at least {low}" if np.isinf(high) else f"from {low} to {high}"
+                    raise ValueError(f"{name}.{option} must be {allowed}, not {value}")
         if methods.get("rotation") and methods["rotation"].get("patterns", 48) not in ROTATION_PATTERNS:
             raise ValueError(f"rotation has {' or '.join(map(str, sorted(ROTATION_PATTERNS)))} patterns")
         self.copies, self.original = copies, original

@@ -227,6 +227,26 @@ def load_windows(
     )
 
 
+def check_references(windows: Windows, has_distance: bool) -> None:
+    """Refuses to evaluate on recordings that the scores cannot be told of, before a model is trained for that.
+
+    Args:
+        has_distance: whether distances are scored.
+
+    Raises:
+        ValueError: a recording has no labels, or they lack distances.
+    """
+    if not isinstance(windows.dataset, SegmentedDataset):
+        return
+    for name, events in windows.dataset.references():
+        if events is None:
+            raise ValueError(f"{name} has no labels to be scored by: choose another data.eval.split")
+        if has_distance and len(events) and (events.distance is None or not (events.distance > 0).all()):
+            raise ValueError(
+                f"{name} has events without a distance, which evaluation.variant scores: choose dcase2023 or pseldnets"
+            )
+
+
 def _choose(recordings, recipe: DataRecipe):
     """The part of the recordings that the recipe asks for."""
     if recipe.recordings is not None:

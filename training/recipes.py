@@ -40,8 +40,8 @@ class DataRecipe:
         scenes: rendered scenes an epoch, or to evaluate on.
         mix_in: fields of other data to mix in, and `share`, the part of the windows that are from there, drawn anew
             each epoch; its classes are matched by name, and may be fewer.
-        keep_features: make the features of all windows once, before training, and keep them in memory: about 0.9 MB
-            for ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
+        keep_features: make the features of all windows to train on once, and keep them in memory: about 0.9 MB for
+            ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
         interference_dir: of rendered scenes, the folder of sounds that are heard but not labelled; that of the scene
             recipe by default.
     """

@@ -115,6 +115,8 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     for method, options in (recipe.augmentation or {}).items():
         if options is not None and extractor.feature_type in UNFIT_FEATURES.get(method, ()):
             raise ValueError(f"augmentation.{method} does not go with {extractor.feature_type} features: set it null")
+        if isinstance(options, dict) and options.get("mel_bins", 0) >= extractor.feature_size:
+            raise ValueError(f"augmentation.{method}.mel_bins must be below {extractor.feature_size}, which there are")
     return extractor
 
 
@@ -291,6 +293,14 @@ def check_schedule(recipe: Recipe) -> None:
             raise ValueError(f"{', '.join(given)} would be passed over for schedule.{key}: set that null")
 
 
+def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
+    """Where results go; scores of another model than a run made do not take the place of that run's."""
+    folder = Path(recipe.training.get("output_dir") or f"runs/{recipe.name}")
+    if only_evaluate and (folder / "training_args.bin").exists():
+        folder /= "evaluation"
+    return str(folder)
+
+
 def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """Loads the data and makes the model of a recipe.
 
@@ -315,16 +325,16 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from modeling_pseldnet.tools.scores import VARIANTS
 
     from .augmentation import AugMix
-    from .data import keep_features, load_windows
+    from .data import check_references, keep_features, load_windows
     from .teacher import Distillation, WindowTeacher
     from .trainer import SELDTrainer
 
     # transformers takes bf16 on a CPU only where that is asked for.
-    defaults = {"output_dir": f"runs/{recipe.name}", "use_cpu": not torch.accelerator.is_available()}
-    defaults |= {"restore_callback_states_from_checkpoint": True}
+    defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
+    forced = {"output_dir": output_dir(recipe, only_evaluate), "remove_unused_columns": False}
     if metric := recipe.training.get("metric_for_best_model"):
         defaults["greater_is_better"] = is_better_higher(metric)
-    args = TrainingArguments(**{**defaults, **recipe.training, "remove_unused_columns": False})
+    args = TrainingArguments(**{**defaults, **recipe.training, **forced})
     set_seed(args.seed)
     start = read_start(recipe.model.get("pretrained"))
     teacher = None if only_evaluate else read_teacher(recipe)
@@ -337,6 +347,8 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
             None if only_evaluate else load_windows(recipe.train, seconds, device=device, num_workers=workers)
         )
         eval_windows = load_windows(recipe.eval, seconds, evaluation=True, num_workers=workers)
+    has_distance = VARIANTS[recipe.evaluation.variant].has_distance
+    check_references(eval_windows, has_distance)
     windows = train_windows or eval_windows
     if windows.sampling_rate != eval_windows.sampling_rate:
         raise ValueError("data.train and data.eval differ in sampling_rate")
@@ -350,7 +362,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor)
-    if VARIANTS[recipe.evaluation.variant].has_distance and not model.config.distance:
+    if has_distance and not model.config.distance:
         raise ValueError(
             f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or take"
             " dcase2023 or pseldnets"
@@ -365,8 +377,10 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(str(error)) from error
 
 
-def check_epochs(trainer: SELDTrainer, checkpoint: Path) -> None:
+def check_epochs(trainer: SELDTrainer, checkpoint: Path, patience: int | None = None) -> None:
     """Refuses to go on from a checkpoint whose updates are other parts of an epoch than those to come.
+
+    With one that stopped for want of `patience`, training is over.
 
     Raises:
         ValueError: data, batch size, gradient accumulation or number of processes are others; or it is broken.
@@ -384,6 +398,9 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path) -> None:
             f"{checkpoint} is {updates} updates and {epochs:.2f} epochs old, which does not fit epochs of {batches}"
             " batches: go on with the same data, batch size, gradient accumulation and number of processes"
         )
+    waited = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {}).get("attributes", {})
+    if patience and waited.get("early_stopping_patience_counter", 0) >= patience:
+        trainer.args.max_steps = updates
 
 
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
@@ -408,10 +425,9 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
         if checkpoint is not None:
             check_same_run(recipe, Path(args.output_dir) / "recipe.yaml")
-            check_epochs(trainer, Path(checkpoint))
+            check_epochs(trainer, Path(checkpoint), recipe.schedule.patience)
     resolved = Path(args.output_dir) / "recipe.yaml"
-    # Scoring leaves that of the training in the same folder.
-    if trainer.is_world_process_zero() and not (only_evaluate and resolved.exists()):
+    if trainer.is_world_process_zero():
         resolved.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, resolved, names_only=args.push_to_hub)
     if not only_evaluate:

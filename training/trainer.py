@@ -110,7 +110,7 @@ class SELDTrainer(SavingTrainer):
             and feature_extractor.feature_type == "logmel_iv"
         )
         self.mono = {True: bool(train_windows and train_windows.mono), False: bool(eval_windows and eval_windows.mono)}
-        self.step_epochs, self.gamma, self.variant = step_epochs, gamma, variant
+        self.step_epochs, self.gamma, self.variant, self.patience = step_epochs, gamma, variant, patience
         self._eval_numbers = eval_windows and eval_windows.class_numbers(labels)
         self.scores: dict = {}
         self.predictions: dict[str, Events] = {}
@@ -219,6 +219,13 @@ class SELDTrainer(SavingTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.distillation is not None and checkpoint is not None:
             self.distillation.load(checkpoint)
+
+    def _load_callback_state(self) -> None:
+        """As it was, but for the patience, which may be another when a run goes on."""
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience = self.patience
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         self._seen += inputs["recording"]

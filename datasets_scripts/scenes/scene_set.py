@@ -440,9 +440,12 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
     """The set that `describe` told of; `sounds` is the same bank, measured or not.
 
     Raises:
-        ValueError: the sounds are not those that the set was made from, or one was edited since.
+        ValueError: the sounds or the responses are not those that the set was made from, or one was edited since.
     """
     recipe = scene_recipe_from_dict(values["recipe"])
+    responses = values.get("responses")
+    if responses is not None and responses != digest_of_responses(recipe.rooms.measured):
+        raise ValueError(f"the responses in {recipe.rooms.measured} are not those that these scenes were made from")
     made = SceneSet(recipe, measured_as_told(sounds, values["sounds"]), values["seed"], values["split"])
     if not is_same_bank(values.get("interference"), made.interference and _describe_bank(made.interference)):
         raise ValueError(f"the sounds in {recipe.interference.folder} are not those that these scenes were made from")

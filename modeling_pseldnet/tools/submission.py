@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..events import HEADER_2025, Events, fold_azimuth, looks_cartesian, looks_like_radians, read_csv
-from .evaluate_files import find_csv
+from .csv_folders import find_csv
 
 
 CLIP_FRAMES_2025 = 50

@@ -1,6 +1,5 @@
 """Starting a network from the weights of another one."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,54 +37,6 @@ class TransferReport:
         classes = (("kept", self.kept_classes), ("new", self.new_classes))
         named = [f"{len(names)} {what} ({_shortened(names)})" for what, names in classes if names]
         return text + (f"; classes: {', '.join(named)}" if named else "")
-
-
-def load_for_transfer(
-    source: str | os.PathLike | PSELDNetForSELD,
-    id2label: dict[int, str] | None = None,
-    num_labels: int | None = None,
-    output_format: str | None = None,
-    **fields,
-) -> tuple[PSELDNetForSELD, TransferReport]:
-    """A network for other classes, or another output format, that keeps all that it can of a trained one.
-
-    Of the head, and of the thresholds where there is one a class, it keeps those of the classes that have the same
-    name in both; others are new. With another output format the head is new.
-
-    Between one branch and the two of EINV2, both branches start from the one, and the one from that for the direction.
-
-    Args:
-        source: a model, or what `from_pretrained` reads; it is not changed.
-        id2label: names of the classes; those of the source if this and `num_labels` are left out.
-        num_labels: the number of classes, where they have no names; all are new.
-        output_format: as in [`PSELDNetConfig`]; that of the source if left out.
-        fields: others of [`PSELDNetConfig`] that are to change, such as `distance=True` for a head that is new.
-
-    Returns:
-        The network, in training mode, and what was kept of the source and what is new.
-
-    Raises:
-        ValueError: `id2label` and `num_labels` disagree, or the source cannot be loaded.
-    """
-    nameless = id2label is None and num_labels is not None
-    if nameless:
-        id2label = {index: f"class {index}" for index in range(num_labels)}
-    if num_labels is not None and len(id2label) != num_labels:
-        raise ValueError(f"id2label names {len(id2label)} classes and num_labels is {num_labels}: give one of them")
-    if not isinstance(source, PSELDNetForSELD):
-        from .loading import load
-
-        source, _ = load(source, "cpu")
-    given, fields = fields, source.config.to_dict() | fields
-    if id2label is not None:
-        fields |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
-    labels = [] if nameless else list((id2label or source.config.id2label).values())
-    if output_format is not None and output_format != source.config.output_format:
-        labels = []
-        fields |= {"unify_degrees": None, **given, "output_format": output_format}
-    fields["threshold"] = threshold_by_name(source.config, labels)
-    model = PSELDNetForSELD(PSELDNetConfig.from_dict(fields)).train()
-    return model, transfer_from(model, source, match_classes=not nameless)
 
 
 def threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float | list[float]:

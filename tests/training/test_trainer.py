@@ -16,7 +16,13 @@ import soundfile
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioFrameClassification,
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from modeling_pseldnet import PSELDNetForSELD, detect
 from modeling_pseldnet.events import Events, read_csv, write_csv
@@ -225,6 +231,13 @@ def test_training_stops_early_where_the_score_no_longer_gets_better(train):
     trainer = train(*options, "training.num_train_epochs=9", "training.learning_rate=0.0", "schedule.patience=2")
     best = trainer.state.best_global_step / 3
     assert trainer.state.epoch == best + 2 < 9
+    # It is over: resumed, it is scored again, and learns no more unless it may wait for longer.
+    options += ["training.num_train_epochs=9", "training.learning_rate=0.0"]
+    assert train(*options, "schedule.patience=2", resume=True).state.epoch == best + 2
+    longer = train(*options, "schedule.patience=4", resume=True)
+    assert longer.state.epoch > best + 3
+    (stopping,) = [of for of in longer.callback_handler.callbacks if isinstance(of, EarlyStoppingCallback)]
+    assert stopping.early_stopping_patience == 4
 
 
 @pytest.mark.parametrize(
@@ -382,6 +395,23 @@ def test_training_goes_on_for_more_epochs_but_not_with_other_batches(train, tmp_
         train(*options, "training.num_train_epochs=3", resume=True)
 
 
+def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(train, tmp_path):
+    folder = tmp_path / "run"
+    train("training.num_train_epochs=1")
+    kept = {name: (folder / name).read_bytes() for name in ("eval_results.json", "recipe.yaml")}
+    train(f"model.pretrained={folder}", "model.threshold=0.9", only_evaluate=True)
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    assert {"eval_results.json", "recipe.yaml", "predictions"} <= {
+        path.name for path in (folder / "evaluation").iterdir()
+    }
+
+
+def test_recordings_that_cannot_be_scored_are_named_before_a_model_is_trained(train, tiny_data, tmp_path):
+    with pytest.raises(ValueError, match=r"mix000 has events without a distance.* dcase2023 or pseldnets"):
+        train("model.distance=true", "evaluation.variant=dcase2024")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_resolved_recipe_is_written_beside_a_run(train, tmp_path):
     train("training.num_train_epochs=0")
     again = read_recipe(tmp_path / "run/recipe.yaml")
@@ -439,6 +469,7 @@ def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keep
             ["data.config_name=mic", "features.feature_type=salsa_lite", "augmentation={rotation: {}}"],
             "augmentation.rotation does not go with salsa_lite",
         ),
+        (["augmentation={frequency_shift: {mel_bins: 64}}"], "frequency_shift.mel_bins must be below 64"),
     ],
 )
 def test_features_that_do_not_fit_the_data_are_refused(train, tiny_data, array_data, overrides, message):

@@ -301,7 +301,7 @@ def test_train_and_test_sets_hear_different_recordings(inputs, tmp_path):
     assert heard["test"]
 
 
-def test_measured_responses_replace_simulated_rooms(inputs, tmp_path):
+def test_measured_responses_replace_simulated_rooms(inputs, tmp_path, capsys):
     room = draw_room(RoomRecipe(positions=3, paths=1, path_step=0.2, rt60=(0.3, 0.3)), RATE, (0,))
     (tmp_path / "rirs").mkdir()
     lines = ["file,azimuth,elevation,distance,path"]
@@ -316,6 +316,8 @@ def test_measured_responses_replace_simulated_rooms(inputs, tmp_path):
     recipe.write_text(f"scene_seconds: 3\nrooms: {{measured: {tmp_path / 'rirs'}}}\n")
     folder = tmp_path / "sets" / "train"
     assert main(arguments(inputs, folder, "--recipe", str(recipe), "--verify", "--plot", scenes=4)) == 0
+    (tmp_path / "rirs" / "responses.csv").write_text("\n".join(lines[:-1]))
+    assert f"the responses in {tmp_path / 'rirs'} are not those" in failing(capsys, folder, "--verify")
 
 
 def failing(capsys, *options):

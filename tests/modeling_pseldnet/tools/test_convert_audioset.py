@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
+from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD, load_for_transfer
 from modeling_pseldnet.tools.convert import main
 from modeling_pseldnet.tools.convert_audioset import load_audioset
 from modeling_pseldnet.tools.convert_names import convert_state_dict, read_architecture
-from modeling_pseldnet.tools.transfer import load_for_transfer, transfer, transfer_from
+from modeling_pseldnet.tools.transfer import transfer, transfer_from
 from tests.helpers import scattered, tiny_config
 
 

@@ -1,0 +1,48 @@
+"""Which CSV files of some folders belong together."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import walk
+
+
+def find_csv(*sides: Sequence[Path]) -> list[dict[str, Path]]:
+    """CSV files at any depth, for each of some lists of folders, by file name.
+
+    Where a list has several of one name, as of the subsets of a synthetic set, the folder above, but for one of labels
+    such as `metadata`, stands before that name in all lists.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: files have one name, and the folders above do not tell which is which.
+    """
+    files = [_named_csv(folders) for folders in sides]
+    repeated = {name for named in files for name, times in Counter(name for name, _ in named).items() if times > 1}
+    found: list[dict[str, Path]] = [{} for _ in files]
+    for named, of_side in zip(files, found, strict=True):
+        for name, path in named:
+            key = f"{_subset(path)}/{name}" if name in repeated else name
+            if key in of_side:
+                raise ValueError(f"{of_side[key]} and {path} have the same name: score one folder after the other")
+            of_side[key] = path
+    for name in repeated:
+        keys = [{key for key in of_side if key.endswith(f"/{name}")} for of_side in found]
+        if all(keys) and not set.intersection(*keys):
+            paths = [of_side[key] for of_side, several in zip(found, keys, strict=True) for key in several]
+            there = ", ".join(map(str, paths))
+            raise ValueError(f"files have the same name, {name}: score one folder after the other ({there})")
+    return found
+
+
+def _named_csv(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    for folder in folders:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is not a folder")
+    paths = [path for folder in folders for path in walk(folder, {".csv"})]
+    return [(path.stem + path.suffix.lower(), path) for path in paths]
+
+
+def _subset(path: Path) -> str:
+    """The folder that a file of labels or predictions is in, but for those that are called so."""
+    return next((part for part in reversed(path.absolute().parts[:-1]) if not part.startswith("metadata")), "")
