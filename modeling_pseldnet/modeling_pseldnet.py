@@ -277,6 +277,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """
         if self.peft_model is not None:
             self.peft_model.save_pretrained(save_directory, is_main_process=is_main_process)
+            if kwargs.pop("push_to_hub", False) and is_main_process:
+                self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
             return
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:

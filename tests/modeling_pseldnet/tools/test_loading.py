@@ -104,10 +104,15 @@ def test_an_adapter_that_transformers_would_load_in_part_is_refused_there(tmp_pa
     torch.testing.assert_close(outputs(load(tmp_path / "dora", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
 
 
-def test_a_loaded_adapter_is_saved_so_that_it_loads_again(adapter, tmp_path):
+def test_a_loaded_adapter_is_saved_so_that_it_loads_again(adapter, tmp_path, monkeypatch):
     _, folder, expected = adapter
     model, _ = load(folder, "cpu")
-    model.save_pretrained(tmp_path / "again")
+    pushed = []
+    monkeypatch.setattr(type(model), "push_to_hub", lambda _, name, **options: pushed.append((name, options)))
+    # One of LoRA was merged, and is saved as any model.
+    is_merged = model.peft_model is None
+    model.save_pretrained(tmp_path / "again", **({} if is_merged else {"push_to_hub": True, "private": True}))
+    assert pushed == ([] if is_merged else [("again", {"private": True})])
     again, _ = load(tmp_path / "again", "cpu")
     torch.testing.assert_close(outputs(again), expected, atol=1e-5, rtol=1e-4)
 
