@@ -12,7 +12,7 @@ from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
 
-AUDIO_SUFFIXES = (".wav", ".flac")
+RECORDING_SUFFIXES = (".wav", ".flac")
 LABEL_SUFFIXES = (".csv",)
 
 logger = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
         OSError: a folder cannot be read.
         ValueError: two files claim to be the same recording.
     """
-    files = [path.relative_to(data_dir) for path in walk(data_dir, {*AUDIO_SUFFIXES, *LABEL_SUFFIXES})]
+    files = [path.relative_to(data_dir) for path in walk(data_dir, {*RECORDING_SUFFIXES, *LABEL_SUFFIXES})]
     splits = {}
     for part in parts:
-        audio = _collect(data_dir, files, part.audio, AUDIO_SUFFIXES, part.in_subsets)
+        audio = _collect(data_dir, files, part.audio, RECORDING_SUFFIXES, part.in_subsets)
         labels = _collect(data_dir, files, part.labels, LABEL_SUFFIXES, part.in_subsets)
         candidates = (_recording(id, path, labels, part.splits) for id, path in sorted(audio.items()))
         recordings = [recording for recording in candidates if recording]

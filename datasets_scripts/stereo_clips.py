@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datasets_scripts.recordings import AUDIO_SUFFIXES
+from datasets_scripts.recordings import RECORDING_SUFFIXES
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
 from modeling_pseldnet.files import atomic_path, walk
@@ -101,7 +101,7 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
             if set(parts) & set(folders) and not path.stem.startswith("fold2_")
         }
 
-    audio, labels = found(set(AUDIO_SUFFIXES), AUDIO_FOLDERS), found({".csv"}, LABEL_FOLDERS)
+    audio, labels = found(set(RECORDING_SUFFIXES), AUDIO_FOLDERS), found({".csv"}, LABEL_FOLDERS)
     if not audio:
         raise FileNotFoundError(f"{folder}: no audio in a folder {' or '.join(AUDIO_FOLDERS)}")
     if missing := sorted(audio.keys() - labels.keys()):

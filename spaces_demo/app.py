@@ -59,7 +59,7 @@ KEPT_SECONDS = 1800
 MAX_RUN_SECONDS = 600
 # More visitors than this are not let into the queue.
 MAX_WAITING = 50
-CHANNEL_FORMATS = [
+FORMAT_CHOICES = [
     ("AmbiX: W, Y, Z, X; AMB files: FuMa", "auto"),
     ("FuMa: W, X, Y, Z", "fuma"),
     ("A-format: capsules", "aformat"),
@@ -215,7 +215,7 @@ def build(finder: Finder) -> gr.Blocks:
         recording = gr.File(label="Recording")
         options = [
             gr.Radio(
-                [*CHANNEL_FORMATS, ("AmbiX", "ambix"), ("as the model takes it", "")],
+                [*FORMAT_CHOICES, ("AmbiX", "ambix"), ("as the model takes it", "")],
                 value="",
                 label="Channel format",
             ),
@@ -270,7 +270,7 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
         "takes": TAKES,
         "channels": CHANNELS[channels],
         "Channels": CHANNELS[channels].capitalize(),
-        "formats": "".join(_choice("radio", "format", *item, item[1] == "auto") for item in CHANNEL_FORMATS),
+        "formats": "".join(_choice("radio", "format", *item, item[1] == "auto") for item in FORMAT_CHOICES),
         "thresholds": "".join(f'<option value="{value}">{name}</option>' for name, value in THRESHOLDS),
         "overlaps": "".join(f'<option value="{value}">{name}</option>' for name, value in OVERLAPS),
         "client": html.escape(CLIENT_EXAMPLE),

@@ -42,7 +42,7 @@ transformers.TrainingArguments. Packaged recipes:
 
 
 # What recordings of a data set are, by its `config_name`, where they are not ambisonics.
-CHANNEL_FORMATS = {"mic": "array", "sum": "mono", "stereo": "stereo"}
+FORMAT_OF_CONFIG = {"mic": "array", "sum": "mono", "stereo": "stereo"}
 # Augmentation turns ambisonics only, and does not shift what are lags, not frequencies.
 UNFIT_FEATURES = {
     "rotation": ("logmel_gcc", "salsa_lite", "logmel", "stereo"),
@@ -105,7 +105,7 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     for side, data in (("train", recipe.train), ("eval", recipe.eval)):
         # Mono sounds are placed in a sound field, and scenes rendered in one.
         is_field = data.mono or data.source in OTHER_SOURCES
-        channel_format = "ambix" if is_field else CHANNEL_FORMATS.get(data.config_name, "ambix")
+        channel_format = "ambix" if is_field else FORMAT_OF_CONFIG.get(data.config_name, "ambix")
         if channel_format not in extractor.channel_formats:
             fitting = [name for name, kind in FEATURE_TYPES.items() if channel_format in kind.channel_formats]
             raise ValueError(

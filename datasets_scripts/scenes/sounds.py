@@ -25,7 +25,7 @@ from modeling_pseldnet.tools.extras import require
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test", "all", "validation")
-AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
+SOUND_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
 SILENCE_DB = -50.0
 # A table beside the class folders that tells the recording of each clip.
 SOURCE_TABLE = "SOURCE_IDS.tsv"
@@ -243,7 +243,7 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     files = [
         (file.relative_to(folder).as_posix(), class_id)
         for class_id, name in enumerate(class_names)
-        for file in walk(folder / name, AUDIO_SUFFIXES)
+        for file in walk(folder / name, SOUND_SUFFIXES)
     ]
     if absent := sorted(known.keys() - {name for name, _ in files}):
         logger.warning(
