@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
+from modeling_pseldnet.tools.scores import VARIANTS
 
 from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_recipe, without_folders, write_recipe
 
@@ -220,21 +221,23 @@ def read_teacher(recipe: Recipe) -> Teacher | None:
     return load_teacher(recipe.teacher.module)
 
 
-# Scores of which more is better, and others; both also as micro_… and ov1_….
+# Scores of which more is better.
 HIGHER_IS_BETTER = ("F", "LR", "F_onscreen", "OnscreenAccuracy")
-LOWER_IS_BETTER = ("loss", "SELD", "ER", "LE", "AngE", "DistE", "RelDistE")
 
 
-def is_better_higher(metric: str) -> bool:
-    """Whether more of a metric of the evaluation is better.
+def is_better_higher(metric: str, variant: str) -> bool:
+    """Whether more of a metric of the evaluation is better: a loss, or a score, also as micro_… and ov1_….
 
     Raises:
-        ValueError: there is no such metric.
+        ValueError: there is no such metric in this variant.
     """
     name = re.sub(r"^(micro|ov\d+)_", "", metric.removeprefix("eval_"))
-    if name not in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER) and not name.endswith("loss"):
-        known = ", ".join((*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
-        raise ValueError(f"training.metric_for_best_model {metric!r} is no score: use {known}, or one as micro_F")
+    known = VARIANTS[variant].score_names
+    if name not in known and not name.startswith("loss"):
+        raise ValueError(
+            f"training.metric_for_best_model {metric!r} is no score of {variant}: use loss, {', '.join(known)}, or one"
+            " as micro_F"
+        )
     return name in HIGHER_IS_BETTER
 
 
@@ -322,7 +325,6 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from transformers import TrainingArguments, set_seed
 
     from modeling_pseldnet import PSELDNetConfig
-    from modeling_pseldnet.tools.scores import VARIANTS
 
     from .augmentation import AugMix
     from .data import check_references, keep_features, load_windows
@@ -333,7 +335,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
     forced = {"output_dir": output_dir(recipe, only_evaluate), "remove_unused_columns": False}
     if metric := recipe.training.get("metric_for_best_model"):
-        defaults["greater_is_better"] = is_better_higher(metric)
+        defaults["greater_is_better"] = is_better_higher(metric, recipe.evaluation.variant)
     args = TrainingArguments(**{**defaults, **recipe.training, **forced})
     set_seed(args.seed)
     start = read_start(recipe.model.get("pretrained"))

@@ -52,6 +52,14 @@ class Variant:
     norm_guard: float
     is_stereo: bool = False
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """What it scores; of some data the last two cannot be told."""
+        if not self.has_distance:
+            return "ER", "F", "LE", "LR", "SELD"
+        onscreen = ("F_onscreen", "OnscreenAccuracy") if self.is_stereo else ()
+        return "F", "AngE", "DistE", "RelDistE", "LR", "SELD", *onscreen
+
 
 VARIANTS = {
     "dcase2023": Variant(10, has_distance=False, counts_last_frame=False, skips_unmatched=False, norm_guard=1e-10),

@@ -64,12 +64,15 @@ def test_every_packaged_schedule_goes_with_its_training():
     ("metric", "higher"), [("SELD", False), ("F", True), ("eval_micro_LR", True), ("ov2_LE", False), ("loss", False)]
 )
 def test_the_best_model_is_that_with_more_of_a_score_where_more_is_better(metric, higher):
-    assert is_better_higher(metric) is higher
+    assert is_better_higher(metric, "dcase2023") is higher
 
 
-def test_a_metric_that_there_is_not_is_refused_at_once():
-    with pytest.raises(ValueError, match="'accuracy' is no score"):
-        is_better_higher("accuracy")
+@pytest.mark.parametrize(
+    ("metric", "variant"), [("accuracy", "dcase2023"), ("F_onscreen", "dcase2024"), ("LE", "dcase2025")]
+)
+def test_a_metric_that_there_is_not_is_refused_at_once(metric, variant):
+    with pytest.raises(ValueError, match=f"'{metric}' is no score of {variant}: use loss, "):
+        is_better_higher(metric, variant)
 
 
 def test_a_run_goes_on_by_its_own_recipe_alone(tmp_path):
