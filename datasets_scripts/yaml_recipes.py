@@ -95,7 +95,8 @@ def read_values(
         source: a YAML file, or the name of a packaged recipe.
         packaged: the folder of those.
         schema: the keys that there may be, and their types.
-        overrides: `key.key=value`. The value is YAML; that of a text is taken as it is, and none (`key=`) is null.
+        overrides: `key.key=value`. The value is YAML; that of a text is taken as it is, but for `null` and none at all
+            (`key=`), which are null.
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
@@ -316,7 +317,8 @@ def _parse_override(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         hint = hint.get(name, Any) if isinstance(hint, dict) else Any
     try:
-        nested = (value or None) if _is_text(hint) else _parse(value)
+        texts = {"": None, "null": None}
+        nested = texts.get(value, value) if _is_text(hint) else _parse(value)
     except ValueError:
         raise ValueError(f"override {text!r}: the value is not YAML") from None
     for name in reversed(names):

@@ -234,6 +234,11 @@ class AugMix:
             [(table[name], options) for name, options in methods.items() if name in table and options is not None]
             for table in (WAVEFORM_METHODS, FEATURE_METHODS)
         )
+        if self.on_features and not copies:
+            named = ", ".join(method.__name__ for method, _ in self.on_features)
+            raise ValueError(
+                f"{named} would change nothing, being for the copies, of which there are none: set copies"
+            )
 
     @property
     def mixes_waveforms(self) -> bool:

@@ -171,7 +171,10 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     numbers = (
         None if others.class_names == windows.class_names else class_mapping(others.class_names, windows.class_names)
     )
-    return replace(windows, dataset=MixedWindows(windows.dataset, others.dataset, share, numbers, windows.mono))
+    mixed = MixedWindows(windows.dataset, others.dataset, share, numbers, windows.mono)
+    if mixed.count == 0:
+        raise ValueError(f"data.train.mix_in.share {share} of {len(windows.dataset)} windows is none: raise it")
+    return replace(windows, dataset=mixed)
 
 
 def load_windows(
@@ -197,6 +200,8 @@ def load_windows(
             raise ValueError("data.eval.mix_in: other data is mixed in for training")
         windows = load_windows(replace(recipe, mix_in=None), window_seconds, num_workers=num_workers)
         return mix_windows(windows, recipe, window_seconds, num_workers)
+    if evaluation and recipe.mono:
+        raise ValueError("data.eval.mono would score directions drawn at random: set mono for data.train alone")
     for name in UNUSED.get(recipe.source, ("interference_dir",)):
         if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
             side = "eval" if evaluation else "train"
@@ -250,8 +255,11 @@ def check_references(windows: Windows, has_distance: bool) -> None:
 def _choose(recordings, recipe: DataRecipe):
     """The part of the recordings that the recipe asks for."""
     if recipe.recordings is not None:
-        ids = recordings["id"]
-        recordings = recordings.select([row for row, name in enumerate(ids) if re.match(recipe.recordings, name)])
+        try:
+            fits = re.compile(recipe.recordings).match
+        except re.error as error:
+            raise ValueError(f"recordings {recipe.recordings!r} is no regular expression ({error})") from None
+        recordings = recordings.select([row for row, name in enumerate(recordings["id"]) if fits(name)])
         if len(recordings) == 0:
             raise ValueError(f"no recording of split {recipe.split!r} matches {recipe.recordings!r}")
     if not 0 < recipe.fraction <= 1:
@@ -445,6 +453,8 @@ def _load_mono_clips(
     scenes = read_scene_recipe(recipe.scene_recipe)
     sounds = _measured_sounds(recipe.data_dir, scenes.sampling_rate, num_workers)
     by_class = sounds.numbers_by_class(recipe.split, scenes.test_fraction, scenes.validation_fraction)
+    if not any(map(len, by_class)):
+        raise ValueError(f"no sounds for split {recipe.split!r}: set validation_fraction of the scene recipe above 0")
     clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))
     return Windows(ReadableWindows(clips), list(sounds.class_names), sounds.sampling_rate, mono=True)
 

@@ -62,6 +62,10 @@ class DataRecipe:
     keep_features: bool = False
     interference_dir: str | None = None
 
+    def validate_scenes(self):
+        if self.scenes < 1:
+            raise ValueError(f"data.scenes must be at least 1, not {self.scenes}")
+
 
 @strict
 @dataclass
@@ -94,12 +98,14 @@ class Schedule:
     step_epochs: int | None = None
     gamma: float | int = 0.1
     patience: int | None = None
-    muon_learning_rate: float | None = None
+    muon_learning_rate: float | int | None = None
 
-    def validate_counts(self):
+    def validate_values(self):
         for name in ("step_epochs", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"schedule.{name} must be at least 1, not {value}")
+        if self.muon_learning_rate is not None and self.muon_learning_rate < 0:
+            raise ValueError(f"schedule.muon_learning_rate must be at least 0, not {self.muon_learning_rate}")
 
 
 @strict

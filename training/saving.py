@@ -54,6 +54,14 @@ class SavingTrainer(Trainer):
                 use_mtime=False,
             )
 
+    def _load_callback_state(self) -> None:
+        """As the state of a run is read to go on: the best checkpoint is that in this folder, wherever it lay then."""
+        super()._load_callback_state()
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        if self.state.best_model_checkpoint is None:
+            self.state.best_metric = None
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:
             # Of several processes only one writes to the folder, which it takes away when it has done so.

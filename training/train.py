@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
+    from modeling_pseldnet.tools.transfer import TransferReport
 
     from .teacher import Teacher
     from .trainer import SELDTrainer
@@ -133,7 +134,6 @@ def build_model(
         ValueError: the recipe asks for what is not known, or the model it starts from does not fit.
     """
     from accelerate import PartialState
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
     from modeling_pseldnet.hub_folder import FITTING, check_extractor
@@ -144,38 +144,54 @@ def build_model(
     options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
     options["id2label"] = dict(enumerate(class_names))
     if start is None:
-        model = PSELDNetForSELD(PSELDNetConfig(**options))
-    else:
-        config = copy.deepcopy(start.config)
-        config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
-        check_extractor(extractor, config)
-        if options.get("backbone", config.backbone) != config.backbone:
-            raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
-        fields = config.to_dict() | {"label2id": {name: number for number, name in enumerate(class_names)}}
-        fields["threshold"] = threshold_by_name(config, class_names)
-        if options.get("output_format", config.output_format) != config.output_format:
-            fields["unify_degrees"] = None
-        config = PSELDNetConfig.from_dict(fields | options)
-        if start.peft_method is not None:
-            return _build_adapter(recipe, start, config)
-        model = PSELDNetForSELD(config)
-        try:
-            report = transfer_from(model, load(start.name, "cpu")[0])
-        except ValueError as error:
-            raise ValueError(f"model.pretrained, {start.name}: {error}") from None
-        if PartialState().is_main_process:
-            print(f"{start.name}: {report}")
-    if recipe.peft is None:
-        return model
-    peft_options = dict(recipe.peft)
-    method = peft_options.pop("method")
-    if method.upper() not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        known = ", ".join(sorted(name.lower() for name in PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise ValueError(f"no PEFT method {method!r}: choose from {known}")
+        if recipe.peft is not None:
+            raise ValueError("peft trains an adapter, which is saved without its network: give model.pretrained too")
+        return PSELDNetForSELD(PSELDNetConfig(**options))
+    config = copy.deepcopy(start.config)
+    config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
+    check_extractor(extractor, config)
+    if options.get("backbone", config.backbone) != config.backbone:
+        raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
+    fields = config.to_dict() | {"label2id": {name: number for number, name in enumerate(class_names)}}
+    fields["threshold"] = threshold_by_name(config, class_names)
+    if options.get("output_format", config.output_format) != config.output_format:
+        fields["unify_degrees"] = None
+    config = PSELDNetConfig.from_dict(fields | options)
+    if start.peft_method is not None:
+        return _build_adapter(recipe, start, config)
+    model = PSELDNetForSELD(config)
     try:
-        return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()](**peft_options))
+        report = transfer_from(model, load(start.name, "cpu")[0])
+    except ValueError as error:
+        raise ValueError(f"model.pretrained, {start.name}: {error}") from None
+    if PartialState().is_main_process:
+        print(f"{start.name}: {report}")
+    return model if recipe.peft is None else _add_adapter(model, recipe.peft, report)
+
+
+def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferReport) -> PeftModel:
+    """The model with a new adapter, which saves all that the model it is trained on lacks."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model, get_peft_model_state_dict
+
+    options = dict(peft)
+    method = options.pop("method")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.upper())
+    try:
+        config = kind and kind(**options)
+        if config is None or config.is_prompt_learning:
+            known = ", ".join(sorted(name.lower() for name in PEFT_TYPE_TO_CONFIG_MAPPING))
+            raise ValueError(f"no PEFT method {method!r} for such networks: choose from {known}")
+        adapted = get_peft_model(model, config)
     except TypeError as error:
         raise ValueError(f"peft: {error}") from None
+    saved = get_peft_model_state_dict(adapted)
+    for name in report.new_in(model):
+        if f"base_model.model.{name}" not in saved:
+            raise ValueError(
+                f"{method} would not save {name}, which the model it starts from has not, so that nothing could load"
+                f" it: name its module in peft.modules_to_save, such as {name.rpartition('.')[0]}"
+            )
+    return adapted
 
 
 def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> PeftModel:
@@ -195,7 +211,14 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
         raise ValueError(
             f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"
         )
-    from modeling_pseldnet.tools.loading import load_adapter
+    from modeling_pseldnet.tools.loading import adapter_config, load_adapter
+
+    known = adapter_config(start.name)
+    for key, value in (recipe.peft or {}).items():
+        if key != "method" and known.get(key) != value:
+            raise ValueError(
+                f"{start.name} is an adapter with {key} {known.get(key)!r}, not {value!r}: set peft to null"
+            )
 
     return load_adapter(start.name, config, trainable=True)
 
@@ -213,8 +236,10 @@ def read_teacher(recipe: Recipe) -> Teacher | None:
     if recipe.teacher.module == REQUIRED:
         raise ValueError(
             "teacher.module must be given: a Python file with a Teacher, as training/teacher.py tells; without one"
-            " (teacher.module=) the labels alone are learnt"
+            " (teacher.module=null) the labels alone are learnt"
         )
+    if recipe.peft is not None:
+        raise ValueError("a teacher is for whole models: set peft to null, or teacher.module")
     for method in ("wav_mix", "track_mix"):
         if (recipe.augmentation or {}).get(method) is not None:
             raise ValueError(f"augmentation.{method} mixes scenes, which a teacher hears one by one: set it null")
@@ -244,7 +269,8 @@ def is_better_higher(metric: str, variant: str) -> bool:
 # What decides of an update how it is, and may not change when a run goes on.
 OF_UPDATES = (
     "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
-    "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "data_seed", "neftune_noise_alpha",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
 )  # fmt: skip
 
 
@@ -261,11 +287,18 @@ def check_same_run(recipe: Recipe, path: Path) -> None:
         return
     known, now = (_of_learning(part) for part in (read_recipe(path), recipe))
     for key in sorted(known.keys() | now.keys()):
-        if known.get(key) not in (now.get(key), without_folders(now.get(key))):
+        if not _is_same(known.get(key), now.get(key)):
             raise ValueError(
                 f"{path.parent} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
                 " or give another training.output_dir"
             )
+
+
+def _is_same(known: object, now: object) -> bool:
+    """Whether two values of a recipe mean the same; folders may be told from elsewhere, or without where they lie."""
+    if known in (now, without_folders(now)):
+        return True
+    return isinstance(known, str) and isinstance(now, str) and Path(known).resolve() == Path(now).resolve()
 
 
 def _of_learning(recipe: Recipe) -> dict[str, object]:
@@ -287,6 +320,16 @@ def check_schedule(recipe: Recipe) -> None:
     schedule, training = recipe.schedule, recipe.training
     if schedule.patience and training.get("eval_strategy", "no") == "no":
         raise ValueError("schedule.patience counts evaluations, and training.eval_strategy is no: set it epoch")
+    if schedule.patience and not (training.get("metric_for_best_model") or training.get("load_best_model_at_end")):
+        raise ValueError(
+            "schedule.patience waits for a better score: set training.metric_for_best_model, such as SELD"
+        )
+    for name, instead in (
+        ("resume_from_checkpoint", "give --resume"),
+        ("label_smoothing_factor", "there are no logits of one class to smooth"),
+    ):
+        if training.get(name):
+            raise ValueError(f"training.{name} would not be used: leave it out, {instead}")
     for key, passed_over in (
         ("step_epochs", ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")),
         ("muon_learning_rate", ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")),
@@ -393,6 +436,8 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path, patience: int | None = 
         updates, epochs = int(state["global_step"]), float(state["epoch"])
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove {checkpoint}") from None
+    if not any(checkpoint.glob("rng_state*")):
+        raise ValueError(f"{checkpoint} holds a model alone, from which training cannot go on: see save_only_model")
     batches, accumulated = len(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
     whole, begun = divmod(updates, -(-batches // accumulated))
     if abs(whole + min(begun * accumulated, batches) / batches - epochs) > 1e-3:
@@ -468,7 +513,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
     options = parser.parse_args(arguments)
     require("accelerate", "datasets", "peft", "pyarrow")
+    if options.only_evaluate:
+        parser.refuse(options, ("resume",), "of a training: leave it out with --only-evaluate")
     recipe = read_recipe(options.recipe, options.override)
+    if options.only_evaluate and recipe.model.get("pretrained") is None:
+        raise ValueError(
+            f"model.pretrained must be given with --only-evaluate: the model to score, such as {output_dir(recipe)}"
+        )
     given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
     recipe.training.update({name: value for name, value in given.items() if value is not None})
     if options.push_to_hub is not None:

@@ -85,9 +85,14 @@ def evaluate_files(
         num_classes = len(labels) if labels else 1 + max(int(events.class_id.max(initial=0)) for events in references)
         for name, events in zip(names, predictions, strict=True):
             if (highest := int(events.class_id.max(initial=0))) >= num_classes:
+                known, advice = (
+                    ("labels name", "all of the task's")
+                    if labels
+                    else ("references have", "the number of the task's with --num-classes")
+                )
                 raise ValueError(
-                    f"{prediction_paths[name]}: class {highest}, and the references have {num_classes} classes, 0 to"
-                    f" {num_classes - 1}: give the number of the task's with --num-classes, or leave the class out"
+                    f"{prediction_paths[name]}: class {highest}, and the {known} {num_classes} classes, 0 to"
+                    f" {num_classes - 1}: give {advice}, or leave the class out"
                 )
     _warn_of_frames(names, references, predictions)
     scores = seld_scores(
@@ -247,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     if args.check_submission:
+        of_scores = ("prediction", "variant", "average", "jackknife", "by", "prediction_labels", "json", "coordinates")
+        parser.refuse(args, of_scores, "of scores: leave it out with --check-submission")
         num_classes = len(read_labels(args.labels)) if args.labels else args.num_classes
         return _check(*args.check_submission, args.reference, num_classes)
     if not args.reference or not args.prediction:

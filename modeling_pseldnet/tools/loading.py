@@ -212,8 +212,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     if not same:
         base_network, network = network, PSELDNetForSELD(config)
         report = transfer_from(network, base_network)
-        new = report.new or [f"heads.{network.output_format.class_heads[0]}.weight"] * bool(report.new_classes)
-        _check_complete({"missing_keys": new, "mismatched_keys": ()}, besides=own_modules)
+        _check_complete({"missing_keys": report.new_in(network), "mismatched_keys": ()}, besides=own_modules)
     with warnings.catch_warnings():
         # PEFT only warns of weights that its file lacks.
         warnings.filterwarnings("error", message="Found missing adapter keys")

@@ -31,6 +31,11 @@ class TransferReport:
     kept_classes: list[str] = field(default_factory=list)
     new_classes: list[str] = field(default_factory=list)
 
+    def new_in(self, model: PSELDNetForSELD) -> list[str]:
+        """The entries of which at least a part is new, as of heads for other classes."""
+        heads = tuple(f"heads.{head}." for head in model.output_format.class_heads)
+        return self.new + [name for name in self.kept if self.new_classes and name.startswith(heads)]
+
     def __str__(self) -> str:
         parts = (("kept", self.kept), ("new", self.new), ("unused", self.unused))
         text = "; ".join(f"{len(names)} {what}{_summary(names)}" for what, names in parts)

@@ -331,6 +331,7 @@ def test_a_batch_without_events_is_augmented_too():
         ({"spec_augment": {"time_frames": -1}}, r"spec_augment\.time_frames must be at least 0, not -1"),
         ({"filter_augment": {"points": 0}}, r"filter_augment\.points must be at least 1, not 0"),
         ({"track_mix": {"beta": 0}}, r"track_mix\.beta must be at least 0\.001, not 0"),
+        ({"copies": 0, "crop": {}}, "crop would change nothing, being for the copies, of which there are none"),
         ({"copies": 0, "original": False}, "without the original there must be at least one copy"),
     ],
 )

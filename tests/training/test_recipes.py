@@ -48,6 +48,12 @@ PUBLISHED = {
         ),
         (["schedule.step_epochs=0"], "at least 1"),
         (["schedule.patience=2", "training.eval_strategy=no"], "counts evaluations"),
+        (
+            ["schedule.patience=2", "training.metric_for_best_model=null", "training.load_best_model_at_end=false"],
+            r"waits for a better score: set training\.metric_for_best_model",
+        ),
+        (["training.resume_from_checkpoint=runs/a"], "would not be used: leave it out, give --resume"),
+        (["training.label_smoothing_factor=0.1"], "no logits of one class to smooth"),
     ],
 )
 def test_a_schedule_passes_over_nothing_in_silence(overrides, message):
@@ -158,6 +164,8 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
         ("training.learning_rate=[1", "the value is not YAML"),
         ("training=3", "training must hold keys and values"),
+        ("data.scenes=0", "data.scenes must be at least 1, not 0"),
+        ("schedule.muon_learning_rate=-1", "schedule.muon_learning_rate must be at least 0, not -1"),
     ],
 )
 def test_mistakes_are_named(override, message):
@@ -184,6 +192,8 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
         (["dcase2021/scratch_augmix", "--override", "data.data_dir={empty}"], "zenodo.org/records/5476980"),
         (["l3das22/scratch_plain"], "L3DAS22"),
         (["l3das22/ov1_adapterbit"], "model.pretrained must be given"),
+        (["synth_accdoa", "--only-evaluate"], "the model to score, such as runs/synth_accdoa"),
+        (["synth_accdoa", "--only-evaluate", "--resume"], "resume: of a training: leave it out with --only-evaluate"),
         (["synth_einv2"], "huggingface.co/datasets/Jinbo-HU/PSELDNets"),
         (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder a class"),
         (["synth_accdoa", "--override", "data.source=fsd"], "no data source 'fsd': choose from dcase2021"),
@@ -198,11 +208,13 @@ def test_what_is_not_there_is_told_in_one_line(arguments, message, capsys, tmp_p
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("path", ["/a/take #2", "2024", "[old]/set", "null", "no", "on", "1e5", "/a/b: c", "a=b"])
+@pytest.mark.parametrize("path", ["/a/take #2", "2024", "[old]/set", "no", "on", "1e5", "/a/b: c", "a=b"])
 def test_a_text_is_taken_as_it_is(path):
     recipe = read_recipe("starss23/scratch_plain", [f"data.data_dir={path}", f"training.output_dir={path}"])
     assert recipe.train.data_dir == recipe.eval.data_dir == recipe.training["output_dir"] == path
-    assert read_recipe("starss23/scratch_plain", ["data.data_dir=x", "data.data_dir="]).train.data_dir is None
+    for nothing in ("", "null"):
+        overrides = ["data.data_dir=x", f"data.data_dir={nothing}"]
+        assert read_recipe("starss23/scratch_plain", overrides).train.data_dir is None
 
 
 def test_a_written_recipe_is_read_as_the_same(tmp_path):

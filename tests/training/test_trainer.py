@@ -286,6 +286,8 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, tiny_data, tmp_pa
     start = f"model.pretrained={tmp_path / 'run'}"
     with pytest.raises(ValueError, match="is an adapter of adapterbit, not of lora: set peft to null"):
         train(start, "peft={method: lora, target_modules: [q_proj]}")
+    with pytest.raises(ValueError, match=r"an adapter with scale 0\.1, not 7: set peft to null"):
+        train(start, "peft={method: adapterbit, scale: 7}")
     other = shutil.copytree(tiny_data, tmp_path / "other")
     (other / "cls_indices_train.tsv").write_text("".join(f"{n}\t-\tclass {n}\t1\t1\n" for n in range(5)))
     with pytest.raises(ValueError, match="is an adapter for 3 classes, and the data has 5: start from the model"):
@@ -295,6 +297,19 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, tiny_data, tmp_pa
     assert predict([str(clip), "--model", str(tmp_path / "run"), "--output", str(tmp_path / "events")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"it is an adapter for {tmp_path / 'base'}, which cannot be loaded: put that model there" in error
+
+
+def test_an_adapter_that_could_not_be_loaded_is_not_trained(train, tiny_data, tmp_path):
+    train("training.num_train_epochs=0", output_dir=tmp_path / "base")
+    start, lora = f"model.pretrained={tmp_path / 'base'}", "method: lora, r: 2, target_modules: [q_proj]"
+    with pytest.raises(ValueError, match="is saved without its network: give model"):
+        train(f"peft={{{lora}}}")
+    other = shutil.copytree(tiny_data, tmp_path / "other")
+    (other / "cls_indices_train.tsv").write_text("".join(f"{n}\t-\tclass {n}\t1\t1\n" for n in range(5)))
+    with pytest.raises(ValueError, match=r"lora would not save heads\.accdoa\.\S+, .* such as heads\.accdoa"):
+        train(start, f"peft={{{lora}}}", data_dir=other)
+    with pytest.raises(ValueError, match="no PEFT method 'prompt_tuning' for such networks"):
+        train(start, "peft={method: prompt_tuning, num_virtual_tokens: 2, task_type: TOKEN_CLS}")
 
 
 @pytest.fixture(scope="module")
@@ -383,16 +398,45 @@ def test_a_stale_folder_of_a_killed_run_does_not_enter_a_checkpoint(train, tmp_p
     assert len(load_file(tmp_path / "run/model.safetensors")) > 10
 
 
-def test_training_goes_on_for_more_epochs_but_not_with_other_batches(train, tmp_path):
+def test_training_goes_on_for_more_epochs_but_not_with_other_data_or_batches(train, tiny_data, tmp_path):
     options = ["training.save_strategy=epoch", "schedule.step_epochs=null", "training.lr_scheduler_type=constant"]
-    train(*options, "training.num_train_epochs=1")
-    with pytest.raises(ValueError, match=r"checkpoint-3 is 3 updates and 1\.00 epochs old, .* epochs of 6"):
-        train(*options, "training.per_device_train_batch_size=2", resume=True)
-    trainer = train(*options, "training.num_train_epochs=2", resume=True)
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    train(*options, "training.num_train_epochs=1", data_dir=data)
+    with pytest.raises(
+        ValueError, match=r"run with training\.per_device_train_batch_size 4, not 2: go on with the same"
+    ):
+        train(*options, "training.per_device_train_batch_size=2", data_dir=data, resume=True)
+    # The same folder, told from elsewhere.
+    trainer = train(*options, "training.num_train_epochs=2", data_dir=os.path.relpath(data), resume=True)
     assert (trainer.state.global_step, trainer.state.epoch) == (6, 2)
+    for path in [*data.glob("train/*/*mix00[0-7]*")]:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-6 is 6 updates and 2\.00 epochs old, .* epochs of 1"):
+        train(*options, "training.num_train_epochs=3", data_dir=data, resume=True)
+    (tmp_path / "run/checkpoint-6/rng_state.pth").unlink()
+    with pytest.raises(ValueError, match="holds a model alone, from which training cannot go on"):
+        train(*options, "training.num_train_epochs=3", data_dir=data, resume=True)
     (tmp_path / "run/checkpoint-6/trainer_state.json").write_text("{")
     with pytest.raises(ValueError, match=r"trainer_state.json cannot be read"):
-        train(*options, "training.num_train_epochs=3", resume=True)
+        train(*options, "training.num_train_epochs=3", data_dir=data, resume=True)
+
+
+def test_the_best_model_is_kept_when_a_run_goes_on_in_another_place(train, tmp_path):
+    options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
+    train(*options, "training.num_train_epochs=4", "training.learning_rate=4e-3")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    state = json.loads((tmp_path / "moved/checkpoint-12/trainer_state.json").read_text())
+    again = train(
+        *options,
+        "training.num_train_epochs=4",
+        "training.learning_rate=4e-3",
+        output_dir=tmp_path / "moved",
+        resume=True,
+    )
+    best = tmp_path / "moved" / f"checkpoint-{state['best_global_step']}"
+    assert Path(again.state.best_model_checkpoint) == best
+    assert again.state.best_metric == state["best_metric"]
+    assert_same(tmp_path / "moved", best, atol=0, rtol=0)
 
 
 def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(train, tmp_path):
@@ -753,6 +797,19 @@ def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):
         scenes.set_epoch(epoch)
         epochs.append([items[0]["recording"] for items in loader])
     assert epochs == [["scene0", "scene1", "scene2"], ["scene3", "scene4", "scene5"]]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.eval.mono=true", "data.eval.mono would score directions drawn at random"),
+        ("data.train.mix_in={{share: 0.02, data_dir: {data}}}", "share 0.02 of 12 windows is none: raise it"),
+        ("data.train.recordings=[fold", "recordings '[fold' is no regular expression"),
+    ],
+)
+def test_data_that_would_be_none_or_mean_nothing_is_refused(train, tiny_data, override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(override.format(data=tiny_data))
 
 
 def test_wav_mix_does_not_go_with_features_that_are_kept(train):

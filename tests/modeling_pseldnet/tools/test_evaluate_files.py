@@ -82,6 +82,8 @@ def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path)
 def test_labels_are_as_many_as_the_classes(folders):
     with pytest.raises(ValueError, match="3 classes, and 2 labels"):
         evaluate_files([folders / "reference"], [folders / "prediction"], num_classes=3, labels=["one", "two"])
+    with pytest.raises(ValueError, match="the labels name 1 classes, 0 to 0: give all of the task's"):
+        evaluate_files([folders / "reference"], [folders / "prediction"], labels=["one"])
 
 
 @pytest.mark.parametrize("variant", ["dcase2023", "pseldnets", "dcase2024"])

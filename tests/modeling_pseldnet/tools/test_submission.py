@@ -2,6 +2,7 @@ import pytest
 
 from modeling_pseldnet.tools.evaluate_files import main
 from modeling_pseldnet.tools.submission import check_submission
+from tests.helpers import status_of
 
 
 HEADER = "frame,class,source,azimuth,distance,onscreen\n"
@@ -79,3 +80,5 @@ def test_files_that_are_missing_and_frames_beyond_the_end_are_told(problems, tmp
     assert main(arguments) == 0
     assert main(["--check-submission", "dcase2020", str(tmp_path / "submission")]) == 2
     assert "task must be one of" in capsys.readouterr().err
+    assert status_of(main, [*arguments, "--jackknife", "--json", "scores.json"]) == 2
+    assert "jackknife, json: of scores: leave it out with --check-submission" in capsys.readouterr().err
