@@ -140,6 +140,13 @@ class Recording:
         Raises:
             ValueError: the file breaks off, or samples are NaN, infinite or far beyond full scale.
         """
+        waveform = self._read(start, num_samples)
+        check_samples(
+            np.abs(waveform).max(initial=0), f"{self._samples.name}, near {start / self.sampling_rate:.1f} s"
+        )
+        return waveform
+
+    def _read(self, start: int, num_samples: int) -> np.ndarray:
         if self._source_step == self._step:
             return self._read_source(start, num_samples)
         # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.
@@ -156,9 +163,7 @@ class Recording:
         begin, end = max(start, 0), min(max(start + num_samples, 0), self._samples.num_samples)
         waveform = np.zeros((len(self.mixing), num_samples), dtype=np.float32)
         if begin < end:
-            part = self._samples.read(begin, end)
-            check_samples(np.abs(part).max(), f"{self._samples.name}, near {begin / self._samples.rate:.1f} s")
-            waveform[:, begin - start : end - start] = self.mixing @ part
+            waveform[:, begin - start : end - start] = self.mixing @ self._samples.read(begin, end)
         return waveform
 
     def close(self) -> None:

@@ -40,6 +40,7 @@ class EINV2Format:
 
     silence = {"sed": -100.0, "doa": 0.0, "distance": -100.0}
     class_heads, numbers_a_class = ("sed",), NUM_TRACKS
+    num_axes = 3
 
     def __init__(self, config: PSELDNetConfig):
         self.num_classes = config.num_labels

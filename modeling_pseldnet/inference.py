@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from itertools import groupby, islice, repeat
+from itertools import groupby, islice
 from math import ceil, isfinite
 from numbers import Real
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import torch
 
 from .ambisonics import ROTATION_PATTERNS, feature_rotation
 from .audio import Recording
-from .events import Events
+from .events import Events, fold_azimuth
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
 from .output_formats import OutputFormat
@@ -199,15 +199,19 @@ def batched_windows(
     progress: Callable[[int, int, int], None] | None,
 ) -> Iterator[tuple[Piece, Window | Exception]]:
     """Each piece and what the model makes of it, or what went wrong."""
-    while batch := list(islice(pieces, batch_size)):
-        heard = [piece for piece in batch if not isinstance(piece.waveform, Exception)]
+
+    def outcomes(heard: list[Piece]) -> list[Window | Exception]:
         try:
             with evaluating(model):
-                starts = [piece.start for piece in heard]
-                waveforms = [piece.waveform for piece in heard]
-                windows = iter(window_outputs(model, predict, feature_extractor, waveforms, starts))
+                starts, waveforms = [piece.start for piece in heard], [piece.waveform for piece in heard]
+                return window_outputs(model, predict, feature_extractor, waveforms, starts)
         except Exception as error:
-            windows = repeat(error)
+            # Of several only that one is to fail which is at fault.
+            return [error] if len(heard) == 1 else [outcome for piece in heard for outcome in outcomes([piece])]
+
+    while batch := list(islice(pieces, batch_size)):
+        heard = [piece for piece in batch if not isinstance(piece.waveform, Exception)]
+        windows = iter(outcomes(heard))
         for piece in batch:
             yield piece, piece.waveform if isinstance(piece.waveform, Exception) else next(windows)
         if progress is not None and heard:
@@ -305,6 +309,9 @@ def decode_windows(output_format: OutputFormat, windows: Iterable[Window], thres
     parts = []
     for first, averaged in average_overlaps(output_format, outputs()):
         events = output_format.decode(averaged, threshold)
+        if output_format.num_axes == 2:
+            # As stereo does not tell what is behind from what is in front.
+            events = events.replace(azimuth=fold_azimuth(events.azimuth))
         events = events.replace(frame=events.frame + first)
         parts.append(events[loud[events.frame]])
     return Events.concatenate(parts)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pseldnet import PSELDNetConfig
+from .modeling_layers import BatchNorm
 
 
 # How many of the first blocks halve time and frequency. Fewer halve time than in PANNs: 80 ms remain.
@@ -24,9 +25,9 @@ class CRNNBlock(GradientCheckpointingLayer):
     def __init__(self, in_width: int, width: int, pool: tuple[int, int]):
         super().__init__()
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm(width)
         self.pool = pool
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Interspeech 2020, with the details of the published PSELDNets (arXiv 2411.06399)
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -176,6 +177,23 @@ class ConformerAttention(SelfAttention):
         )
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (batch, width, …), in training by the statistics that it has where its weight is frozen.
+
+    They would go on changing, and an adapter does not save them, unless it has its own, as AdapterBit.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.training and not self.weight.requires_grad and not is_parametrized(self, "running_mean"):
+            return nn.functional.batch_norm(
+                hidden_states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(hidden_states)
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Any number of axes will do."""
+
+
 class ConformerConvolution(nn.Module):
     """A gated linear unit and a convolution of each channel over time."""
 
@@ -184,7 +202,7 @@ class ConformerConvolution(nn.Module):
         kernel_size = config.conv_depthwise_kernel_size
         self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1)
         self.depthwise_conv = nn.Conv1d(width, width, kernel_size, padding="same", groups=width, bias=False)
-        self.norm = nn.BatchNorm1d(width)
+        self.norm = BatchNorm(width)
         self.pointwise_conv2 = nn.Conv1d(width, width, 1)
         self.dropout = nn.Dropout(config.decoder_dropout_prob)
 

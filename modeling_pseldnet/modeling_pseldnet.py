@@ -23,6 +23,7 @@ from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
 from .modeling_htsat import HTSATAttention, HTSATEncoder, HTSATHead, HTSATStage, init_htsat_weights
 from .modeling_layers import (
+    BatchNorm,
     ConformerBlock,
     Decoder,
     LinearHead,
@@ -174,7 +175,7 @@ class PSELDNetSELDOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class FeatureNorm(nn.BatchNorm1d):
+class FeatureNorm(BatchNorm):
     """Batch normalisation of each mel band of each channel."""
 
     def __init__(self, config: PSELDNetConfig):

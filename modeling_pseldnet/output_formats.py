@@ -20,12 +20,14 @@ class OutputFormat(Protocol):
         silence: what each head gives where a recording is padded.
         class_heads: names of the heads whose numbers are, last, one a class; the first of them tells classes.
         numbers_a_class: what that one gives a frame for each class, of three axes.
+        num_axes: 3, or 2 where directions have no elevation and are told in front alone.
     """
 
     output_names: tuple[str, ...]
     silence: dict[str, float]
     class_heads: tuple[str, ...]
     numbers_a_class: int
+    num_axes: int
 
     @property
     def head_sizes(self) -> dict[str, int]: ...

@@ -11,7 +11,7 @@ from modeling_pseldnet import Events, PSELDNetConfig, PSELDNetForSELD, load_for_
 from modeling_pseldnet.ambisonics import ROTATION_PATTERNS
 from modeling_pseldnet.events import angle_between, direction_to_vector
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from modeling_pseldnet.inference import average_overlaps, mean_of_tracks, rotation_averaging
+from modeling_pseldnet.inference import Window, average_overlaps, decode_windows, mean_of_tracks, rotation_averaging
 from modeling_pseldnet.output_formats import get_output_format
 from modeling_pseldnet.timeline import to_records
 from modeling_pseldnet.tools.export import to_exported_program
@@ -299,6 +299,15 @@ def test_an_exported_graph_gives_distances_by_name():
     with torch.no_grad():
         expected = model.predict(extractor.features(waveform))["distance"]
     torch.testing.assert_close(outputs["distance"], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("format_name", ["accdoa", "multi_accdoa"])
+def test_what_two_axes_tell_from_behind_is_in_front(format_name):
+    own = formatted(format_name, num_classes=3, num_axes=2)
+    vectors = np.zeros((1, own.num_tracks, 2, 3), dtype=np.float32)
+    vectors[0, 0, :, 1] = direction_to_vector(170, 0)[:2]
+    (azimuth,) = decode_windows(own, [Window(0, {"accdoa": vectors}, np.ones(1))], 0.5).azimuth
+    assert azimuth == pytest.approx(10, abs=1e-4)
 
 
 def test_vectors_in_two_axes_have_the_azimuth_alone():

@@ -11,7 +11,7 @@ from modeling_pseldnet.ambisonics import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.format_accdoa import ACCDOAFormat
-from modeling_pseldnet.inference import Window, average_overlaps, decode_windows, fast_dtype
+from modeling_pseldnet.inference import Window, average_overlaps, decode_windows, detect_each, fast_dtype
 from modeling_pseldnet.output_formats import get_output_format
 from modeling_pseldnet.tools.predict import parse_arguments
 from tests.helpers import scattered, tiny_config
@@ -58,6 +58,28 @@ def test_batches_do_not_change_the_events_and_progress_is_told(model, extractor)
     several = detect(model, extractor, (wave, 24000), batch_size=3, progress=lambda *call: calls.append(call))
     assert same(one, several)
     assert calls == [(3, 4), (4, 4)]
+
+
+def test_what_is_wrong_with_one_recording_is_told_of_that_alone(model, extractor, monkeypatch):
+    loud, good = noise(1), noise(1)
+    loud[0, 500] = 90.0
+    # Within bounds as it is, and beyond them as W of FuMa.
+    sources = [(good, 24000), (loud, 24000), (good, 24000)]
+    first, error, last = detect_each(model, extractor, sources, channel_format="fuma", threshold=0.01)
+    assert same(first, last)
+    assert len(first) > 0
+    assert "near 0.0 s: samples up to 127 where full scale is 1" in str(error)
+
+    predict = model.predict
+
+    def fails_for_several(features):
+        if len(features) > 1:
+            raise RuntimeError("out of memory")
+        return predict(features)
+
+    monkeypatch.setattr(model, "predict", fails_for_several)
+    again, *_ = detect_each(model, extractor, sources[::2], channel_format="fuma", threshold=0.01)
+    assert same(again, first)
 
 
 def test_overlapping_windows_are_averaged_and_differ_from_none(model, extractor):

@@ -73,6 +73,21 @@ def test_an_adapter_loads_by_every_way(adapter, write_recording):
     assert predict([str(write_recording()), "--model", str(folder), "--output", str(base)]) == 0
 
 
+def test_an_adapter_gives_what_it_gave_whatever_batches_its_training_saw(tmp_path):
+    conformer = PSELDNetConfig(backbone="crnn", hidden_sizes=[8, 8], decoder="conformer", decoder_layers=1)
+    PSELDNetForSELD(conformer).save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["heads"]))
+    model.train()(3 + 5 * torch.randn(2, 7, 101, 64))
+    model.save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(outputs(load(tmp_path / "adapter", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
+    # A whole model follows them.
+    whole = load(tmp_path / "base", "cpu")[0].train()
+    before = whole.pseldnet.input_norm.running_mean.clone()
+    whole(3 + 5 * torch.randn(2, 7, 101, 64))
+    assert not torch.equal(whole.pseldnet.input_norm.running_mean, before)
+
+
 @pytest.mark.parametrize("method", ["adapterbit", "lora"])
 @pytest.mark.parametrize("changes", [{"id2label": {0: "door", 1: "new"}}, {"depths": [2, 2, 1, 1]}])
 def test_an_adapter_over_a_network_that_was_made_from_its_base_loads(tmp_path, method, changes):
