@@ -151,6 +151,9 @@ class PSELDNetConfig(PreTrainedConfig):
         num_channels (`int`, *optional*, defaults to 7):
             Feature channels, the `num_channels` of the feature extractor: 7 for four log-mel spectrograms and the
             three components of the intensity vector.
+        feature_type (`str`, *optional*):
+            Which features these are, the `feature_type` of the feature extractor; without it ambisonics where there
+            are 7 channels. It goes with the model, so that it is never saved with another extractor.
         window_seconds (`int`, *optional*, defaults to 10):
             The longest input in seconds.
         threshold (`float` or `list[float]`, *optional*, defaults to 0.5):
@@ -246,6 +249,7 @@ class PSELDNetConfig(PreTrainedConfig):
     hop_length: int = 240
     num_mel_bins: int = 64
     num_channels: int = 7
+    feature_type: str | None = None
     window_seconds: int = 10
     threshold: float | list[float] = 0.5
     unify_degrees: float | int | None = None

@@ -130,7 +130,7 @@ def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtr
     extractor = _extractor_at(folder, config)
     if extractor is None:
         extractor = _extractor_at(place_of(config.name_or_path), config)
-        if extractor is None and any(kind.num_channels == config.num_channels for kind in FEATURE_TYPES.values()):
+        if extractor is None and _fitting_types(config):
             extractor = fitting_extractor(config)
         if extractor is not None:
             extractor.save_pretrained(folder)
@@ -148,13 +148,21 @@ def _extractor_at(place: str | os.PathLike | None, config: PSELDNetConfig) -> PS
     return extractor
 
 
+def _fitting_types(config: PSELDNetConfig) -> list[str]:
+    return [
+        name
+        for name, kind in FEATURE_TYPES.items()
+        if kind.num_channels == config.num_channels and config.feature_type in (None, name)
+    ]
+
+
 def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
-    """The extractor for a network: of the first feature type with so many channels, ambisonics where there are 7.
+    """The extractor for a network: of its feature type, or else the first with so many channels, ambisonics for 7.
 
     Raises:
         ValueError: no feature type has so many channels.
     """
-    fitting = [name for name, kind in FEATURE_TYPES.items() if kind.num_channels == config.num_channels]
+    fitting = _fitting_types(config)
     if not fitting:
         raise ValueError(
             f"no feature type has the {config.num_channels} channels of the model: give its feature extractor"
@@ -171,8 +179,10 @@ def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig)
     """Refuses an extractor whose features a network does not take.
 
     Raises:
-        ValueError: they differ in channels, bins, sampling rate or hop; the message says where.
+        ValueError: they differ in type, channels, bins, sampling rate or hop; the message says where.
     """
+    if config.feature_type not in (None, extractor.feature_type):
+        raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
     for name, of_network in FITTING.items():
         given, taken = getattr(extractor, name), getattr(config, of_network)
         if given != taken:
@@ -197,8 +207,7 @@ def model_card(
         made: how it was made from that.
         name: of the repository that it is for.
     """
-    fits = any(kind.num_channels == config.num_channels for kind in FEATURE_TYPES.values())
-    extractor = feature_extractor or (fitting_extractor(config) if fits else None)
+    extractor = feature_extractor or (fitting_extractor(config) if _fitting_types(config) else None)
     audio = extractor.audio if extractor else f"audio whose features have {config.num_channels} channels"
     labels = ", ".join(str(label) for label in config.id2label.values())
     origin = f"{made} `{source}`; see" if source else "See"

@@ -156,6 +156,7 @@ FEATURE_FIELDS = ("feature_type", "feature_size", "hop_length", "n_fft")
 # Fields of a model that a recipe does not give with it.
 FOLLOWS_FROM = {
     "num_channels": "features.feature_type",
+    "feature_type": "features.feature_type",
     "num_mel_bins": "features.feature_size",
     "hop_length": "features.hop_length",
     "sampling_rate": "the data",

@@ -142,7 +142,7 @@ def build_model(
 
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
     options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
-    options["id2label"] = dict(enumerate(class_names))
+    options |= {"id2label": dict(enumerate(class_names)), "feature_type": extractor.feature_type}
     if start is None:
         if recipe.peft is not None:
             raise ValueError("peft trains an adapter, which is saved without its network: give model.pretrained too")

@@ -48,6 +48,7 @@ def load(
     with _in_a_line(model):
         config, extractor = read_config(model), read_extractor(model)
         check_extractor(extractor, config)
+        config.feature_type = extractor.feature_type
         if adapter_config(model) is None:
             network, loading = PSELDNetForSELD.from_pretrained(model, config=config, **AND_TELL)
             _check_complete(loading)
@@ -106,6 +107,8 @@ def load_for_transfer(
     if output_format is not None and output_format != source.config.output_format:
         labels = []
         fields |= {"unify_degrees": None, **given, "output_format": output_format}
+    if "num_channels" in given:
+        fields["feature_type"] = given.get("feature_type")
     fields["threshold"] = threshold_by_name(source.config, labels)
     model = PSELDNetForSELD(PSELDNetConfig.from_dict(fields)).train()
     return model, transfer_from(model, source, match_classes=not nameless)
@@ -194,11 +197,11 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
         own_config = read_config(base)
-        # A threshold changes nothing in a network.
+        # These change nothing in a network.
         same = all(
             getattr(own_config, name) == getattr(config, name)
             for name in ("id2label", *PSELDNetConfig.__annotations__)
-            if name != "threshold"
+            if name not in ("threshold", "feature_type")
         )
         network, loading = PSELDNetForSELD.from_pretrained(base, config=config if same else own_config, **AND_TELL)
     except OSError as error:

@@ -8,7 +8,7 @@ from transformers import AutoFeatureExtractor, pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import modeling_pseldnet
-from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD
+from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, load, load_for_transfer
 from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, model_card, save_hub_folder
 from tests.helpers import tiny_config
 
@@ -54,6 +54,22 @@ def test_a_card_and_an_extractor_that_are_there_stay(tmp_path):
     # Saved again elsewhere, the model brings the extractor that it was loaded with.
     PSELDNetForSELD.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").feature_type == "salsa_lite"
+
+
+def test_a_model_is_saved_with_its_features_wherever_it_was_loaded_from(tmp_path):
+    PSELDNetForSELD(tiny_config(feature_type="salsa_lite")).save_pretrained(tmp_path / "new")
+    PSELDNetFeatureExtractor(feature_type="salsa_lite").save_pretrained(tmp_path / "first")
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path / "first")
+    model, _ = load(tmp_path / "first", "cpu")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    model.save_pretrained(tmp_path / "again")
+    for folder in ("new", "again"):
+        assert load(tmp_path / folder, "cpu")[1].feature_type == "salsa_lite"
+    PSELDNetFeatureExtractor().save_pretrained(tmp_path / "again")
+    with pytest.raises(ValueError, match="logmel_iv features do not fit the model, which takes salsa_lite"):
+        load(tmp_path / "again", "cpu")
+    stereo, _ = load_for_transfer(model, num_channels=5, num_axes=2)
+    assert stereo.config.feature_type is None
 
 
 def test_an_extractor_that_does_not_fit_and_a_form_for_a_card_are_replaced(tmp_path):
