@@ -44,11 +44,11 @@ def read_threshold(text: str) -> float | list[float]:
         ) from None
 
 
-def output_stems(paths: list[str], output: Path, overwrite: bool = False) -> Iterator[Job]:
+def output_stems(paths: list[str], output: Path, suffixes: list[str], overwrite: bool = False) -> Iterator[Job]:
     """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
 
     A file that is named lies directly in `output`, one of a folder as it does in that folder. What lies beside a
-    recording may be its labels, and is replaced with `overwrite` alone.
+    recording under one of the suffixes of its results may be its labels, and is replaced with `overwrite` alone.
     """
     from ..audio import find_audio
 
@@ -61,14 +61,15 @@ def output_stems(paths: list[str], output: Path, overwrite: bool = False) -> Ite
             continue
         for file in files:
             stem = output / (file.relative_to(path) if file != Path(path) else Path(file.name)).with_suffix("")
-            csv = stem.with_name(f"{stem.name}.csv")
+            results = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
+            there = [] if overwrite else [result for result in results if result.exists()]
             first = taken.setdefault(stem, file)
             if first is not file:
                 if first.resolve() != file.resolve():
                     problem = f"its results would replace those of {first}: give another --output"
                     yield file, ValueError(f"{file}: {problem}")
-            elif not overwrite and csv.exists() and csv.parent.samefile(file.parent):
-                problem = f"{csv} is there already: give another --output, or replace it with --overwrite"
+            elif there and file.exists() and stem.parent.samefile(file.parent):
+                problem = f"{there[0]} is there already: give another --output, or replace it with --overwrite"
                 yield file, ValueError(f"{file}: {problem}")
             else:
                 yield file, stem
@@ -261,7 +262,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " default: dcase2025 for models of stereo with distances, else metadata"
     )  # fmt: skip
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace a CSV that lies beside its recording, be it labels"
+        "--overwrite", action="store_true", help="replace results that lie beside their recording, be they labels"
     )
     parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
     parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
@@ -310,7 +311,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stream:
         listen(options)
         return 0
-    files = list(output_stems(options.audio, options.output, options.overwrite))
+    suffixes = [".csv"] + [".json"] * options.json + [".png"] * options.plot
+    files = list(output_stems(options.audio, options.output, suffixes, options.overwrite))
     failed = False
     with window_progress(disable=len(files) != 1) as progress:
         if options.ray:

@@ -196,16 +196,33 @@ def test_windows_of_short_recordings_go_through_the_model_together_and_change_no
         np.testing.assert_allclose(together.vector, alone.vector, atol=0.003)
 
 
-def test_what_lies_beside_a_recording_is_replaced_only_when_asked_for(predict, write_recording):
+@pytest.mark.parametrize(("suffix", "options"), [("csv", []), ("json", ["--json"]), ("png", ["--plot"])])
+def test_what_lies_beside_a_recording_is_replaced_only_when_asked_for(predict, write_recording, suffix, options):
     recording = write_recording()
-    labels = recording.with_suffix(".csv")
-    labels.write_text("0,1,0,30,10\n")
-    status, _, error = predict(recording, output=recording.parent)
+    own = recording.with_suffix(f".{suffix}")
+    own.write_text("0,1,0,30,10\n")
+    status, _, error = predict(recording, *options, output=recording.parent)
     assert status == 2
-    assert "is there already" in complaints(error)[0]
-    assert labels.read_text() == "0,1,0,30,10\n"
-    assert predict(recording, recording, "--overwrite", output=recording.parent)[0] == 0
-    assert labels.read_text() != "0,1,0,30,10\n"
+    assert f"{own} is there already" in complaints(error)[0]
+    assert own.read_text() == "0,1,0,30,10\n"
+    assert predict(recording, recording, *options, "--overwrite", output=recording.parent)[0] == 0
+    assert own.read_bytes() != b"0,1,0,30,10\n"
+
+
+def test_what_lies_beside_a_recording_is_no_hindrance_where_it_is_not_written(predict, write_recording):
+    recording = write_recording()
+    recording.with_suffix(".json").write_text("{}")
+    assert predict(recording, output=recording.parent)[0] == 0
+    assert recording.with_suffix(".json").read_text() == "{}"
+
+
+def test_a_recording_that_is_not_there_is_told_of_as_such_whatever_lies_where_its_results_go(
+    predict, write_recording, tmp_path
+):
+    (tmp_path / "none.csv").touch()
+    status, out, error = predict(tmp_path / "nowhere" / "none.wav", write_recording(), output=tmp_path)
+    assert (status, len(out.splitlines())) == (2, 1)
+    assert "none.wav: no such file" in complaints(error)[0]
 
 
 def test_a_file_that_is_named_twice_is_done_once_and_told_once(predict, write_recording, tmp_path):
