@@ -17,6 +17,7 @@ from .. import DEFAULT_MODEL
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..hub_folder import check_extractor
+from ..keywords import refuse_unknown
 from ..modeling_pseldnet import PSELDNetForSELD, place_of
 from .cli import describe
 from .extras import require
@@ -25,6 +26,8 @@ from .transfer import TransferReport, threshold_by_name, transfer_from
 
 # Weights of other shapes are told of as missing ones are.
 AND_TELL = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+# What every config of transformers takes beside the fields that it lists.
+OF_EVERY_CONFIG = ("attn_implementation", "pad_token_id", "torch_dtype")
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
@@ -91,6 +94,7 @@ def load_for_transfer(
         The network, in training mode, and what was kept of the source and what is new.
 
     Raises:
+        TypeError: a field is unknown.
         ValueError: `id2label` and `num_labels` disagree, or the source cannot be loaded.
     """
     nameless = id2label is None and num_labels is not None
@@ -100,7 +104,10 @@ def load_for_transfer(
         raise ValueError(f"id2label names {len(id2label)} classes and num_labels is {num_labels}: give one of them")
     if not isinstance(source, PSELDNetForSELD):
         source, _ = load(source, "cpu")
-    given, fields = fields, source.config.to_dict() | fields
+    given, fields = fields, source.config.to_dict()
+    unknown = [name for name in given if name not in (*fields, *OF_EVERY_CONFIG)]
+    refuse_unknown(unknown, ("id2label", "num_labels", *PSELDNetConfig.__annotations__), "load_for_transfer")
+    fields |= given
     if id2label is not None:
         fields |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
     labels = [] if nameless else list((id2label or source.config.id2label).values())
@@ -109,7 +116,8 @@ def load_for_transfer(
         fields |= {"unify_degrees": None, **given, "output_format": output_format}
     if "num_channels" in given:
         fields["feature_type"] = given.get("feature_type")
-    fields["threshold"] = threshold_by_name(source.config, labels)
+    if "threshold" not in given:
+        fields["threshold"] = threshold_by_name(source.config, labels)
     model = PSELDNetForSELD(PSELDNetConfig.from_dict(fields)).train()
     return model, transfer_from(model, source, match_classes=not nameless)
 

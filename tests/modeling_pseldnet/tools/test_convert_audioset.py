@@ -205,8 +205,17 @@ def test_transfer_works_from_every_format_to_every_other(source_format, output_f
         assert model.eval().predict(torch.zeros(1, 7, 101, 64))
 
 
+@pytest.mark.parametrize("threshold", [0.7, [0.6, 0.7]])
+def test_a_threshold_that_is_given_is_that_of_the_new_network(threshold):
+    source = PSELDNetForSELD(tiny_config(threshold=[0.1, 0.2, 0.3]))
+    model, _ = load_for_transfer(source, id2label={0: "door", 1: "bell"}, threshold=threshold)
+    assert model.config.threshold == threshold
+
+
 def test_transfer_refuses_what_does_not_fit():
     source = PSELDNetForSELD(tiny_config())
+    with pytest.raises(TypeError, match="load_for_transfer got an unknown argument: distanze; did you mean distance"):
+        load_for_transfer(source, distanze=True)
     with pytest.raises(ValueError, match="id2label names 1 classes and num_labels is 2"):
         load_for_transfer(source, id2label={0: "bell"}, num_labels=2)
     with pytest.raises(ValueError, match=r"norm.weight has shape \(64,\) where the network has \(128,\)"):
