@@ -94,7 +94,7 @@ class Predictor:
         options: as [`parse_arguments`] gives them.
 
     Raises:
-        ValueError: model, device or threshold cannot be used.
+        ValueError: model, device, threshold or layout cannot be used.
     """
 
     def __init__(self, options: argparse.Namespace):
@@ -104,6 +104,11 @@ class Predictor:
         self.options = options
         self.threshold = None if options.threshold is None else read_threshold(options.threshold)
         self.model, self.extractor = load(options.model, options.device)
+        if options.layout not in (None, "metadata") and not self.model.config.distance:
+            raise ValueError(
+                f"{options.model}: a CSV of {options.layout} has distances, which this model does not tell: leave"
+                " --layout out, or take a model with distances"
+            )
         self.model = in_dtype(self.model, options.dtype)
 
     def __call__(self, job: Job) -> tuple[bool, str]:

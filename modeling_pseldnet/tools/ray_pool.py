@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property, partial
 from typing import Any
 
 from .extras import require
@@ -32,7 +33,7 @@ def map_on_ray(
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
     try:
         shared = [ray.put(argument) for argument in arguments]
-        actors = [ray.remote(num_cpus=1)(_Worker).remote(make_worker, *shared) for _ in range(workers)]
+        actors = [ray.remote(num_cpus=1)(Actor).remote(make_worker, *shared) for _ in range(workers)]
         yield from ray.util.ActorPool(actors).map_unordered(lambda actor, job: actor.work.remote(job), jobs)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -43,9 +44,15 @@ def map_on_ray(
             ray.shutdown()
 
 
-class _Worker:
+class Actor:
+    """Makes its worker with the first job: of what an actor raises before that, Ray tells only that it died."""
+
     def __init__(self, make_worker: Callable, *arguments):
-        self.worker = make_worker(*arguments)
+        self.make = partial(make_worker, *arguments)
+
+    @cached_property
+    def worker(self) -> Callable:
+        return self.make()
 
     def work(self, job: Any) -> Any:
         return self.worker(job)

@@ -298,6 +298,7 @@ def test_files_shared_out_over_ray_give_the_same_bytes(predict, write_recording,
         (["--hop", "0.33"], "multiple of 0.1 s"),
         (["--device", "toaster"], "device 'toaster'"),
         (["--channel-format", "mono"], "channel format 'mono' does not go with logmel_iv features"),
+        (["--layout", "dcase2024"], "a CSV of dcase2024 has distances, which this model does not tell"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(predict, write_recording, options, complaint):
