@@ -129,7 +129,8 @@ def detect_each(
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     model = in_dtype(model, dtype)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
-    hop_frames = checked_hop(model.config.window_seconds if hop_seconds is None else hop_seconds, window_frames)
+    hop_seconds = model.config.window_seconds if hop_seconds is None else hop_seconds
+    hop_frames = checked_frames("hop", hop_seconds, 1, window_frames)
     channel_format = choose_channel_format(channel_format, feature_extractor)
     predict = rotation_averaging(model, feature_extractor) if tta else model.predict
     if type(batch_size) is not int or batch_size < 1:
@@ -417,20 +418,20 @@ def checked_threshold(threshold, config) -> np.ndarray:
     return values
 
 
-def checked_hop(hop_seconds: float, window_frames: int) -> int:
-    """The hop in frames.
+def checked_frames(name: str, seconds: float, least: int, window_frames: int) -> int:
+    """A hop or a delay in frames.
 
     Raises:
-        ValueError: it is no multiple of a frame, or longer than a window.
+        ValueError: it is no multiple of a frame, less than `least` frames or longer than a window.
     """
-    is_number = isinstance(hop_seconds, Real) and isfinite(hop_seconds)
-    hop_frames = round(hop_seconds * FRAMES_PER_SECOND) if is_number else 0
-    if not 1 <= hop_frames <= window_frames or abs(hop_frames - hop_seconds * FRAMES_PER_SECOND) > 1e-6:
+    is_number = isinstance(seconds, Real) and isfinite(seconds)
+    frames = round(seconds * FRAMES_PER_SECOND) if is_number else -1
+    if not least <= frames <= window_frames or abs(frames - seconds * FRAMES_PER_SECOND) > 1e-6:
         raise ValueError(
-            f"a hop of {hop_seconds} s: give a multiple of 0.1 s, up to the window of"
+            f"a {name} of {seconds} s: give a multiple of 0.1 s, up to the window of"
             f" {window_frames // FRAMES_PER_SECOND} s"
         )
-    return hop_frames
+    return frames
 
 
 PATTERNS = ROTATION_PATTERNS[16]

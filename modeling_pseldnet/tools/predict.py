@@ -183,7 +183,7 @@ def listen(options: argparse.Namespace) -> None:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
     from ..audio import CHANNEL_FORMATS
-    from ..inference import FRAMES_PER_SECOND, checked_hop, choose_channel_format, in_dtype
+    from ..inference import FRAMES_PER_SECOND, checked_frames, choose_channel_format, in_dtype
     from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 
@@ -195,7 +195,7 @@ def listen(options: argparse.Namespace) -> None:
     sampling_rate = model.config.sampling_rate if options.rate is None else options.rate
     window_seconds = model.config.window_seconds
     hop_seconds = 0.5 if options.hop is None else options.hop
-    checked_hop(hop_seconds, window_seconds * FRAMES_PER_SECOND)
+    checked_frames("hop", hop_seconds, 1, window_seconds * FRAMES_PER_SECOND)
     block = num_channels, samples_of(hop_seconds, sampling_rate)
 
     def warn(message: str) -> None:

@@ -10,12 +10,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, float_samples
+from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, checked_rate, float_samples
 from ..events import FRAME_SECONDS, Events, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
     FRAMES_PER_SECOND,
     Window,
+    checked_frames,
     checked_threshold,
     choose_channel_format,
     decode_windows,
@@ -69,7 +70,8 @@ def detect_stream(
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     channel_format = choose_channel_format(channel_format, feature_extractor)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
-    delay_frames = _checked_delay(delay_seconds, window_frames)
+    delay_frames = checked_frames("delay", delay_seconds, 0, window_frames)
+    sampling_rate = checked_rate(sampling_rate, "the stream")
     frame_samples = samples_of(FRAME_SECONDS, sampling_rate)
     num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
 
@@ -102,7 +104,9 @@ def _pieces(blocks: Iterable[np.ndarray], num_channels: int, most_samples: int) 
     """
     for block in blocks:
         if block.ndim != 2 or len(block) != num_channels:
-            raise ValueError(f"a block of shape {block.shape}: give blocks of shape ({num_channels}, samples)")
+            transposed = block.ndim == 2 and block.shape[1] == num_channels
+            hint = "; it looks transposed: give block.T" if transposed else ""
+            raise ValueError(f"a block of shape {block.shape}: give blocks of shape ({num_channels}, samples){hint}")
         for start in range(0, block.shape[1], most_samples):
             yield float_samples(block[:, start : start + most_samples])
 
@@ -124,16 +128,6 @@ def _final_frames(
     events = link_tracks(events.replace(frame=events.frame + begin), tracks)
     for frame in range(begin, end):
         yield frame, events[events.frame == frame]
-
-
-def _checked_delay(delay_seconds: float, window_frames: int) -> int:
-    delay_frames = round(delay_seconds * FRAMES_PER_SECOND)
-    if not 0 <= delay_frames <= window_frames or abs(delay_frames - delay_seconds * FRAMES_PER_SECOND) > 1e-6:
-        raise ValueError(
-            f"a delay of {delay_seconds} s: give a multiple of 0.1 s, up to the window of"
-            f" {window_frames // FRAMES_PER_SECOND} s"
-        )
-    return delay_frames
 
 
 def to_record(frame: int, events: Events, id2label: dict[int, str]) -> dict:

@@ -146,8 +146,9 @@ def test_other_rates_are_resampled(model, extractor, real):
     assert scores["LE"] < 1
 
 
-def test_silence_has_no_events(model, extractor):
-    frames, events = stream(model, extractor, [np.zeros((4, RATE), dtype=np.float32)])
+@pytest.mark.parametrize("sampling_rate", [RATE, float(RATE)])
+def test_silence_has_no_events(model, extractor, sampling_rate):
+    frames, events = stream(model, extractor, [np.zeros((4, RATE), dtype=np.float32)], sampling_rate)
     assert (len(frames), len(events)) == (10, 0)
 
 
@@ -155,8 +156,11 @@ def test_silence_has_no_events(model, extractor):
     ("blocks", "sampling_rate", "options", "complaint"),
     [
         ([np.zeros((2, 100))], RATE, {}, r"a block of shape \(2, 100\): give blocks of shape \(4, samples\)"),
+        ([np.zeros((100, 4))], RATE, {}, r"shape \(100, 4\): .*it looks transposed: give block.T"),
+        ([], None, {}, "sampling rate is missing"),
         ([], 44101, {}, "a rate of 44101 Hz: give a multiple of 10 Hz"),
         ([], RATE, {"delay_seconds": 0.25}, "a delay of 0.25 s: give a multiple of 0.1 s"),
+        ([], RATE, {"delay_seconds": None}, "a delay of None s: give a multiple of 0.1 s"),
         ([], RATE, {"delay_seconds": 11}, "up to the window of 10 s"),
         ([], RATE, {"channel_format": "mono"}, "channel format 'mono'"),
     ],
