@@ -1,9 +1,9 @@
 """The pipeline `sound-event-localization-and-detection`."""
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
-import numpy as np
 from transformers import Pipeline
 
 from .inference import detect
@@ -115,6 +115,7 @@ def _are_several(inputs) -> bool:
     """Whether these are recordings, and not one: a tuple of samples and their rate is one."""
     if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes | bytearray | memoryview):
         return False
-    if not isinstance(inputs, tuple) or len(inputs) != 2 or not np.ndim(inputs[0]):
+    if not isinstance(inputs, tuple) or len(inputs) != 2:
         return True
-    return inputs[1] is not None and np.ndim(inputs[1]) > 0
+    rate = inputs[1]
+    return not (rate is None or isinstance(rate, Real) or getattr(rate, "ndim", None) == 0)

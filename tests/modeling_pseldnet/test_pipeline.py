@@ -91,6 +91,9 @@ def test_many_recordings_come_in_any_container(detector, write_recording):
     assert detector([]) == []
     samples, rate = soundfile.read(path, dtype="float32")
     assert detector((samples.T, np.array(rate))) == expected
+    for several in (list, tuple):
+        assert detector(several([(samples.T, rate)] * 2)) == [expected, expected]
+        assert detector(several([{"array": samples.T, "sampling_rate": rate}] * 2)) == [expected, expected]
     rows = Dataset.from_list([{"id": "a", "audio": {"path": str(path), "bytes": None}}] * 2)
     assert list(detector(rows)) == [expected, expected]
     assert detector(rows["audio"]) == [expected, expected]
