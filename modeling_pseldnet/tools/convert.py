@@ -184,6 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         report = convert_audioset(options.checkpoint, options.output, labels=labels, **arguments)
     else:
+        if options.output_format not in ("einv2", "seddoa"):
+            parser.refuse(options, ("loss_type",), f"of einv2 and seddoa alone, not of {options.output_format}")
         arguments["loss_type"] = options.loss_type
         report = convert_checkpoint(options.checkpoint, options.output, labels=labels, **arguments)
     print(f"{options.output}: {report}")

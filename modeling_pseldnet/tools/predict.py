@@ -298,6 +298,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("name recordings or folders of them, or listen with --stream")
     else:
         parser.refuse(options, ("format", "rate", "delay"), "of a live stream alone: give --stream too")
+        if not options.ray:
+            parser.refuse(options, ("workers",), "of a Ray cluster alone: give --ray too")
     return options
 
 

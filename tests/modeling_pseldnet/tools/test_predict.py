@@ -245,6 +245,19 @@ def test_numbers_that_make_no_sense_are_refused(predict, write_recording, capsys
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--delay", "1"], "delay: of a live stream alone"),
+        (["--workers", "8"], "workers: of a Ray cluster alone"),
+    ],
+)
+def test_options_that_would_be_passed_over_are_refused(predict, capsys, options, complaint):
+    with pytest.raises(SystemExit, match="2"):
+        predict("recording.wav", *options)
+    assert complaint in capsys.readouterr().err
+
+
 def test_two_recordings_of_one_name_do_not_replace_each_other(predict, write_recording):
     status, _, error = predict(write_recording("a/x.wav"), write_recording("b/x.wav"))
     assert status == 2
