@@ -352,7 +352,11 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             )
 
     def _checked(self, recording, device) -> torch.Tensor:
-        recording = torch.as_tensor(float_samples(as_channels(recording)), device=device)
+        recording = float_samples(as_channels(recording))
+        if isinstance(recording, np.ndarray):
+            # PyTorch takes no negative strides, and warns of arrays that cannot be written to.
+            recording = np.require(recording, requirements=["C", "W"])
+        recording = torch.as_tensor(recording, device=device)
         expected = self._type.num_audio_channels
         if recording.ndim != 2 or recording.shape[0] != expected:
             hint = ""

@@ -132,8 +132,11 @@ def test_the_intensity_vector_of_a_real_recording_points_to_its_label_and_turns_
     assert angle_between(turned, [-direction[1], direction[0], direction[2]]) < 1e-3
 
 
+@pytest.mark.filterwarnings("error")
 def test_arrays_tensors_lists_and_batches_give_the_same():
     extractor, wave = PSELDNetFeatureExtractor(), noise_from(30, 10)
+    read_only = wave.copy()
+    read_only.flags.writeable = False
     expected = extractor(wave, sampling_rate=24000)["input_features"]
     for form in (
         torch.from_numpy(wave),
@@ -142,6 +145,8 @@ def test_arrays_tensors_lists_and_batches_give_the_same():
         [wave],
         [torch.from_numpy(wave)],
         wave.tolist(),
+        wave[::-1].copy()[::-1],
+        read_only,
     ):
         torch.testing.assert_close(extractor(form, sampling_rate=24000)["input_features"], expected)
     as_numpy = extractor(wave, sampling_rate=24000, return_tensors="np")["input_features"]
