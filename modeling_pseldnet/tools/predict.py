@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -208,6 +209,9 @@ def listen(options: argparse.Namespace) -> None:
     elif sys.stdin.isatty():
         raise ValueError("standard input is a terminal: pipe raw samples to it, as arecord -t raw gives them")
     else:
+        if os.name == "posix":
+            # A pipe that does not wait gives None where nothing has come yet.
+            os.set_blocking(sys.stdin.fileno(), True)
         blocks = read_pcm(io.FileIO(sys.stdin.fileno(), closefd=False), options.format, *block)
     print(f"{NAME}: listening to {options.stream}, {num_channels} channels at {sampling_rate} Hz", file=sys.stderr)
     for frame, events in detect_stream(

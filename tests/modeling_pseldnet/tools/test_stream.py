@@ -223,8 +223,9 @@ def test_who_falls_behind_gets_several_blocks_at_once_and_is_told_once():
 def listen(hub_folder, monkeypatch, capsys):
     """Runs the program over bytes on standard input; returns its status, the lines that it printed and its errors."""
 
-    def run(data: bytes, *options):
+    def run(data: bytes, *options, blocking=True):
         receiver, sender = os.pipe()
+        os.set_blocking(receiver, blocking)
 
         def send():
             with os.fdopen(sender, "wb") as pipe:
@@ -260,6 +261,11 @@ def test_the_program_prints_a_line_for_each_frame(listen, model, extractor, scen
         (pcm / np.float32(32768)).astype("<f4").tobytes(), *["--hop", "1", "--delay", "1", "--format", "f32le"]
     )
     assert floats[:2] == (0, lines)
+
+
+def test_a_pipe_that_does_not_wait_is_waited_for(listen):
+    status, lines, _ = listen(np.zeros(4 * RATE, "<i2").tobytes(), blocking=False)
+    assert (status, len(lines)) == (0, 10)
 
 
 @pytest.mark.parametrize(
