@@ -332,7 +332,8 @@ class FileSamples:
 
     def __init__(self, file, name: str):
         if isinstance(file, str | os.PathLike) and not Path(file).is_file():
-            raise ValueError(f"{name}: no such file")
+            there = "a pipe or folder, which cannot be sought in: give a file"
+            raise ValueError(f"{name}: {there if Path(file).exists() else 'no such file'}")
         self.name, self._opened = name, []
         try:
             self._open(file)

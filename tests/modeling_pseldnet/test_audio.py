@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 from types import SimpleNamespace
 
@@ -93,6 +94,14 @@ def test_whatever_stands_for_a_recording_gives_the_same_samples(tmp_path):
 def test_what_is_no_recording_is_refused_in_words(source, complaint):
     with pytest.raises(ValueError, match=complaint):
         read(source)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes have no names elsewhere")
+def test_what_is_there_and_no_file_is_told_from_what_is_not_there(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, complaint in (("pipe", "cannot be sought in: give a file"), ("absent", "no such file")):
+        with pytest.raises(ValueError, match=f"{name}: .*{complaint}"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize(("dtype", "silence", "full_scale"), [
