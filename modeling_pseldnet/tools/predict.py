@@ -302,6 +302,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("name recordings or folders of them, or listen with --stream")
     else:
         parser.refuse(options, ("format", "rate", "delay"), "of a live stream alone: give --stream too")
+        if any(place.is_file() for place in (options.output, *options.output.parents)):
+            parser.error(f"--output {options.output}: a file is there: name a folder")
         if not options.ray:
             parser.refuse(options, ("workers",), "of a Ray cluster alone: give --ray too")
     return options

@@ -258,6 +258,14 @@ def test_options_that_would_be_passed_over_are_refused(predict, capsys, options,
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["file", "file/folder"])
+def test_a_file_where_the_folder_for_results_is_to_be_is_refused_at_once(predict, tmp_path, capsys, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        predict("recording.wav", output=tmp_path / place)
+    assert f"--output {tmp_path / place}: a file is there" in capsys.readouterr().err
+
+
 def test_two_recordings_of_one_name_do_not_replace_each_other(predict, write_recording):
     status, _, error = predict(write_recording("a/x.wav"), write_recording("b/x.wav"))
     assert status == 2
