@@ -50,7 +50,7 @@ def read_numbered_labels(path: str | os.PathLike) -> dict[int, str]:
             continue
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) < 3 or not (cells[0].isascii() and cells[0].isdecimal()) or not cells[2]:
-            raise ValueError(f"{path}, line {number}: expected index, MID and label, separated by tabs")
+            raise ValueError(f"{path}, line {number}: expected index, MID and label, separated by tabs, and no header")
         index, name = int(cells[0]), cells[2]
         if names.setdefault(index, name) != name:
             raise ValueError(f"{path}, line {number}: class {index} is {name!r} here, {names[index]!r} elsewhere")

@@ -42,6 +42,7 @@ def test_labels_are_read_from_every_kind_of_list(tmp_path, name, text):
         ("a.txt", b"door\nbell\ndoor\n", "two classes are called 'door'"),
         ("a.csv", b"index,mid,display_name\n0,/m/0,door\n1,/m/1,bell\n", "a table with commas"),
         ("a.tsv", b"0\tspeech\n", "line 1: expected index, MID and label"),
+        ("a.tsv", b"index\tmid\tname\n0\t-\tdoor\n", "line 1: expected index, MID and label, .* and no header"),
         ("a.txt", b"\n", "no labels in it"),
         ("a.txt", b"\xff\xfe", "not a readable list of labels"),
         ("a.json", b"[1]", "not the config of a model"),
