@@ -27,8 +27,9 @@ OUTPUT_FORMATS = ("accdoa", "einv2", "multi_accdoa", "seddoa")
 
 @dataclass
 class ConversionReport:
-    """What became of the entries of a checkpoint: how many were used, remade, or are no part of the network."""
+    """How many classes the model has, and how many entries were used, remade, or are no part of the network."""
 
+    classes: int
     used: int
     remade: int
     ignored: list[str]
@@ -36,8 +37,8 @@ class ConversionReport:
     def __str__(self) -> str:
         examples = f" ({', '.join(self.ignored[:3])}{', …' if len(self.ignored) > 3 else ''})" if self.ignored else ""
         return (
-            f"{self.used} entries of the network used, {self.remade} that hold nothing learnt remade,"
-            f" {len(self.ignored)} of other parts ignored{examples}"
+            f"classes: {self.classes}; {self.used} entries of the network used, {self.remade} that hold nothing learnt"
+            f" remade, {len(self.ignored)} of other parts ignored{examples}"
         )
 
 
@@ -100,7 +101,7 @@ def convert_checkpoint(
     _load_strictly(model, state, checkpoint)
     card = model_card(config, source or Path(checkpoint).name) + (f"\n{note}" if note else "")
     save_hub_folder(model, output, card)
-    return ConversionReport(used=len(network) - remade, remade=remade, ignored=ignored)
+    return ConversionReport(num_classes, used=len(network) - remade, remade=remade, ignored=ignored)
 
 
 def _head_size(state: dict[str, torch.Tensor], head: str, checkpoint: str | os.PathLike) -> int:
