@@ -68,6 +68,16 @@ def test_with_the_delay_of_a_window_events_are_those_of_detect_after_the_first_w
     np.testing.assert_allclose(rows(found), rows(expected), atol=0.05)
 
 
+def test_where_blocks_end_within_a_hop_only_the_first_frames_of_the_last_window_are_others(model, extractor, scene):
+    waveform = np.tile(scene, 2)[:, : round(22.3 * RATE)]
+    _, found = stream(model, extractor, blocks_of(waveform, 5), delay_seconds=10)
+    expected = detect(model, extractor, (waveform, RATE), hop_seconds=5, threshold=THRESHOLD)
+    alike = np.r_[100:123, 150:223]
+    found, expected = found[np.isin(found.frame, alike)], expected[np.isin(expected.frame, alike)]
+    assert len(found) > 40
+    np.testing.assert_allclose(rows(found), rows(expected), atol=0.05)
+
+
 @pytest.mark.parametrize(("delay_seconds", "window_ends"), [(0.0, [12.0]), (0.5, [12.0, 12.5]), (1.0, [12, 12.5, 13])])
 def test_a_frame_is_the_mean_over_the_windows_that_have_held_it_so_far(extractor, scene, delay_seconds, window_ends):
     # One track a class, so that the mean needs no order of tracks.
