@@ -717,9 +717,10 @@ on("#film", "click", async () => {
   filming = new AbortController();
   audio.pause();
   const scene = state.scene;
+  const still = view(null);
   const from = scene.seconds > MAX_FILM_SECONDS ? state.time ?? 0 : 0;
   try {
-    const blob = await film(scene, (time) => view(time), state.files[state.listen], from, (part) => { find("#film").textContent = `Stop, ${Math.round(100 * Math.min(part, 1))} %`; }, filming.signal);
+    const blob = await film(scene, (time) => ({ ...still, time }), state.files[state.listen], from, (part) => { find("#film").textContent = `Stop, ${Math.round(100 * Math.min(part, 1))} %`; }, filming.signal);
     if (blob) save(blob, `${scene.name.replace(/\.\w+$/, "")}.${blob.type.split("/")[1]}`);
   } catch {
     fail("This browser cannot make the video: take the picture, or another browser.");

@@ -206,13 +206,29 @@ def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, t
     assert page.locator(".solo[aria-pressed=true]").count() == 1
 
 
-def test_pictures_and_videos_are_made(page, tmp_path):
+# What is written in the frames of a video.
+READ_FRAMES = """() => {
+    const {fillText} = CanvasRenderingContext2D.prototype;
+    window.texts = [];
+    CanvasRenderingContext2D.prototype.fillText = function (words, ...place) {
+        if (this.canvas.width === 1280) texts.push(words);
+        return fillText.call(this, words, ...place);
+    };
+}"""
+
+
+def test_pictures_and_videos_are_made_of_what_is_shown_when_they_are_asked_for(page):
     with page.expect_download() as download:
         page.click("#image")
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
     page.click("#film")
     page.wait_for_function("document.querySelector('#film').textContent.startsWith('Stop,')")
+    page.click("#examples [data-id=band]")
+    page.wait_for_selector("#about-scene:text('A band')")
+    page.evaluate(READ_FRAMES)
+    page.wait_for_function(f"texts.includes({json.dumps(SCENE['title'])})")
     page.click("#film")
+    assert "piano" not in page.evaluate("texts"), "what begins with a piano is the band"
     page.wait_for_function("document.querySelector('#film').textContent === 'Video'")
 
 
