@@ -23,7 +23,7 @@ const state = {
   view: "radar",
   turn: { yaw: 0, pitch: 0.45 },
   listen: "stereo",
-  solo: null, // {record, url}
+  solo: null, // {record, from}: what is heard alone, and when its sound begins, 0 until that is there
 };
 let shown = []; // the records that pass the filter
 let colours = theme();
@@ -193,7 +193,7 @@ function table() {
       cell("When", element("button", { type: "button", class: "time", onclick: () => jump(record), "aria-label": `${record.onset.toFixed(1)}–${seconds(record.offset)}: go to ${named(record.label)}` }, `${record.onset.toFixed(1)}–${seconds(record.offset)}`)),
       cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, spot(`${Math.round(record.azimuth)}°`, { ...record, distance: distanceOf(record) }, state.scene.stereo))),
       cell("Confidence", ...(record.confidence === null ? ["–"] : [element("meter", { min: 0, max: 1, value: record.confidence, "aria-label": "Confidence" }), ` ${record.confidence.toFixed(2)}`])),
-      ...(alone ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": "false", "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
+      ...(alone ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": String(state.solo?.record === record), "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
     rows.set(record, row);
     return row;
   }));
@@ -267,7 +267,7 @@ function follow(row) {
   if (top < list.scrollTop + 36 || bottom > list.scrollTop + list.clientHeight) list.scrollTo({ top: top - 60 });
 }
 
-const offset = () => state.solo?.record.onset ?? 0;
+const offset = () => state.solo?.from ?? 0;
 const now = () => offset() + audio.currentTime;
 
 function seek(time) {
@@ -326,22 +326,24 @@ async function solo(record) {
   const again = state.solo?.record === record;
   if (state.solo) unsolo();
   if (again) return;
+  const mine = { record, from: 0 };
+  state.solo = mine;
   audio.pause();
   button.setAttribute("aria-pressed", "true");
   button.classList.add("busy");
   try {
     const { example, recording, format } = state.source;
-    const scene = state.scene;
     const [file] = await call(about.endpoints.solo, [recording ?? null, example ?? "", format ?? "", record.trajectory]);
-    if (scene !== state.scene) return;
-    state.solo = { record };
+    if (mine !== state.solo) return;
+    mine.from = record.onset;
     audio.src = urlOf(file);
     seek(record.onset);
     say(`Only ${named(record.label)}`);
     await audio.play();
   } catch (error) {
-    button.setAttribute("aria-pressed", "false");
-    if (error.name !== "AbortError") fail(error.message);
+    if (mine !== state.solo || error.name === "AbortError") return;
+    unsolo();
+    fail(error.message);
   } finally {
     button.classList.remove("busy");
   }

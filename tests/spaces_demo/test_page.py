@@ -60,6 +60,13 @@ def upload(page, recording) -> None:
     page.click("#run")
 
 
+def hold(page, address) -> list:
+    """The next request to an address, once there is one: it waits until it is continued."""
+    held = []
+    page.route(address, lambda route: held.append(route), times=1)
+    return held
+
+
 def test_it_opens_with_a_scene_that_can_be_seen_and_heard(page):
     kinds = {record["label"] for record in RECORDS}
     assert page.inner_text("#summary") == f"{len(RECORDS)} events of {len(kinds)} kinds in 16.0 s"
@@ -204,6 +211,22 @@ def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, t
     page.wait_for_function("document.querySelector('#audio').src.endsWith('solo.mp3')")
     page.wait_for_selector("#play[aria-label=Pause]")
     assert page.locator(".solo[aria-pressed=true]").count() == 1
+
+
+PRESSED = "[...document.querySelectorAll('.solo')].map(button => button.getAttribute('aria-pressed') === 'true')"
+
+
+def test_of_two_events_the_one_pressed_last_is_heard_alone_and_stays_marked(page):
+    held = hold(page, "**/gradio_api/queue/join")
+    page.locator(".solo").nth(0).click()
+    page.locator(".solo").nth(1).click()
+    page.wait_for_function("document.querySelector('#audio').src.endsWith('solo.mp3')")
+    sound = page.get_attribute("#audio", "src")
+    held[0].continue_()
+    page.wait_for_function("!document.querySelector('.busy')")
+    assert page.get_attribute("#audio", "src") == sound
+    page.fill("#least", "0.05")
+    assert [number for number, pressed in enumerate(page.evaluate(PRESSED)) if pressed] == [1]
 
 
 # What is written in the frames of a video.
