@@ -74,6 +74,7 @@ export async function listen(visitor, { channels, format, model }, { onScene, on
     const { value: first } = await reader.read();
     const { numberOfChannels, sampleRate } = first;
     first.close();
+    signal.throwIfAborted();
     const query = new URLSearchParams({ channels: numberOfChannels, rate: sampleRate, channel_format: format, model });
     news = new EventSource(`${address}?${query}`);
     return await new Promise((resolve, reject) => {

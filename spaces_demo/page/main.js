@@ -390,6 +390,15 @@ function progress(text, part = null) {
   else bar.setAttribute("aria-valuenow", Math.round(100 * part));
 }
 
+// Ends what is under way and what is heard: what they still tell is not shown.
+function leave() {
+  working?.abort();
+  live = null;
+  audio.pause();
+  if (state.solo) unsolo();
+  busy(null);
+}
+
 let sent = { file: null, data: null };
 
 // What stands in the place of a result while there is none.
@@ -401,9 +410,8 @@ function ready() {
 
 function pick(file) {
   if (!file) return;
-  leaveLive();
+  leave();
   sent = { file, data: null };
-  audio.pause();
   find("#error").hidden = true;
   find("#chosen").textContent = file.name;
   find("#takes").textContent = `${(file.size / 1e6).toFixed(1)} MB, not sent yet`;
@@ -420,24 +428,24 @@ const pickedFormat = () => (find("#formats").hidden ? "" : find("[name=format]:c
 
 async function run() {
   if (!sent.file) {
-    fail("There is no recording yet: choose a file, or press play to hear the example.");
+    fail("There is no recording yet: choose a file.");
     return;
   }
+  leave();
+  const mine = sent;
   const controller = new AbortController();
   const { signal } = controller;
   busy(controller);
-  audio.pause();
   find("#stage").hidden = true;
   ready();
   try {
     progress("Sending", 0);
-    const recording = sent.data ?? await upload(sent.file, (part) => progress(`Sending ${Math.round(100 * part)} %`, part), signal);
-    sent.data = recording;
-    find("#takes").textContent = `${(sent.file.size / 1e6).toFixed(1)} MB`;
+    mine.data ??= await upload(mine.file, (part) => progress(`Sending ${Math.round(100 * part)} %`, part), signal);
+    find("#takes").textContent = `${(mine.file.size / 1e6).toFixed(1)} MB`;
     progress("Waiting");
     const format = pickedFormat();
     const options = [format, find("#model").value.trim(), Number(find("#threshold").value), Number(find("#overlap").value)];
-    const files = await call(about.endpoints.scene, [recording, ...options], ({ before, text, done, of }) => {
+    const files = await call(about.endpoints.scene, [mine.data, ...options], ({ before, text, done, of }) => {
       if (before) progress(`${before} before you`);
       else if (of) progress(`Listening: ${done} of ${of} windows`, done / of);
       else if (text) progress(text);
@@ -446,19 +454,22 @@ async function run() {
     const [csv, json, sceneFile, stereo, binaural] = files.map(urlOf);
     const answer = await fetch(sceneFile);
     const scene = await answer.json();
-    scene.name = sent.file.name;
-    show(scene, { csv, json, stereo, binaural }, { recording, format });
+    signal.throwIfAborted();
+    scene.name = mine.file.name;
+    show(scene, { csv, json, stereo, binaural }, { recording: mine.data, format });
     say(`Result ready: ${summary(shown, scene.seconds)}`);
     if (find("#stage").getBoundingClientRect().top > 0.6 * innerHeight) find("#stage").scrollIntoView();
   } catch (error) {
-    if (error.name !== "AbortError") {
+    if (!signal.aborted) {
       // A recording that the server has deleted is sent again.
-      sent.data = null;
+      mine.data = null;
       fail(error.message);
     }
   } finally {
-    busy(null);
-    if (find("#stage").hidden) ready();
+    if (working === controller) {
+      busy(null);
+      if (find("#stage").hidden) ready();
+    }
   }
 }
 
@@ -467,14 +478,15 @@ async function run() {
 const LEAST_SECONDS = 30; // of the line of time, while it fills
 
 async function listenLive() {
+  leave();
   const controller = new AbortController();
   busy(controller, "Stop listening");
-  audio.pause();
   const model = find("#model").value.trim();
   const wanted = { channels: model ? 4 : about.channels, format: pickedFormat(), model };
   let scene = null;
+  let end = "";
   try {
-    const end = await listen(session, wanted, {
+    end = await listen(session, wanted, {
       onScene(heard) {
         scene = { ...heard, name: "Microphone", seconds: LEAST_SECONDS, envelope: [], records: [] };
         forget();
@@ -486,22 +498,22 @@ async function listenLive() {
         tick();
       },
       onSound(heard, peak) {
-        if (!live) return;
+        if (working !== controller) return;
         // Samples that come late say nothing of when they sounded; those that were lost move the beginning.
         live.begun = Math.min(performance.now() - 1000 * heard, (live.begun ?? Infinity) + 1);
         live.levels[frameOf(heard)] = Math.max(live.levels[frameOf(heard)] ?? 0, peak);
       },
-      onFrame(frame) { if (live) told(scene, frame); },
+      onFrame(frame) { if (working === controller) told(scene, frame); },
     }, controller.signal);
-    if (end) fail(end);
   } catch (error) {
-    if (error.name !== "AbortError") fail(error.message);
-  } finally {
-    const again = live?.again;
-    busy(null);
-    if (live) stopped(scene);
-    if (again) listenLive();
+    if (error.name !== "AbortError") end = error.message;
   }
+  if (working !== controller) return;
+  const again = live?.again;
+  busy(null);
+  if (end) fail(end);
+  if (live) stopped(scene);
+  if (again) listenLive();
 }
 
 const sinceBegun = () => (live.begun === null ? 0 : (performance.now() - live.begun) / 1000);
@@ -537,12 +549,6 @@ function stopped(scene) {
   say(`Not listening any more: ${find("#summary").textContent}`);
 }
 
-function leaveLive() {
-  if (!live) return;
-  working.abort();
-  live = null;
-}
-
 // ── Examples and links ───────────────────────────────────────────────────────────────────────────────────────────
 
 function mark(example) {
@@ -554,6 +560,7 @@ function forget() {
   mark(null);
   sent = { file: null, data: null };
   find("#formats").hidden = true;
+  find("#ready").hidden = true;
   find("#error").hidden = true;
   find("#file").value = "";
   find("#chosen").textContent = "Drop a recording, or choose one";
@@ -561,17 +568,19 @@ function forget() {
 }
 
 async function open(id, chosen = {}) {
+  leave();
+  forget();
+  const mine = sent;
   const base = `example/${id}/${id}`;
   try {
     const answer = await fetch(`${base}.scene.json`);
     if (!answer.ok) throw new Error();
     const scene = await answer.json();
-    leaveLive();
-    forget();
+    if (mine !== sent) return;
     mark(id);
     show(scene, { csv: `${base}.csv`, json: `${base}.json`, stereo: `${base}.mp3`, binaural: `${base}-headphones.mp3` }, { example: id }, chosen);
   } catch {
-    fail("The example cannot be loaded: check your connection and load the page again.");
+    if (mine === sent) fail("The example cannot be loaded: check your connection and load the page again.");
   }
 }
 
@@ -601,7 +610,7 @@ for (const type of ["dragover", "dragleave", "drop"]) {
     if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
     find("#drop").classList.toggle("over", type === "dragover");
-    if (type === "drop" && !working) pick(event.dataTransfer.files[0]);
+    if (type === "drop") pick(event.dataTransfer.files[0]);
   });
 }
 on("#play", "click", toggle);

@@ -45,10 +45,12 @@ export async function call(endpoint, data, onNews = () => {}, signal) {
   const news = new EventSource(`gradio_api/queue/data?session_hash=${hash}`);
   try {
     return await new Promise((resolve, reject) => {
-      signal?.addEventListener("abort", () => {
+      const cancel = () => {
         post("cancel", { fn_index: endpoint, event_id }).catch(() => {});
         resolve(null);
-      });
+      };
+      if (signal?.aborted) cancel();
+      signal?.addEventListener("abort", cancel);
       let last = null;
       news.onerror = () => reject(new Error(LOST));
       news.onmessage = ({ data: text }) => {

@@ -213,6 +213,43 @@ def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, t
     assert page.locator(".solo[aria-pressed=true]").count() == 1
 
 
+@pytest.mark.parametrize("step", ["upload", "queue/join", "file=**.scene.json"])
+def test_the_result_is_that_of_the_file_chosen_last(page, make_recording, scene, predicted, step):
+    held = hold(page, f"**/gradio_api/{step}")
+    with page.expect_request(f"**/gradio_api/{step}"):
+        upload(page, make_recording("other.wav"))
+    page.set_input_files("#file", scene)
+    assert page.inner_text("#ready h2") == f"{scene.name} is ready"
+    held[0].continue_()
+    page.click("#run")
+    page.wait_for_selector("#stage:not([hidden])", timeout=60000)
+    assert page.inner_text("#about-scene").startswith(scene.name)
+    assert page.locator("#list tbody tr").count() == len(json.loads(predicted.with_suffix(".json").read_text()))
+
+
+def test_an_example_takes_the_place_of_a_recording_that_is_worked_on_and_the_reverse(page, scene):
+    held = hold(page, "**/gradio_api/queue/join")
+    with page.expect_request("**/gradio_api/queue/join"):
+        upload(page, scene)
+    page.click("#examples [data-id=scene]")
+    page.wait_for_selector("#stage:not([hidden])")
+    with page.expect_request("**/gradio_api/cancel"):
+        held[0].continue_()
+    assert page.is_visible("#run")
+    assert page.is_hidden("#error")
+    assert page.inner_text("#about-scene").startswith(SCENE["title"])
+
+    held = hold(page, "**/scene.scene.json")
+    with page.expect_request("**/scene.scene.json"):
+        page.click("#examples [data-id=scene]")
+    page.set_input_files("#file", scene)
+    with page.expect_response("**/scene.scene.json") as response:
+        held[0].continue_()
+    response.value.finished()
+    assert page.is_hidden("#stage")
+    assert page.inner_text("#chosen") == scene.name
+
+
 PRESSED = "[...document.querySelectorAll('.solo')].map(button => button.getAttribute('aria-pressed') === 'true')"
 
 
@@ -429,9 +466,22 @@ def test_a_microphone_is_heard_live_and_can_be_looked_at_afterwards(page):
     page.wait_for_selector("#cancel", state="hidden", timeout=60000)
     assert page.inner_text("#said") == f"Not listening any more: {page.inner_text('#summary')}"
     assert page.is_hidden("#play")
+    page.click("#run")
+    assert page.inner_text("#error p") == "There is no recording yet: choose a file."
     row = page.locator("#list tbody tr").first
     row.locator("th").click()
     assert row.get_attribute("aria-current") == "true"
+
+
+def test_a_file_that_is_chosen_ends_live_listening(page, scene):
+    page.evaluate(FOUR_CHANNELS)
+    page.click("#live")
+    page.wait_for_selector("#clock:text('told')", timeout=60000)
+    page.set_input_files("#file", scene)
+    assert page.inner_text("#ready h2") == f"{scene.name} is ready"
+    upload(page, scene)
+    page.wait_for_selector("#stage:not([hidden])", timeout=60000)
+    assert page.inner_text("#about-scene").startswith(scene.name)
 
 
 def test_a_microphone_of_too_few_channels_is_refused_in_words_that_help(page):
