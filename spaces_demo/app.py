@@ -24,6 +24,7 @@ from transformers.utils import logging
 from modeling_pseldnet import Events, PSELDNetForSELD
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.inference import choose_channel_format
+from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo import NAME, main
 from spaces_demo.answers import (
@@ -214,14 +215,14 @@ def build(finder: Finder) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)) as blocks:
         recording = gr.File(label="Recording")
         options = [
-            gr.Radio(
+            gr.Dropdown(
                 [*FORMAT_CHOICES, ("AmbiX", "ambix"), ("as the model takes it", "")],
                 value="",
                 label="Channel format",
             ),
             gr.Textbox("", label="Model"),
             gr.Dropdown(THRESHOLDS, value=0.0, label="Threshold"),
-            gr.Radio(OVERLAPS, value=0.0, label="Overlap"),
+            gr.Dropdown(OVERLAPS, value=0.0, label="Overlap"),
         ]
         example, trajectory = gr.Textbox("", label="Example"), gr.JSON(label="Trajectory")
         # One recording at a time, whoever asks for it; sounds of single events are quick.
@@ -238,6 +239,7 @@ def build(finder: Finder) -> gr.Blocks:
         blocks.unload(finder.cancel)
     for block in blocks.blocks.values():
         refuse_addresses(block)
+    refuse_in_one_line(blocks)
     return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
@@ -251,6 +253,19 @@ def refuse_addresses(block) -> None:
         return await move(path)
 
     block.async_move_resource_to_block_cache = move_files_alone
+
+
+def refuse_in_one_line(blocks: gr.Blocks) -> None:
+    """Has visitors told what Gradio finds wrong with the inputs of a call, which it would log with all they hold."""
+    preprocess = blocks.preprocess_data
+
+    async def preprocess_data(*arguments, **more) -> list:
+        try:
+            return await preprocess(*arguments, **more)
+        except Exception as error:
+            raise friendly(f"{first_line(getattr(error, 'message', error))}.") from None
+
+    blocks.preprocess_data = preprocess_data
 
 
 def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:

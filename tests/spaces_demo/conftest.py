@@ -106,7 +106,8 @@ def serve(model: Path, folder: Path) -> Iterator[Server]:
             yield Server(wait_for(f"http://127.0.0.1:{port}", process), folder / "files", downloads)
         finally:
             process.terminate()
-            process.communicate(timeout=300)
+            log, _ = process.communicate(timeout=300)
+        assert b"Traceback" not in log, log.decode()
 
 
 def wait_for(url: str, process: subprocess.Popen) -> str:

@@ -121,6 +121,14 @@ def test_no_address_is_fetched_whatever_it_is_given_as(server, scene):
             client.predict(*inputs, api_name="/detect")
 
 
+def test_an_input_that_a_call_cannot_have_is_refused_in_one_line(server, scene):
+    """And not logged, which the fixture of the server sees to."""
+    client = Client(server.url, verbose=False)
+    for inputs in ({"threshold": 0.07}, {"channel_format": "other"}, {"overlap": "much"}, {"recording": "/a/path"}):
+        with pytest.raises(AppError, match=r"^(Value: .* not in the list of choices: .*|1 validation error.*)\.$"):
+            client.predict(**{"recording": handle_file(scene), **inputs}, api_name="/detect")
+
+
 def test_what_nobody_foresaw_gets_an_apology_with_a_number_that_is_in_the_log(caplog):
     with pytest.raises(gr.Error, match=r"Sorry.*number [0-9a-f]{6}") as caught, answering():
         raise RuntimeError("/secret/path")
