@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from modeling_pseldnet import DEFAULT_MODEL
-from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
 from modeling_pseldnet.tools.extras import require
 
 
@@ -24,7 +24,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         " with the package",
     )  # fmt: skip
     parser.add_argument("--host", help="address to listen on; default: this machine only")
-    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    parser.add_argument("--port", type=whole_number(1, 65535), help="default: the first that is free from 7860 on")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--trust-remote-code", action="store_true", default=os.environ.get("PSELDNET_TRUST_REMOTE_CODE") == "1",

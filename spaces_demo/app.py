@@ -6,6 +6,7 @@ import html
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -318,13 +319,31 @@ def _choice(kind: str, name: str, label: str, value: str, checked: bool) -> str:
     return f'<label><input type="{kind}" name="{name}" value="{value}"{state}>{label}</label>'
 
 
+def check_address(host: str, port: int) -> None:
+    """Sees whether one can listen there, as Gradio would try a bad host for minutes.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host}{f' --port {port}' * bool(port)}: {error.strerror}: give another one"
+        ) from None
+
+
 def serve(options: argparse.Namespace) -> None:
     """Serves the page until it is told to stop; `options` are those of `pseldnet-demo`.
 
     Raises:
-        ValueError: the model cannot be loaded.
+        ValueError: the model cannot be loaded, or nothing can listen at the address.
         OSError: there is no port to listen on.
     """
+    check_address(options.host or "127.0.0.1", options.port or 0)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # A server that is told to stop goes the way of one that is interrupted, so that the files of visitors are deleted.

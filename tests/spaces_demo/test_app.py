@@ -1,3 +1,4 @@
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,6 +148,20 @@ def test_threshold_overlap_and_channel_format_are_used(detect, scene, model, tmp
     assert predict([str(scene), "--model", str(model), "--output", str(tmp_path), *options]) == 0
     csv, *_ = detect(scene, threshold=0.9, overlap=0.5, channel_format="fuma")
     assert Path(csv).read_text() == (tmp_path / scene.stem).with_suffix(".csv").read_text()
+
+
+def test_the_program_names_an_address_that_it_cannot_listen_to_in_one_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--port", port]) == 2
+    assert main(["--host", "192.0.2.1"]) == 2
+    with pytest.raises(SystemExit):
+        main(["--port", "99999"])
+    assert capsys.readouterr().err.splitlines() == [
+        f"pseldnet-demo: error: --host 127.0.0.1 --port {port}: Address already in use: give another one",
+        "pseldnet-demo: error: --host 192.0.2.1: Cannot assign requested address: give another one",
+        "pseldnet-demo: error: argument --port: '99999' is not a whole number from 1 up to 65535",
+    ]
 
 
 def test_the_program_names_a_model_that_cannot_be_loaded_in_one_line(capsys, tmp_path):
