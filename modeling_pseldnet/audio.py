@@ -118,9 +118,8 @@ class Recording:
             hint = "give a recording of that kind"
             if isinstance(samples, ArraySamples) and samples.num_samples == expected:
                 hint = "it looks transposed, give array.T"
-            raise ValueError(
-                f"{samples.name}: {samples.num_channels} channels where {description} has {expected}: {hint}"
-            )
+            channels = f"{samples.num_channels} channel{'s' * (samples.num_channels != 1)}"
+            raise ValueError(f"{samples.name}: {channels} where {description} has {expected}: {hint}")
         if samples.num_samples == 0:
             raise ValueError(f"{samples.name}: no samples in it: record it again or leave it out")
 

@@ -3,6 +3,7 @@
 import html
 import logging
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isqrt
@@ -111,5 +112,5 @@ def channel_advice(channels: int, needed: int, name: str = "") -> str:
     if channels == needed:
         return ""
     if needed == 4 and isqrt(channels) ** 2 == channels > 4:
-        return HIGHER_ORDER.format(order=isqrt(channels) - 1, name=name)
+        return HIGHER_ORDER.format(order=isqrt(channels) - 1, name=shlex.quote(name))
     return CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS.get(needed, ""))

@@ -180,7 +180,7 @@ def test_values_out_of_range_are_refused(model, extractor, options, complaint):
         ("logmel_gcc", 4, 2, "2 channels where a tetrahedral microphone array has 4"),
         ("salsa_lite", 4, 32, "32 channels where a tetrahedral microphone array has 4"),
         ("logmel", 1, 4, "4 channels where mono audio has 1"),
-        ("logmel_iv", 4, 1, "1 channels where first-order ambisonics has 4"),
+        ("logmel_iv", 4, 1, "1 channel where first-order ambisonics has 4"),
     ],
 )
 def test_the_channels_of_a_recording_follow_the_features(write_recording, feature_type, channels, other, complaint):

@@ -80,9 +80,12 @@ def truncated_file(make_recording) -> Path:
 
 
 BAD_FILES = {
-    "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channels where .*nothing can bring it back"),
+    "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channel where .*nothing can bring it back"),
     "stereo": (lambda make: make("stereo.flac", channels=2), "stereo.flac: 2 channels .*a model for stereo"),
-    "second order": (lambda make: make("order.wav", channels=9), "of order 2: give its first four channels"),
+    "second order": (
+        lambda make: make("2nd order.wav", channels=9),
+        "of order 2: .* sox '2nd order.wav' first-order.wav",
+    ),
     "other channels": (lambda make: make("six.wav", channels=6), "six.wav: 6 channels .*Export the four"),
     "too long": (lambda make: make("long.flac", seconds=610, sampling_rate=2000), "long.flac: 10.2 minutes where 10"),
     "not audio": (text_file, "text.wav: not readable audio"),
