@@ -64,6 +64,9 @@ class SimulatedRoom(Room):
         array_yaw: how far the array is turned counter-clockwise from the x axis of the room, degrees.
         late, early_seconds: as in `RoomRecipe`.
         seed: of the diffuse tails.
+
+    Raises:
+        ValueError: its responses take more than `MOST_IMAGES` image sources.
     """
 
     paths: tuple[np.ndarray, ...]
@@ -75,6 +78,13 @@ class SimulatedRoom(Room):
     late: str
     early_seconds: float
     seed: tuple[int, ...]
+
+    def __post_init__(self):
+        if 4 / 3 * self._image_order**3 > MOST_IMAGES:
+            raise ValueError(
+                f"a response of {self._image_seconds:.2f} s in a room of {_metres(self.size)} takes more than "
+                f"{MOST_IMAGES} image sources: set rooms.late to 'diffuse', or shorten rooms.rt60 or early_seconds"
+            )
 
     def describe(self) -> dict:
         return {
@@ -117,25 +127,28 @@ class SimulatedRoom(Room):
         sections = scipy.signal.butter(2, 20, "highpass", fs=self.sampling_rate, output="sos")
         return scipy.signal.sosfilt(sections, response).astype(np.float32)
 
+    @property
+    def _image_seconds(self) -> float:
+        """Until when image sources make the response."""
+        return self.rt60 if self.late == "images" else self.early_seconds
+
+    @property
+    def _image_order(self) -> int:
+        """The most reflections of an image source within that time."""
+        # The nearest image of order n is about n / |1 / size| away.
+        return math.ceil(self._image_seconds * SPEED_OF_SOUND * np.linalg.norm(1 / self.size)) + 1
+
     def _images(self, point: np.ndarray) -> Images:
         """Arrival times (n,), numbers of reflections (n,) and unit vectors (n, 3) of all image sources needed."""
         pyroomacoustics = require("pyroomacoustics")
-        seconds = self.rt60 if self.late == "images" else self.early_seconds
-        # The nearest image of order n is about n / |1 / size| away.
-        order = math.ceil(seconds * SPEED_OF_SOUND * np.linalg.norm(1 / self.size)) + 1
-        if 4 / 3 * order**3 > MOST_IMAGES:
-            raise ValueError(
-                f"a response of {seconds:.2f} s in a room of {_metres(self.size)} takes more than "
-                f"{MOST_IMAGES} image sources: set rooms.late to 'diffuse', or shorten rooms.rt60 or early_seconds"
-            )
-        room = pyroomacoustics.ShoeBox(self.size, fs=self.sampling_rate, max_order=order)
+        room = pyroomacoustics.ShoeBox(self.size, fs=self.sampling_rate, max_order=self._image_order)
         room.add_source(self.array_position + turned(point, self.array_yaw))
         room.add_microphone(self.array_position)
         room.image_source_model()
         source = room.sources[0]
         offsets = turned(source.images.T - self.array_position, -self.array_yaw)
         distances = np.linalg.norm(offsets, axis=1)
-        near = distances <= seconds * SPEED_OF_SOUND
+        near = distances <= self._image_seconds * SPEED_OF_SOUND
         near |= source.orders == 0
         distances, offsets = distances[near], offsets[near]
         return distances / SPEED_OF_SOUND, source.orders[near], offsets / distances[:, None]
@@ -211,7 +224,8 @@ def draw_room(recipe: RoomRecipe, sampling_rate: int, seed: tuple[int, ...]) -> 
     """Draws a room, its RT60, the array and the paths.
 
     Raises:
-        ValueError: no RT60 of the recipe is possible in the room, or its distances leave no place for sources.
+        ValueError: no RT60 of the recipe is possible in the room, its distances leave no place for sources, or its
+            responses take too many image sources.
     """
     generator = np.random.default_rng(seed)
     size = np.array([generator.uniform(*bounds) for bounds in recipe.size])

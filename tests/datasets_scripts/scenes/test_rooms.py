@@ -144,9 +144,9 @@ def test_a_room_without_place_for_sources_is_named():
         room_of(distance=(5.0, 6.0), size=((3, 3), (3, 3), (2.5, 2.5)))
 
 
-def test_too_many_image_sources_are_refused():
+def test_a_room_of_too_many_image_sources_is_refused_when_it_is_drawn():
     with pytest.raises(ValueError, match=r"set rooms\.late to 'diffuse'"):
-        room_of(late="images", rt60=(2.0, 2.0)).responses(0)
+        room_of(late="images", rt60=(2.0, 2.0))
 
 
 def test_decay_time_of_an_exponential_is_its_rt60():
