@@ -2,17 +2,16 @@
 
 import csv
 import hashlib
-import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import scipy
 
 from datasets_scripts.scenes.arrays import CHANNELS
 from datasets_scripts.scenes.rooms import Room, decay_time, turned
+from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
@@ -64,26 +63,22 @@ def read_measured_rooms(
     (`SingleRoomSRIR` and other conventions with `Data.IR` of four receivers) all positions are static.
 
     Raises:
-        ValueError: nothing to read, or a file, column or value is wrong; the message names it.
+        ValueError: nothing to read, a file, column or value is wrong, or a response silent; the message names it.
     """
     folder = Path(folder)
     table = folder / "responses.csv"
     sofa_files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".sofa")
-    if table.is_file():
-        rows = _read_table(table)
-    elif sofa_files:
-        rows = [row for file in sofa_files for row in _read_sofa(file)]
-    else:
-        raise ValueError(f"no measured responses in {folder}: expected SOFA files, or audio files with responses.csv")
+    rows = _read_table(table) if table.is_file() else (row for file in sofa_files for row in _read_sofa(file))
     rooms: dict[str, dict[tuple, list]] = {}
-    for number, (room, path, position, samples, rate) in enumerate(rows):
+    for number, (where, room, path, position, samples, rate) in enumerate(rows):
         if convention == "fuma":
             samples = FUMA_TO_AMBIX @ samples
-        if rate != sampling_rate:
-            divisor = math.gcd(rate, sampling_rate)
-            samples = scipy.signal.resample_poly(samples, sampling_rate // divisor, rate // divisor, axis=1)
+        samples = resampled(samples, rate, sampling_rate, where).astype(np.float32)
+        _check_response(where, position, samples)
         key = ("path", path) if path else ("static", number)
-        rooms.setdefault(room, {}).setdefault(key, []).append((position, samples.astype(np.float32)))
+        rooms.setdefault(room, {}).setdefault(key, []).append((position, samples))
+    if not rooms:
+        raise ValueError(f"no measured responses in {folder}: expected SOFA files, or audio files with responses.csv")
     return [
         MeasuredRoom(
             paths=tuple(np.stack([position for position, _ in points]) for points in paths.values()),
@@ -107,46 +102,64 @@ def digest_of_responses(folder: str | os.PathLike) -> str:
     return digest.hexdigest()[:16]
 
 
+def _check_response(where: str, position: np.ndarray, samples: np.ndarray) -> None:
+    """Raises a ValueError about a response (4, samples) that cannot be from a position, metres from the array."""
+    distance = np.linalg.norm(position)
+    if not np.isfinite(distance) or distance == 0:
+        raise ValueError(f"{where}: expected a source at a distance above 0 m")
+    if not np.isfinite(samples).all() or not np.square(samples[0]).any():
+        raise ValueError(f"{where}: the response is silent, empty or not finite")
+
+
 def _read_table(table: Path):
     import soundfile
 
-    with open(table, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, skipinitialspace=True)
-        missing = {"file", "azimuth", "elevation", "distance"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{table} has no column {sorted(missing)[0]!r}")
-        for row in reader:
-            where = f"{table}, line {reader.line_num}"
-            try:
-                azimuth, elevation, distance = (float(row[name]) for name in ("azimuth", "elevation", "distance"))
-                samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
-            except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
-                raise ValueError(f"{where}: {error}") from None
-            finite = np.isfinite([azimuth, elevation, distance]).all()
-            if samples.shape[1] != CHANNELS or not finite or distance <= 0:
-                raise ValueError(f"{where}: expected {CHANNELS} channels, two angles and a distance above 0 m")
-            position = distance * direction_to_vector(azimuth, elevation)
-            yield row.get("room") or table.parent.name, row.get("path"), position, samples.T, rate
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            rows = [(f"{table}, line {reader.line_num}", row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}: {error}") from None
+    missing = {"file", "azimuth", "elevation", "distance"} - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"{table} has no column {sorted(missing)[0]!r}")
+    for where, row in rows:
+        try:
+            azimuth, elevation, distance = (float(row[name]) for name in ("azimuth", "elevation", "distance"))
+            samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
+        except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
+            raise ValueError(f"{where}: {error}") from None
+        finite = np.isfinite([azimuth, elevation, distance]).all()
+        if samples.shape[1] != CHANNELS or not finite or distance <= 0:
+            raise ValueError(f"{where}: expected {CHANNELS} channels, two angles and a distance above 0 m")
+        position = distance * direction_to_vector(azimuth, elevation)
+        yield where, row.get("room") or table.parent.name, row.get("path"), position, samples.T, rate
 
 
 def _read_sofa(file: Path):
+    try:
+        positions, samples, rate = _sofa_responses(file)
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error.args[-1]}") from None
+    for number, (position, response) in enumerate(zip(positions, samples, strict=True), 1):
+        yield f"{file}, measurement {number}", file.stem, None, position, response, rate
+
+
+def _sofa_responses(file: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
+    """Positions in x, y, z from the listener, responses (measurements, 4, samples) and their sampling rate."""
     h5py = require("h5py")
 
     with h5py.File(file) as content:
-        try:
-            samples = np.asarray(content["Data.IR"], dtype=np.float32)
-            rate = round(float(np.ravel(content["Data.SamplingRate"])[0]))
-            sources = _sofa_metres(content, "SourcePosition")
-            listeners = _sofa_metres(content, "ListenerPosition")
-        except KeyError as error:
-            raise ValueError(f"{file}: {error.args[0]}") from None
+        samples = np.asarray(content["Data.IR"], dtype=np.float32)
+        rate = float(np.ravel(content["Data.SamplingRate"])[0])
+        sources = _sofa_metres(content, "SourcePosition")
+        listeners = _sofa_metres(content, "ListenerPosition")
         view = _sofa_metres(content, "ListenerView") if "ListenerView" in content else np.array([[1.0, 0.0, 0.0]])
     if samples.ndim != 3 or samples.shape[1] != CHANNELS:
-        raise ValueError(f"{file}: Data.IR has shape {samples.shape}, expected (measurements, {CHANNELS}, samples)")
+        raise ValueError(f"Data.IR has shape {samples.shape}, expected (measurements, {CHANNELS}, samples)")
     positions = np.broadcast_to(sources - listeners, (len(samples), 3))
     yaws = np.broadcast_to(np.degrees(np.arctan2(view[:, 1], view[:, 0])), len(samples))
-    for position, yaw, response in zip(positions, yaws, samples, strict=True):
-        yield file.stem, None, turned(position, -yaw), response, rate
+    return [turned(position, -yaw) for position, yaw in zip(positions, yaws, strict=True)], samples, rate
 
 
 def _sofa_metres(content, name: str) -> np.ndarray:

@@ -106,15 +106,8 @@ class SoundBank:
             samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
         except (OSError, soundfile.SoundFileError) as error:
             raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
-        samples = samples.mean(axis=1)
-        if rate != self.sampling_rate:
-            # Here, as it brings torch, which the processes of a synthesis do without.
-            from modeling_pseldnet.audio import checked_rate
-
-            divisor = gcd(
-                checked_rate(rate, f"the sound {self.sounds[number].name} of {self.source}"), self.sampling_rate
-            )
-            samples = scipy.signal.resample_poly(samples, self.sampling_rate // divisor, rate // divisor)
+        name = f"the sound {self.sounds[number].name} of {self.source}"
+        samples = resampled(samples.mean(axis=1), rate, self.sampling_rate, name)
         return samples.astype(np.float32, copy=False)
 
     def measured(self, number: int) -> Sound:
@@ -200,6 +193,22 @@ def _held_out(counts: Counter, fraction: float) -> set[str]:
             chosen.add(name)
             left -= counts[name]
     return chosen or {min(ordered, key=counts.get)}
+
+
+def resampled(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
+    """Samples (…, samples) of a rate in Hz at another.
+
+    Raises:
+        ValueError: `rate` is none that audio has; the message says whose it is by `name`.
+    """
+    if rate == sampling_rate:
+        return samples
+    # Here, as it brings torch, which the processes of a synthesis do without.
+    from modeling_pseldnet.audio import checked_rate
+
+    rate = checked_rate(rate, name)
+    divisor = gcd(rate, sampling_rate)
+    return scipy.signal.resample_poly(samples, sampling_rate // divisor, rate // divisor, axis=-1)
 
 
 @dataclass(frozen=True)

@@ -230,10 +230,37 @@ def test_spherical_sofa_positions_are_degrees_and_metres(tmp_path):
     assert room.paths[0][0] == pytest.approx(1.2 * direction_to_vector(45, 0))
 
 
+def write_sofa(file, samples, distance):
+    """Responses (measurements, 4, samples), all from one distance in front."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(file, "w") as sofa:
+        sofa["Data.IR"] = samples
+        sofa["Data.SamplingRate"] = [float(RATE)]
+        sofa["ListenerPosition"] = [[0.0, 0.0, 0.0]]
+        sofa["SourcePosition"] = [[distance, 0.0, 0.0]]
+
+
+def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
+    file = tmp_path / "room.sofa"
+    write_sofa(file, np.zeros((0, 4, 100)), distance=1.0)
+    with pytest.raises(ValueError, match=f"no measured responses in {tmp_path}"):
+        read_measured_rooms(tmp_path, RATE)
+    write_sofa(file, measured_response(0, 0, 0)[None], distance=0.0)
+    with pytest.raises(ValueError, match=r"room.sofa, measurement 1: expected a source at a distance above 0 m"):
+        read_measured_rooms(tmp_path, RATE)
+    write_sofa(file, np.zeros((1, 3, 100)), distance=1.0)
+    with pytest.raises(ValueError, match=r"room.sofa: Data.IR has shape \(1, 3, 100\)"):
+        read_measured_rooms(tmp_path, RATE)
+    file.write_text("no HDF5")
+    with pytest.raises(ValueError, match=r"room.sofa: .*signature not found"):
+        read_measured_rooms(tmp_path, RATE)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ("file,azimuth,elevation\n", "no column 'distance'"),
+        ("file,azimuth,elevation,distance,room\nfour.wav,0,0,1,B\udcfcro\n", "responses.csv: .*decode"),
         ("file,azimuth,elevation,distance\nnone.wav,0,0,1\n", "line 2: .*none.wav"),
         ("file,azimuth,elevation,distance\nstereo.wav,0,0,1\n", "line 2: expected 4 channels"),
         ("file,azimuth,elevation,distance\nstereo.wav,left,0,1\n", "line 2: could not convert"),
@@ -243,13 +270,35 @@ def test_spherical_sofa_positions_are_degrees_and_metres(tmp_path):
 def test_errors_in_a_table_name_the_line(tmp_path, table, message):
     for name, channels in (("stereo", 2), ("four", 4)):
         soundfile.write(tmp_path / f"{name}.wav", np.zeros((100, channels)), RATE)
-    (tmp_path / "responses.csv").write_text(table)
+    (tmp_path / "responses.csv").write_bytes(table.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):
         read_measured_rooms(tmp_path, RATE)
 
 
 def test_a_folder_without_responses_is_named(tmp_path):
     with pytest.raises(ValueError, match="no measured responses in"):
+        read_measured_rooms(tmp_path, RATE)
+    (tmp_path / "responses.csv").write_text("file,azimuth,elevation,distance\n")
+    with pytest.raises(ValueError, match="no measured responses in"):
+        read_measured_rooms(tmp_path, RATE)
+
+
+def write_response(folder, response, rate=RATE):
+    """A folder of one response (4, samples) from 1.5 m in front."""
+    soundfile.write(folder / "front.wav", response.T, rate, subtype="FLOAT")
+    (folder / "responses.csv").write_text("file,azimuth,elevation,distance\nfront.wav,0,0,1.5\n")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_responses_that_are_silent_or_not_finite_are_named(tmp_path, value):
+    write_response(tmp_path, np.full((4, 480), value))
+    with pytest.raises(ValueError, match=r"responses.csv, line 2: the response is silent, empty or not finite"):
+        read_measured_rooms(tmp_path, RATE)
+
+
+def test_responses_of_a_rate_that_no_audio_has_are_named(tmp_path):
+    write_response(tmp_path, measured_response(0, 0, 0), rate=100)
+    with pytest.raises(ValueError, match=r"responses.csv, line 2: a sampling rate of 100 Hz"):
         read_measured_rooms(tmp_path, RATE)
 
 
