@@ -9,12 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_scripts.scenes.arrays import CHANNELS
+from datasets_scripts.scenes.arrays import CHANNELS, SPEED_OF_SOUND
 from datasets_scripts.scenes.rooms import Room, decay_time, turned
 from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
+
+
+# Sound begins where the pressure first comes so near to its peak (ISO 3382-1).
+ONSET_DB = -20.0
+# What measured sound may be later than sound travels, seconds: half a frame of the labels.
+LATEST_ONSET = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +66,12 @@ def read_measured_rooms(
     The folder holds SOFA files, each a room, or four-channel audio files with a table `responses.csv` of columns
     `file, azimuth, elevation, distance` (degrees, metres) and, as wanted, `room` and `path`. Rows of one room with
     the same `path` are, in their order, the points of a trajectory; other rows are static positions. In SOFA files
-    (`SingleRoomSRIR` and other conventions with `Data.IR` of four receivers) all positions are static.
+    (`SingleRoomSRIR` and other conventions with `Data.IR` of four receivers) all positions are static. A response
+    begins when its source sounds: what a latency of the measurement puts before is to be cut off.
 
     Raises:
-        ValueError: nothing to read, a file, column or value is wrong, or a response silent; the message names it.
+        ValueError: nothing to read, a file, column or value is wrong, or a response silent or late; the message names
+            it.
     """
     folder = Path(folder)
     table = folder / "responses.csv"
@@ -74,7 +82,7 @@ def read_measured_rooms(
         if convention == "fuma":
             samples = FUMA_TO_AMBIX @ samples
         samples = resampled(samples, rate, sampling_rate, where).astype(np.float32)
-        _check_response(where, position, samples)
+        _check_response(where, position, samples, sampling_rate)
         key = ("path", path) if path else ("static", number)
         rooms.setdefault(room, {}).setdefault(key, []).append((position, samples))
     if not rooms:
@@ -102,13 +110,17 @@ def digest_of_responses(folder: str | os.PathLike) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_response(where: str, position: np.ndarray, samples: np.ndarray) -> None:
+def _check_response(where: str, position: np.ndarray, samples: np.ndarray, sampling_rate: int) -> None:
     """Raises a ValueError about a response (4, samples) that cannot be from a position, metres from the array."""
     distance = np.linalg.norm(position)
     if not np.isfinite(distance) or distance == 0:
         raise ValueError(f"{where}: expected a source at a distance above 0 m")
     if not np.isfinite(samples).all() or not np.square(samples[0]).any():
         raise ValueError(f"{where}: the response is silent, empty or not finite")
+    pressure = np.abs(samples[0])
+    onset = np.argmax(pressure >= pressure.max() * 10 ** (ONSET_DB / 20)) / sampling_rate
+    if (late := onset - distance / SPEED_OF_SOUND) > LATEST_ONSET:
+        raise ValueError(f"{where}: sound from {distance:.3g} m comes {late:.2f} s late: cut that off the beginning")
 
 
 def _read_table(table: Path):

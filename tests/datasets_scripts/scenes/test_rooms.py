@@ -302,6 +302,17 @@ def test_responses_of_a_rate_that_no_audio_has_are_named(tmp_path):
         read_measured_rooms(tmp_path, RATE)
 
 
+def test_responses_that_begin_with_a_latency_are_refused_and_those_with_a_loud_reflection_are_not(tmp_path):
+    response = measured_response(0, 0, 0)
+    silence = np.zeros((4, RATE // 2), np.float32)
+    write_response(tmp_path, np.concatenate([silence, response], axis=1))
+    with pytest.raises(ValueError, match=r"line 2: sound from 1.5 m comes 0\.50 s late"):
+        read_measured_rooms(tmp_path, RATE)
+    response[:, 2600] = 3 * response[:, 200]
+    write_response(tmp_path, response)
+    assert read_measured_rooms(tmp_path, RATE)
+
+
 def test_simulated_rooms_describe_themselves():
     room = room_of()
     assert isinstance(room, SimulatedRoom)
