@@ -8,11 +8,11 @@ import numpy as np
 
 from datasets_scripts.scenes.render import Renderer, rotated
 from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
-from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between
+from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction
 
 
-# Median error of the direct sound above which labels are wrong, degrees.
-LARGEST_MEDIAN = 5.0
+# Median error of the direct sound above which labels are wrong, degrees; that of one path is of fewer frames.
+LARGEST_MEDIAN, LARGEST_MEDIAN_OF_PATH = 5.0, 10.0
 # Frames this far below an event's loudest one tell no direction.
 WEAK_DB = -30.0
 RT60_EDGES = (0.0, 0.4, 0.8, 1.2, 1.6, np.inf)
@@ -24,16 +24,31 @@ class Verification:
 
     Attributes:
         rt60: of the scene's room, seconds (frames,).
+        path: where the event stands or moves, in words (frames,).
         direct, reverberant: errors without and with the room's reflections, degrees (frames,).
     """
 
     rt60: np.ndarray
+    path: np.ndarray
     direct: np.ndarray
     reverberant: np.ndarray
 
     @property
     def passed(self) -> bool:
-        return len(self.direct) > 0 and bool(np.median(self.direct) <= LARGEST_MEDIAN)
+        return not self.fault
+
+    @property
+    def fault(self) -> str:
+        """What tells against the labels, in one line; empty if nothing does."""
+        if not len(self.direct):
+            return "no events in these scenes: there is nothing to compare"
+        medians = {path: np.median(self.direct[self.path == path]) for path in np.unique(self.path)}
+        worst = max(medians, key=medians.get)
+        if medians[worst] > LARGEST_MEDIAN_OF_PATH:
+            return f"wrong: {worst}, where the median of the direct sound is {medians[worst]:.1f}°"
+        if (median := np.median(self.direct)) > LARGEST_MEDIAN:
+            return f"wrong: the median of the direct sound is {median:.1f}°, above {LARGEST_MEDIAN:g}°"
+        return ""
 
     def __str__(self) -> str:
         rows = [("direct sound", self.direct)]
@@ -46,7 +61,7 @@ class Verification:
             if len(errors):
                 median, most = np.percentile(errors, [50, 90])
                 lines.append(f"{name:<18}{len(errors):>8}{median:>8.1f}°{most:>8.1f}°")
-        return "\n".join(lines)
+        return "\n".join([*lines, self.fault] if self.fault else lines)
 
 
 def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Verification:
@@ -60,7 +75,7 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
         ValueError: labels are missing, or there are more than the scene has.
     """
     renderer = Renderer(scene_set)
-    rt60, direct, reverberant = [], [], []
+    rt60, paths, direct, reverberant = [], [], [], []
     for scene, labels in labelled:
         expected = scene_set.labels(scene)
         given = {key: row for row, key in enumerate(_keys(labels))}
@@ -76,7 +91,15 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
             direct.append(errors[strong])
             reverberant.append(reverberant_errors[strong])
             rt60.append(np.full(strong.sum(), scene_set.room(scene.room).rt60))
-    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, direct, reverberant)))
+            paths.append(np.full(strong.sum(), _path_in_words(scene_set, scene.room, event.path)))
+    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, paths, direct, reverberant)))
+
+
+def _path_in_words(scene_set: SceneSet, room_number: int, path: int) -> str:
+    room = scene_set.room(room_number)
+    azimuth, elevation = vector_to_direction(room.paths[path][0])
+    name = room.describe().get("name", room_number)
+    return f"room {name}, path {path} from azimuth {azimuth:.0f}°, elevation {elevation:.0f}°"
 
 
 def _keys(labels: Events) -> list[tuple[int, int, int]]:

@@ -5,11 +5,13 @@ import pytest
 import soundfile
 from scipy.signal import fftconvolve
 
+from datasets_scripts.scenes.arrays import foa_gains
 from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render import PEAK, Renderer, event_signal, path_weights
 from datasets_scripts.scenes.scene_set import PLAYBACK_STEPS, SceneEvent, SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.verify import verify
+from modeling_pseldnet.events import direction_to_vector
 
 
 RATE = 24000
@@ -177,6 +179,34 @@ def test_labels_that_are_mirrored_or_late_do_not_pass(make):
     late = [part.replace(frame=part.frame + 1) for part in labels]
     with pytest.raises(ValueError, match="labels of scene 0 are not those of its events"):
         verify(made, zip(scenes, late, strict=True))
+
+
+def test_a_measured_response_in_the_wrong_row_does_not_pass_and_is_named(make, tmp_path):
+    rows = [0, 45, 90, 135, 180]
+    for azimuth in rows:
+        response = np.zeros((4, 480))
+        response[:, 100] = foa_gains(direction_to_vector([azimuth], [0]))[:, 0]
+        soundfile.write(tmp_path / f"{azimuth}.wav", response.T, RATE, subtype="FLOAT")
+
+    def verification(azimuths):
+        lines = [f"{file}.wav,{azimuth},0,1.5,hall" for file, azimuth in zip(rows, azimuths, strict=True)]
+        (tmp_path / "responses.csv").write_text("\n".join(["file,azimuth,elevation,distance,room", *lines]))
+        made = make(rooms=RoomRecipe(measured=str(tmp_path)), polyphony={1: 1.0})
+        return verify(made, [(scene, made.labels(scene)) for scene in map(made.scene, range(6))])
+
+    assert verification(rows).passed
+    wrong = verification([0, 45, -90, 135, 180])
+    assert np.median(wrong.direct) < 1
+    assert not wrong.passed
+    assert "room hall, path 2 from azimuth -90°, elevation 0°" in wrong.fault
+    assert wrong.fault in str(wrong)
+
+
+def test_without_events_nothing_passes_and_a_line_says_why(make):
+    made = make(polyphony={0: 1.0})
+    verification = verify(made, [(made.scene(0), made.labels(made.scene(0)))])
+    assert not verification.passed
+    assert "no events in these scenes" in str(verification)
 
 
 def test_reverberation_widens_the_errors(make):
