@@ -308,7 +308,7 @@ def sounds_from_dataset(
     `recording_column` names the recording a row is a piece of; without it the audio's file name does, if it has one.
 
     Raises:
-        ValueError: a column is missing, or labels are numbers without names.
+        ValueError: a column is missing, labels are numbers without names, or a row has no label or no audio.
     """
     datasets = require("datasets")
     for column in filter(None, (audio_column, label_column, recording_column)):
@@ -318,13 +318,19 @@ def sounds_from_dataset(
     labels: Sequence = dataset[label_column]
     if isinstance(feature := dataset.features[label_column], datasets.ClassLabel):
         class_names, class_ids = tuple(feature.names), labels
-    elif all(isinstance(label, str) for label in labels):
-        class_names = tuple(sorted(set(labels)))
-        class_ids = [class_names.index(label) for label in labels]
+    elif all(label is None or isinstance(label, str) for label in labels):
+        class_names = tuple(sorted(set(labels) - {None}))
+        class_ids = list(map({name: number for number, name in enumerate(class_names)}.get, labels))
     else:
         raise ValueError(f"the labels of {source} in {label_column!r} are neither a ClassLabel nor strings")
-    paths = (audio["path"] for audio in dataset.select_columns([audio_column])[audio_column])
-    names = [f"row {row}" if not path else f"row {row} ({Path(path).name})" for row, path in enumerate(paths)]
+    names = []
+    audios = dataset.select_columns([audio_column])[audio_column]
+    for row, (audio, class_id) in enumerate(zip(audios, class_ids, strict=True)):
+        if class_id in (None, -1):
+            raise ValueError(f"row {row} of {source} has no label in {label_column!r}: leave it out")
+        if not audio or (audio["bytes"] is None and not audio["path"]):
+            raise ValueError(f"row {row} of {source} has no audio in {audio_column!r}: leave it out")
+        names.append(f"row {row} ({Path(audio['path']).name})" if audio["path"] else f"row {row}")
     recordings: Iterable[str]
     if recording_column:
         recordings = map(str, dataset[recording_column])

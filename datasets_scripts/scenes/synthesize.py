@@ -263,8 +263,11 @@ def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
     """
     values = _read_manifest(path)
     if sounds is None:
-        recipe = scene_recipe_from_dict(values["recipe"])
-        sounds = sounds_from_folder(values["sounds"]["source"], recipe.sampling_rate)
+        source = values["sounds"]["source"]
+        # Files are in the folder of their class; rows of a dataset are in none.
+        if "/" not in values["sounds"]["files"][0][0]:
+            raise ValueError(f"the scenes of {path} are made from rows of {source}: give --dataset or --sounds too")
+        sounds = sounds_from_folder(source, scene_recipe_from_dict(values["recipe"]).sampling_rate)
     return scene_set_from_dict(values, sounds)
 
 

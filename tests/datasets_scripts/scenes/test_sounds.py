@@ -257,3 +257,19 @@ def test_wrong_columns_of_a_dataset_are_named():
         sounds_from_dataset(dataset, label_column="kind")
     with pytest.raises(ValueError, match="neither a ClassLabel nor strings"):
         sounds_from_dataset(dataset)
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, None], ["dog", None]])
+def test_a_row_of_a_dataset_without_a_label_is_named(labels):
+    named = datasets.ClassLabel(names=["dog"]) if labels[0] == 0 else datasets.Value("string")
+    rows = {"audio": [{"bytes": encoded(0), "path": None}] * 2, "label": labels}
+    with pytest.raises(ValueError, match="row 1 of the dataset has no label in 'label'"):
+        sounds_from_dataset(dataset_of(rows, {"audio": datasets.Audio(), "label": named}))
+
+
+@pytest.mark.parametrize("audio", [None, {"bytes": None, "path": None}])
+def test_a_row_of_a_dataset_without_audio_is_named(audio):
+    rows = {"audio": [{"bytes": encoded(0), "path": "a.wav"}, audio], "label": ["dog", "dog"]}
+    dataset = dataset_of(rows, {"audio": datasets.Audio(), "label": datasets.Value("string")})
+    with pytest.raises(ValueError, match="row 1 of the dataset has no audio in 'audio'"):
+        sounds_from_dataset(dataset)

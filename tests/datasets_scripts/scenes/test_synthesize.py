@@ -275,7 +275,7 @@ def test_plots_are_drawn(made, capsys):
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
-def test_sounds_may_come_from_a_dataset(inputs, tmp_path):
+def test_sounds_may_come_from_a_dataset(inputs, tmp_path, capsys):
     files = sorted((inputs / "sounds").rglob("*.wav"))
     rows = {
         "clip": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
@@ -289,6 +289,7 @@ def test_sounds_may_come_from_a_dataset(inputs, tmp_path):
     assert main([str(folder), "--scenes", "4", *recipe, *options, "--workers", "2"]) == 0
     assert sorted(path.name[:5] for path in (folder / "foa").iterdir()) == ["fold1"] * 4
     assert main([str(folder), "--verify", *options]) == 0
+    assert f"rows of {tmp_path / 'clips'}: give --dataset" in failing(capsys, folder, "--verify")
 
 
 def test_train_and_test_sets_hear_different_recordings(inputs, tmp_path):
