@@ -8,12 +8,15 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from datasets_scripts.yaml_recipes import build, fit, naming, read_values, recipe_text, schema_of
+from modeling_pseldnet.events import FRAME_SECONDS
 
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
 # Beyond these a scene takes all memory, or for ever.
 MOST_METRES, MOST_PLACES, MOST_EVENTS = 1000.0, 100_000, 100
+# Beyond it, dB, an event takes the noise below what is stored of a scene.
+LOUDEST_SNR = 100.0
 
 Number = float | int
 Range = tuple[Number, Number]
@@ -35,7 +38,7 @@ class RoomRecipe:
         array_margin: least distance of the array from a wall, metres, where the room is wide enough.
         array_height: range of the height of the array, metres.
         distance: range of the distance of a source from the array, metres.
-        elevation: range of the elevation of static sources, degrees.
+        elevation: range of the elevation of static sources, of arcs and of the ends of straight lines, degrees.
         positions: static source positions a room.
         paths: trajectories a room, in turn arcs around the array and straight lines.
         path_step: distance between the points of a trajectory that have a response of their own, metres. A source is
@@ -66,6 +69,8 @@ class RoomRecipe:
         _check_ranges("rooms", self, "elevation", least=-90.0, most=90.0)
         for size_range in self.size:
             _check_range("rooms.size", size_range, least=2 * self.wall_margin, most=MOST_METRES)
+        if min(self.wall_margin, self.array_margin) < 0:
+            raise ValueError("rooms.wall_margin and rooms.array_margin must be at least 0 m")
         if self.rt60[0] <= 0 or self.distance[0] < 0.2:
             raise ValueError("rooms.rt60 must be above 0 s and rooms.distance at least 0.2 m")
         if self.number < 1 or self.positions + self.paths < 1 or min(self.positions, self.paths) < 0:
@@ -112,9 +117,11 @@ class EventRecipe:
 
     def __post_init__(self):
         _check_ranges("events", self, "gap", "seconds", least=0.0)
-        _check_ranges("events", self, "snr", least=-60.0)
+        _check_ranges("events", self, "snr", least=-60.0, most=LOUDEST_SNR)
         _check_ranges("events", self, "speed", least=0.01)
         _check_ranges("events", self, "playback", least=0.25, most=4.0)
+        if self.seconds[1] < FRAME_SECONDS:
+            raise ValueError(f"events.seconds must reach {FRAME_SECONDS:g} s, a frame of the labels")
         if not self.polyphony or min(self.polyphony) < 0 or min(self.polyphony.values()) < 0:
             raise ValueError("events.polyphony must map numbers of simultaneous events (from 0) to shares")
         if max(self.polyphony) > MOST_EVENTS:
@@ -174,7 +181,7 @@ class InterferenceRecipe:
     def __post_init__(self):
         _check_share("interference.probability", self.probability)
         _check_ranges("interference", self, "gap", least=0.0)
-        _check_ranges("interference", self, "snr", least=-60.0)
+        _check_ranges("interference", self, "snr", least=-60.0, most=LOUDEST_SNR)
 
 
 @strict
