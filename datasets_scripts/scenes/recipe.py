@@ -228,11 +228,16 @@ class SceneRecipe:
 def read_scene_recipe(source: str | os.PathLike) -> SceneRecipe:
     """Reads a recipe of scenes: a YAML file, or the name of one that comes with the package, such as `"default"`.
 
+    Folders that it names are seen from the working directory; in the recipe they are absolute.
+
     Raises:
         ValueError: it is not as it should be; the message names the file and the key.
         FileNotFoundError: neither a file nor a known name.
     """
     label, values = read_values(source, RECIPE_FOLDER, schema_of(SceneRecipe))
+    for section, name in (("rooms", "measured"), ("interference", "folder")):
+        if (folder := values.get(section, {}).get(name)) is not None:
+            values[section][name] = os.path.abspath(os.path.expanduser(folder))
     with naming(label):
         return build(SceneRecipe, values)
 

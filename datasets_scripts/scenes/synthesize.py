@@ -376,11 +376,6 @@ def _run_program(options: argparse.Namespace) -> int:
     folder = SceneFolder(options.folder.absolute(), tuple(dict.fromkeys(options.formats)))
     if options.scenes is not None:
         recipe = read_scene_recipe(options.recipe)
-        for section, name in (("rooms", "measured"), ("interference", "folder")):
-            part = getattr(recipe, section)
-            if (path := getattr(part, name)) is not None:
-                part = replace(part, **{name: os.path.abspath(os.path.expanduser(path))})
-                recipe = replace(recipe, **{section: part})
         sounds = _measure(_open_sounds(options, recipe.sampling_rate), folder, options.workers)
         split = options.split or next((name for name in SPLITS if folder.path.name.startswith(name)), "all")
         scene_set = SceneSet(recipe, sounds, options.seed, split)

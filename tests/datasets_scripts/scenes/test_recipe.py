@@ -51,10 +51,21 @@ def test_a_recipe_may_inherit_several_and_the_later_counts_more(write_text, tmp_
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2(write_text, tmp_path):
-    text = "scene_seconds: 2e1\nnoise: {level: [-5e1, -4.5e+1]}\nrooms: {number: 010, measured: no}"
+    text = "scene_seconds: 2e1\nnoise: {level: [-5e1, -4.5e+1]}\nrooms: {number: 010}\nevents: {classes: [no]}"
     recipe = read_scene_recipe(write_text(tmp_path / "numbers.yaml", text))
     assert (recipe.scene_seconds, recipe.noise.level) == (20, (-50, -45))
-    assert (recipe.rooms.number, recipe.rooms.measured) == (10, "no")
+    assert (recipe.rooms.number, recipe.events.classes) == (10, ["no"])
+
+
+def test_folders_of_a_recipe_are_seen_from_home_and_the_working_directory(write_text, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    path = write_text(
+        tmp_path / "deep" / "mine.yaml", "rooms: {measured: ~/responses}\ninterference: {folder: others}"
+    )
+    recipe = read_scene_recipe(path)
+    assert recipe.rooms.measured == str(tmp_path / "home" / "responses")
+    assert recipe.interference.folder == str(tmp_path / "others")
 
 
 def test_a_recipe_is_read_from_what_is_written_of_it(write_text, tmp_path):
