@@ -452,7 +452,9 @@ def _load_mono_clips(
 ) -> Windows:
     scenes = read_scene_recipe(recipe.scene_recipe)
     sounds = _measured_sounds(recipe.data_dir, scenes.sampling_rate, num_workers)
-    by_class = sounds.numbers_by_class(recipe.split, scenes.test_fraction, scenes.validation_fraction)
+    by_class = sounds.numbers_by_class(
+        recipe.split, scenes.test_fraction, scenes.validation_fraction, scenes.events.classes
+    )
     if not any(map(len, by_class)):
         raise ValueError(f"no sounds for split {recipe.split!r}: set validation_fraction of the scene recipe above 0")
     clips = MonoClips(sounds, np.sort(np.concatenate(by_class)), round(window_seconds / FRAME_SECONDS))

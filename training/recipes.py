@@ -36,7 +36,8 @@ class DataRecipe:
         seed: of that choice, or of the rendered scenes.
         hop_seconds: from one window to the next; the window's length by default.
         mono: place the first channel of each recording at random directions.
-        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too.
+        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too, and
+            which classes are used.
         scenes: rendered scenes an epoch, or to evaluate on.
         mix_in: fields of other data to mix in, and `share`, the part of the windows that are from there, drawn anew
             each epoch; its classes are matched by name, and may be fewer.

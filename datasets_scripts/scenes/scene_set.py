@@ -139,12 +139,8 @@ class SceneSet:
         if sounds.sampling_rate != recipe.sampling_rate:
             raise ValueError(f"the sounds are at {sounds.sampling_rate} Hz, the recipe at {recipe.sampling_rate} Hz")
         self.recipe, self.sounds, self.seed, self.split = recipe, sounds, seed, split
-        wanted = recipe.events.classes
-        found = sounds.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction, wanted)
-        if wanted:
-            if missing := sorted(set(wanted) - set(sounds.class_names)):
-                raise ValueError(f"events.classes: {sounds.source} has no class {', '.join(missing)}")
-            found = [n if name in wanted else n[:0] for name, n in zip(sounds.class_names, found, strict=True)]
+        shares = recipe.test_fraction, recipe.validation_fraction
+        found = sounds.numbers_by_class(split, *shares, recipe.events.classes)
         self._by_class = [self._long_enough(numbers, sounds) for numbers in found]
         if not any(map(len, found)):
             raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")
@@ -156,7 +152,7 @@ class SceneSet:
         self.interference, self._interfering = interference, np.zeros(0, int)
         if recipe.interference.folder is not None:
             self.interference = interference or read_interference(recipe)
-            (numbers,) = self.interference.numbers_by_class(split, recipe.test_fraction, recipe.validation_fraction)
+            (numbers,) = self.interference.numbers_by_class(split, *shares)
             self._interfering = self._long_enough(numbers, self.interference)
             if not len(self._interfering):
                 raise ValueError(f"no interfering sounds for split {split!r}: set validation_fraction above 0")

@@ -144,9 +144,11 @@ class SoundBank:
         split: str,
         test_fraction: float,
         validation_fraction: float = 0.0,
-        needed: Collection[str] | None = None,
+        classes: Collection[str] | None = None,
     ) -> list[np.ndarray]:
         """For every class, the numbers of its sounds in `split`; the splits share no recording, but for `"all"`.
+
+        Classes other than those named by `classes` have none; by default all have.
 
         Of each class's recordings, in the order of a hash of their name, those that fit into `test_fraction` of its
         sounds are the test's, or else the smallest one is; a recording of several classes is so for all of them. Of
@@ -154,10 +156,13 @@ class SoundBank:
         one recording left has none. Recordings whose split is given are in it, and do not count for the others.
 
         Raises:
-            ValueError: a class, or one of those that are `needed`, has no sounds, or none to train or test with.
+            ValueError: a class has no sounds, or none to train or test with, or there is no class of a name.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        wanted = set(self.class_names if classes is None else classes)
+        if missing := sorted(wanted - set(self.class_names)):
+            raise ValueError(f"events.classes: {self.source} has no class {', '.join(missing)}")
         given = {sound.recording: sound.split for sound in self.sounds if sound.split}
         recordings = [
             Counter(s.recording for s in self.sounds if s.class_id == class_id and s.recording not in given)
@@ -169,13 +174,16 @@ class SoundBank:
             remaining = [Counter({name: counts[name] for name in counts.keys() - test}) for counts in recordings]
             validation.update(*(_held_out(counts, validation_fraction) for counts in remaining))
         split_of = {**dict.fromkeys(test, "test"), **dict.fromkeys(validation, "validation"), **given}
-        kept = [split == "all" or split_of.get(sound.recording, "train") == split for sound in self.sounds]
+        kept = [
+            split in ("all", split_of.get(sound.recording, "train")) and self.class_names[sound.class_id] in wanted
+            for sound in self.sounds
+        ]
         numbers = [
             np.array([n for n, s in enumerate(self.sounds) if s.class_id == class_id and kept[n]], int)
             for class_id in range(len(self.class_names))
         ]
         for class_id, (name, found) in enumerate(zip(self.class_names, numbers, strict=True)):
-            if not len(found) and split != "validation" and (needed is None or name in needed):
+            if not len(found) and split != "validation" and name in wanted:
                 known = len({sound.recording for sound in self.sounds if sound.class_id == class_id})
                 reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
                 raise ValueError(f"class {name!r} of {self.source} has no sound for split {split!r}: {reason}")

@@ -661,6 +661,16 @@ def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, sound_f
         assert item["waveform"].shape == ((4 if source == "scenes" else 1), 24000)
 
 
+def test_mono_clips_are_of_the_classes_of_the_scene_recipe(sound_folder):
+    recipe = sound_folder / "some.yaml"
+    recipe.write_text("events: {classes: [low]}\n")
+    data = DataRecipe("mono_clips", data_dir=str(sound_folder / "sounds"), scene_recipe=str(recipe))
+    windows = load_windows(data, 1)
+    events = [windows.dataset[index]["events"] for index in range(len(windows.dataset))]
+    assert {windows.class_names[number] for part in events for number in part.class_id} == {"low"}
+    assert windows.class_names == ["high", "low", "middle"]
+
+
 def test_what_is_drawn_follows_from_epoch_and_index_as_resumed_runs_need_it(tiny_data, sound_folder, tmp_path):
     clips = DataRecipe("mono_clips", data_dir=str(sound_folder / "sounds"))
     own = {"data_dir": str(tiny_data), "cache_dir": str(tmp_path)}

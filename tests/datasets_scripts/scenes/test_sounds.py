@@ -99,6 +99,15 @@ def test_a_class_of_one_recording_cannot_serve_the_test_split(tmp_path):
         bank.numbers_by_class("test", 0.2)
 
 
+def test_classes_that_are_not_asked_for_have_no_sounds_and_keep_their_numbers(tmp_path):
+    for name in ("bark", "meow"):
+        write_noise(tmp_path / name / "a.wav")
+    bank = sounds_from_folder(tmp_path)
+    assert [list(found) for found in bank.numbers_by_class("all", 0.2, classes=["meow"])] == [[], [1]]
+    with pytest.raises(ValueError, match="has no class cow"):
+        bank.numbers_by_class("all", 0.2, classes=["cow"])
+
+
 @pytest.mark.parametrize("folder", ["none", "empty"])
 def test_a_folder_without_classes_is_named(tmp_path, folder):
     (tmp_path / "empty").mkdir()
