@@ -99,15 +99,22 @@ def read_measured_rooms(
 
 
 def digest_of_responses(folder: str | os.PathLike) -> str:
-    """Tells measured responses from others: by their table, and the names and sizes of all files beside it."""
+    """Tells measured responses from others: by the table and the files beside it, their names, sizes and bytes."""
     folder = Path(folder)
     table = folder / "responses.csv"
-    digest = hashlib.sha256(table.read_bytes() if table.is_file() else b"")
+    listing, contents = hashlib.sha256(table.read_bytes() if table.is_file() else b""), hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        digest.update(
+        listing.update(
             f"\n{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode(errors="surrogateescape")
         )
-    return digest.hexdigest()[:16]
+        contents.update(file.read_bytes())
+    # Manifests of earlier versions have the first half alone.
+    return listing.hexdigest()[:16] + contents.hexdigest()[:16]
+
+
+def is_same_digest(known: str | None, told: str | None) -> bool:
+    """Whether two digests tell of the same responses; the first may be of an earlier version, a part or none."""
+    return (told or "").startswith(known or "")
 
 
 def _check_response(where: str, position: np.ndarray, samples: np.ndarray, sampling_rate: int) -> None:

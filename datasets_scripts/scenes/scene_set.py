@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from datasets_scripts.scenes.measured_rooms import digest_of_responses, read_measured_rooms
+from datasets_scripts.scenes.measured_rooms import digest_of_responses, is_same_digest, read_measured_rooms
 from datasets_scripts.scenes.recipe import SceneRecipe, scene_recipe_from_dict
 from datasets_scripts.scenes.rooms import Room, draw_room
 from datasets_scripts.scenes.sounds import SPLITS, Sound, SoundBank, sounds_from_folder
@@ -439,9 +439,9 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
         ValueError: the sounds or the responses are not those that the set was made from, or one was edited since.
     """
     recipe = scene_recipe_from_dict(values["recipe"])
-    responses = values.get("responses")
-    if responses is not None and responses != digest_of_responses(recipe.rooms.measured):
-        raise ValueError(f"the responses in {recipe.rooms.measured} are not those that these scenes were made from")
+    measured = recipe.rooms.measured
+    if not is_same_digest(values.get("responses"), measured and digest_of_responses(measured)):
+        raise ValueError(f"the responses in {measured} are not those that these scenes were made from")
     made = SceneSet(recipe, measured_as_told(sounds, values["sounds"]), values["seed"], values["split"])
     if not is_same_bank(values.get("interference"), made.interference and _describe_bank(made.interference)):
         raise ValueError(f"the sounds in {recipe.interference.folder} are not those that these scenes were made from")

@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from datasets_scripts.scenes.measured_rooms import is_same_digest
 from datasets_scripts.scenes.recipe import read_scene_recipe, scene_recipe_from_dict, scene_recipe_text
 from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.scene_set import SceneSet, is_same_bank, measured_as_told, scene_set_from_dict
@@ -224,8 +225,8 @@ def _is_same(name: str, known, told) -> bool:
     """Whether a part of a manifest says the same as another, which may be of an earlier version and lack details."""
     if name == "recipe":
         return _as_json(asdict(scene_recipe_from_dict(known))) == told
-    if name == "responses" and known is None:
-        return True
+    if name == "responses":
+        return is_same_digest(known, told)
     return is_same_bank(known, told) if name in ("sounds", "interference") else known == told
 
 

@@ -8,7 +8,7 @@ from pyroomacoustics.directivities import DirectionVector, FigureEight, Omnidire
 from scipy.signal import butter, sosfilt
 
 from datasets_scripts.scenes.arrays import diffuse_field, foa_gains
-from datasets_scripts.scenes.measured_rooms import read_measured_rooms
+from datasets_scripts.scenes.measured_rooms import digest_of_responses, is_same_digest, read_measured_rooms
 from datasets_scripts.scenes.recipe import RoomRecipe
 from datasets_scripts.scenes.rooms import (
     SimulatedRoom,
@@ -228,6 +228,19 @@ def test_spherical_sofa_positions_are_degrees_and_metres(tmp_path):
         sofa["SourcePosition"].attrs["Type"] = b"spherical"
     (room,) = read_measured_rooms(tmp_path, RATE)
     assert room.paths[0][0] == pytest.approx(1.2 * direction_to_vector(45, 0))
+
+
+def test_responses_of_other_bytes_have_another_digest_that_begins_as_in_earlier_versions(tmp_path):
+    write_response(tmp_path, measured_response(0, 0, 0))
+    before = digest_of_responses(tmp_path)
+    write_response(tmp_path, measured_response(0, 0, 1))
+    after = digest_of_responses(tmp_path)
+    assert not is_same_digest(before, after)
+    assert is_same_digest(before[:16], after)
+    assert is_same_digest(after, after)
+    assert is_same_digest(None, after)
+    (tmp_path / "more.wav").touch()
+    assert not is_same_digest(before[:16], digest_of_responses(tmp_path))
 
 
 def write_sofa(file, samples, distance):
