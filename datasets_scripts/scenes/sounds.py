@@ -102,11 +102,13 @@ class SoundBank:
             raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
 
     def _decode(self, number: int, content: bytes) -> np.ndarray:
+        name = f"the sound {self.sounds[number].name} of {self.source}"
         try:
             samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
         except (OSError, soundfile.SoundFileError) as error:
-            raise ValueError(f"cannot read the sound {self.sounds[number].name} of {self.source}: {error}") from None
-        name = f"the sound {self.sounds[number].name} of {self.source}"
+            # The whole message names a stream.
+            reason = getattr(error, "error_string", error)
+            raise ValueError(f"cannot read {name}: {reason}") from None
         samples = resampled(samples.mean(axis=1), rate, self.sampling_rate, name)
         return samples.astype(np.float32, copy=False)
 
