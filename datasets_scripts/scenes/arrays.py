@@ -17,7 +17,6 @@ from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 
 
-ARRAYS = ("foa", "mic")
 CHANNELS = 4
 SPEED_OF_SOUND = 343.0
 # Below this frequency noise is white.
