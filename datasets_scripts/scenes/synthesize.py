@@ -367,14 +367,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=whole_number(1), default=1, metavar="N", help="processes (default: 1)")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="work on a Ray cluster, or a local one")
     add("--verify", action="store_true", help="compare the direction of isolated sources with their labels")
-    add(
-        "--plot", nargs="*", type=int, metavar="SCENE", help="picture these scenes (default: 0) and what the set holds"
-    )
+    add("--plot", nargs="*", type=whole_number(), metavar="N", help="draw scenes (default: 0) and what the set holds")
     return parser
 
 
 def _run_program(options: argparse.Namespace) -> int:
     folder = SceneFolder(options.folder.absolute(), tuple(dict.fromkeys(options.formats)))
+    if absent := set(options.plot or ()) - {*folder.made(), *range(options.scenes or 0)}:
+        raise ValueError(f"no scene {min(absent)} to plot in {folder.path}: make more with --scenes, or plot another")
     if options.scenes is not None:
         recipe = read_scene_recipe(options.recipe)
         sounds = _measure(_open_sounds(options, recipe.sampling_rate), folder, options.workers)

@@ -275,6 +275,14 @@ def test_plots_are_drawn(made, capsys):
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+def test_scenes_that_are_not_there_are_not_plotted_and_none_is_made_before(made, inputs, tmp_path, capsys):
+    assert "no scene 6 to plot" in failing(capsys, made, "--plot", 6)
+    assert "no scene 2 to plot" in failing(capsys, *arguments(inputs, tmp_path / "train", "--plot", "2", scenes=2))
+    assert not (tmp_path / "train").exists()
+    with pytest.raises(SystemExit):
+        main([str(made), "--plot", "-1"])
+
+
 def test_sounds_may_come_from_a_dataset(inputs, tmp_path, capsys):
     files = sorted((inputs / "sounds").rglob("*.wav"))
     rows = {
