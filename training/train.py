@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def read_start(pretrained: str | None) -> Start | None:
     from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
 
     # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
-    name = place_of(pretrained)
+    name = os.path.expanduser(place_of(pretrained))
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
     adapter = adapter_config(name)
     return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
@@ -341,7 +342,7 @@ def check_schedule(recipe: Recipe) -> None:
 
 def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
     """Where results go; scores of another model than a run made do not take the place of that run's."""
-    folder = Path(recipe.training.get("output_dir") or f"runs/{recipe.name}")
+    folder = Path(recipe.training.get("output_dir") or f"runs/{recipe.name}").expanduser()
     if only_evaluate and (folder / "training_args.bin").exists():
         folder /= "evaluation"
     return str(folder)

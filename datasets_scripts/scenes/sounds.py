@@ -250,7 +250,7 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     Raises:
         ValueError: no such folder, no class folders in it, or the table is malformed.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: expected one folder a class, with audio files in it")
     class_names = tuple(

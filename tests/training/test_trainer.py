@@ -463,6 +463,15 @@ def test_the_resolved_recipe_is_written_beside_a_run(train, tmp_path):
     assert again.train.source == "synthetic_seld"
 
 
+def test_folders_of_a_recipe_may_be_told_from_home(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train("training.num_train_epochs=0", output_dir="~/base")
+    train("training.num_train_epochs=0", "model.pretrained=~/base", output_dir="~/run")
+    assert (tmp_path / "run/model.safetensors").is_file()
+    train("model.pretrained=~/run", output_dir="~/run", only_evaluate=True)
+    assert (tmp_path / "run/evaluation/eval_results.json").is_file()
+
+
 def test_a_trained_model_loads_for_inference(train, tiny_data, tmp_path):
     train()
     model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")

@@ -63,6 +63,12 @@ def test_measuring_with_workers_gives_the_same(tmp_path):
         assert bank.measure(executor).sounds == bank.measure().sounds
 
 
+def test_a_folder_may_be_told_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_noise(tmp_path / "sounds" / "bark" / "a.wav")
+    assert sounds_from_folder("~/sounds").source == str(tmp_path / "sounds")
+
+
 def test_a_sound_of_a_rate_that_no_audio_has_is_named(tmp_path):
     write_noise(tmp_path / "bark" / "a.wav", rate=24000)
     (tmp_path / "bark" / "b.wav").write_bytes(
