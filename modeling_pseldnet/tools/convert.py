@@ -77,6 +77,10 @@ def convert_checkpoint(
 
     if backbone not in RENAMES or output_format not in FORMATS:
         raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
+    if loss_type != "tpit" and output_format not in ("einv2", "seddoa"):
+        raise ValueError(
+            f"the loss type {loss_type} is of einv2 and seddoa alone, not of {output_format}: leave it out"
+        )
     check_output(output, overwrite, checkpoint)
     network, ignored = read_network(checkpoint)
     state, remade = convert_state_dict(network, backbone)
@@ -185,8 +189,6 @@ def main(arguments: list[str] | None = None) -> None:
 
         report = convert_audioset(options.checkpoint, options.output, labels=labels, **arguments)
     else:
-        if options.output_format not in ("einv2", "seddoa"):
-            parser.refuse(options, ("loss_type",), f"of einv2 and seddoa alone, not of {options.output_format}")
         arguments["loss_type"] = options.loss_type
         report = convert_checkpoint(options.checkpoint, options.output, labels=labels, **arguments)
     print(f"{options.output}: {report}")
