@@ -59,7 +59,8 @@ class SavingTrainer(Trainer):
         super()._load_callback_state()
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         self.state.best_model_checkpoint = str(best) if best.is_dir() else None
-        if self.state.best_model_checkpoint is None:
+        if self.args.load_best_model_at_end and not best.is_dir():
+            # Else no later one might be as good, and none would be kept.
             self.state.best_metric = None
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
