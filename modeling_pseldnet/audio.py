@@ -162,7 +162,9 @@ class Recording:
         begin, end = max(start, 0), min(max(start + num_samples, 0), self._samples.num_samples)
         waveform = np.zeros((len(self.mixing), num_samples), dtype=np.float32)
         if begin < end:
-            waveform[:, begin - start : end - start] = self.mixing @ self._samples.read(begin, end)
+            # Samples that are no numbers are told of by `read`.
+            with np.errstate(invalid="ignore", over="ignore"):
+                waveform[:, begin - start : end - start] = self.mixing @ self._samples.read(begin, end)
         return waveform
 
     def close(self) -> None:

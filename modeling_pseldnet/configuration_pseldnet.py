@@ -394,6 +394,7 @@ class PSELDNetConfig(PreTrainedConfig):
         """The fields must fit each other, and be such that a network can be built of them."""
         self._check_numbers()
         self._check_frames()
+        self._check_features()
         self._check_classes()
         if self.output_format not in ("accdoa", "multi_accdoa") and (self.onscreen or self.num_axes != 3):
             raise ValueError(f"onscreen and two axes go with accdoa or multi_accdoa, not with {self.output_format}")
@@ -425,6 +426,18 @@ class PSELDNetConfig(PreTrainedConfig):
             )
         if self.window_frames > MAX_WINDOW_FRAMES:
             raise ValueError(f"a window has {self.window_frames} frames, more than {MAX_WINDOW_FRAMES}")
+
+    def _check_features(self) -> None:
+        if self.feature_type is None:
+            return
+        from .feature_extraction_pseldnet import FEATURE_TYPES
+
+        if self.feature_type not in FEATURE_TYPES:
+            raise ValueError(f"feature_type {self.feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
+        if (channels := FEATURE_TYPES[self.feature_type].num_channels) != self.num_channels:
+            raise ValueError(
+                f"{self.feature_type} features have {channels} channels, and num_channels is {self.num_channels}"
+            )
 
     def _check_classes(self) -> None:
         labels = list((self.id2label or {}).values())

@@ -207,8 +207,10 @@ def batched_windows(
                 starts, waveforms = [piece.start for piece in heard], [piece.waveform for piece in heard]
                 return window_outputs(model, predict, feature_extractor, waveforms, starts)
         except Exception as error:
-            # Of several only that one is to fail which is at fault.
-            return [error] if len(heard) == 1 else [outcome for piece in heard for outcome in outcomes([piece])]
+            if len(heard) == 1:
+                return [error]
+        # Of several only that one is to fail which is at fault; by now what they took in memory is free again.
+        return [outcome for piece in heard for outcome in outcomes([piece])]
 
     while batch := list(islice(pieces, batch_size)):
         heard = [piece for piece in batch if not isinstance(piece.waveform, Exception)]

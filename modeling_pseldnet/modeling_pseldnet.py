@@ -278,8 +278,10 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """
         if self.peft_model is not None:
             self.peft_model.save_pretrained(save_directory, is_main_process=is_main_process)
-            if kwargs.pop("push_to_hub", False) and is_main_process:
-                self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
+            if kwargs.get("push_to_hub") and is_main_process:
+                name = kwargs.get("repo_id", os.path.basename(os.path.abspath(save_directory)))
+                taken = inspect.signature(PreTrainedModel.push_to_hub).parameters.keys() - {"repo_id"}
+                self.push_to_hub(name, **{option: kwargs[option] for option in taken & kwargs.keys()})
             return
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:

@@ -325,15 +325,20 @@ def check_address(host: str, port: int) -> None:
     Raises:
         ValueError: one cannot.
     """
+    reason = "no such host"
     try:
-        family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise ValueError(
-            f"--host {host}{f' --port {port}' * bool(port)}: {error.strerror}: give another one"
-        ) from None
+        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        addresses, reason = [], getattr(error, "strerror", None) or reason
+    for family, *_, address in addresses:
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            return
+        except OSError as error:
+            reason = error.strerror
+    raise ValueError(f"--host {host}{f' --port {port}' * bool(port)}: {reason}: give another one")
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from torch import nn
-from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 
 # Left out of what is pushed to the Hub, as it begins with an underscore.
@@ -22,8 +23,9 @@ class SavingTrainer(Trainer):
     An adapter is saved with the config of the model that it is trained in.
     """
 
-    # Where a checkpoint is being written.
+    # Where a checkpoint is being written, and that from which training goes on.
     _staging: str | None = None
+    _resumed_from: Path | None = None
 
     def _get_output_dir(self, trial) -> str:
         return self._staging or super()._get_output_dir(trial)
@@ -57,11 +59,26 @@ class SavingTrainer(Trainer):
     def _load_callback_state(self) -> None:
         """As the state of a run is read to go on: the best checkpoint is that in this folder, wherever it lay then."""
         super()._load_callback_state()
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
-        if self.args.load_best_model_at_end and not best.is_dir():
+        recorded = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME)).best_model_checkpoint
+        best = recorded and Path(self.args.output_dir) / Path(recorded).name
+        self.state.best_model_checkpoint = str(best) if best and best.is_dir() else None
+        if self.args.load_best_model_at_end and best and not best.is_dir():
             # Else no later one might be as good, and none would be kept.
             self.state.best_metric = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def restore(self, checkpoint: str) -> None:
+        """Takes the model of a run that ended with this checkpoint: the best where that is kept, else the last."""
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        self._resumed_from = Path(checkpoint)
+        self._load_callback_state()
+        is_best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
+        self._load_from_checkpoint(self.state.best_model_checkpoint if is_best else checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:

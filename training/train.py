@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import math
 import os
 import re
 import sys
@@ -118,8 +119,9 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     for method, options in (recipe.augmentation or {}).items():
         if options is not None and extractor.feature_type in UNFIT_FEATURES.get(method, ()):
             raise ValueError(f"augmentation.{method} does not go with {extractor.feature_type} features: set it null")
-        if isinstance(options, dict) and options.get("mel_bins", 0) >= extractor.feature_size:
-            raise ValueError(f"augmentation.{method}.mel_bins must be below {extractor.feature_size}, which there are")
+    shift = (recipe.augmentation or {}).get("frequency_shift") or {}
+    if shift.get("mel_bins", 0) >= extractor.feature_size:
+        raise ValueError(f"frequency_shift.mel_bins must be below {extractor.feature_size}, which there are")
     return extractor
 
 
@@ -149,7 +151,7 @@ def build_model(
             raise ValueError("peft trains an adapter, which is saved without its network: give model.pretrained too")
         return PSELDNetForSELD(PSELDNetConfig(**options))
     config = copy.deepcopy(start.config)
-    config.update({name: options[name] for name in ("sampling_rate", "hop_length")})
+    config.update({name: options[name] for name in ("sampling_rate", "hop_length", "feature_type")})
     check_extractor(extractor, config)
     if options.get("backbone", config.backbone) != config.backbone:
         raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
@@ -185,7 +187,7 @@ def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferR
         adapted = get_peft_model(model, config)
     except TypeError as error:
         raise ValueError(f"peft: {error}") from None
-    saved = get_peft_model_state_dict(adapted)
+    saved = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     for name in report.new_in(model):
         if f"base_model.model.{name}" not in saved:
             raise ValueError(
@@ -216,10 +218,14 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
 
     known = adapter_config(start.name)
     for key, value in (recipe.peft or {}).items():
-        if key != "method" and known.get(key) != value:
-            raise ValueError(
-                f"{start.name} is an adapter with {key} {known.get(key)!r}, not {value!r}: set peft to null"
-            )
+        there = known.get(key, value)
+        if isinstance(there, list):
+            # PEFT keeps them in no order, and in place of a text such as all-linear what it stands for.
+            same = isinstance(value, str) or sorted(there) == sorted(value or ())
+        else:
+            same = there == value
+        if key != "method" and not same:
+            raise ValueError(f"{start.name} is an adapter with {key} {there!r}, not {value!r}: set peft to null")
 
     return load_adapter(start.name, config, trainable=True)
 
@@ -259,7 +265,7 @@ def is_better_higher(metric: str, variant: str) -> bool:
     """
     name = re.sub(r"^(micro|ov\d+)_", "", metric.removeprefix("eval_"))
     known = VARIANTS[variant].score_names
-    if name not in known and not name.startswith("loss"):
+    if name not in known and not metric.removeprefix("eval_").startswith("loss"):
         raise ValueError(
             f"training.metric_for_best_model {metric!r} is no score of {variant}: use loss, {', '.join(known)}, or one"
             " as micro_F"
@@ -271,22 +277,23 @@ def is_better_higher(metric: str, variant: str) -> bool:
 OF_UPDATES = (
     "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "data_seed", "neftune_noise_alpha",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
+    "dataloader_drop_last",
 )  # fmt: skip
 
 
-def check_same_run(recipe: Recipe, path: Path) -> None:
+def check_same_run(recipe: Recipe, path: Path, processes: tuple[int, int] = (1, 1)) -> None:
     """Refuses to go on with a run that was begun by another recipe; epochs, evaluation and saving may be others.
 
     Args:
         path: the recipe that the run was begun by, as it was written.
+        processes: how many trained then, and do now.
 
     Raises:
         ValueError: a value that decides what is learnt is another; the message names it.
     """
     if not path.is_file():
         return
-    known, now = (_of_learning(part) for part in (read_recipe(path), recipe))
+    known, now = (_of_learning(*part) for part in zip((read_recipe(path), recipe), processes, strict=True))
     for key in sorted(known.keys() | now.keys()):
         if not _is_same(known.get(key), now.get(key)):
             raise ValueError(
@@ -302,14 +309,19 @@ def _is_same(known: object, now: object) -> bool:
     return isinstance(known, str) and isinstance(now, str) and Path(known).resolve() == Path(now).resolve()
 
 
-def _of_learning(recipe: Recipe) -> dict[str, object]:
+def _of_learning(recipe: Recipe, processes: int) -> dict[str, object]:
     """What decides what a run learns, by its key."""
+    from transformers import TrainingArguments
+
+    training = {field.name: field.default for field in dataclasses.fields(TrainingArguments)} | recipe.training
+    shares = training["per_device_train_batch_size"], training["gradient_accumulation_steps"], processes
     values = dataclasses.asdict(recipe)
     sections = {name: values[name] for name in ("model", "features", "peft", "augmentation", "teacher", "schedule")}
     sections["schedule"].pop("patience")
     sections["data.train"] = {name: value for name, value in values["train"].items() if name != "cache_dir"}
-    sections["training"] = {name: recipe.training[name] for name in OF_UPDATES if name in recipe.training}
-    return {f"{name}.{key}": value for name, part in sections.items() for key, value in (part or {}).items()}
+    sections["training"] = {name: training[name] for name in OF_UPDATES}
+    values = {f"{name}.{key}": value for name, part in sections.items() for key, value in (part or {}).items()}
+    return values | {"examples an update:": math.prod(shares)}
 
 
 def check_schedule(recipe: Recipe) -> None:
@@ -343,7 +355,7 @@ def check_schedule(recipe: Recipe) -> None:
 def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
     """Where results go; scores of another model than a run made do not take the place of that run's."""
     folder = Path(recipe.training.get("output_dir") or f"runs/{recipe.name}").expanduser()
-    if only_evaluate and (folder / "training_args.bin").exists():
+    if only_evaluate and ((folder / "training_args.bin").exists() or any(folder.glob("checkpoint-*"))):
         folder /= "evaluation"
     return str(folder)
 
@@ -377,11 +389,14 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
 
     # transformers takes bf16 on a CPU only where that is asked for.
     defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
+    if only_evaluate:
+        defaults["hub_model_id"] = Path(output_dir(recipe)).name
     forced = {"output_dir": output_dir(recipe, only_evaluate), "remove_unused_columns": False}
     if metric := recipe.training.get("metric_for_best_model"):
         defaults["greater_is_better"] = is_better_higher(metric, recipe.evaluation.variant)
     args = TrainingArguments(**{**defaults, **recipe.training, **forced})
     set_seed(args.seed)
+    augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     start = read_start(recipe.model.get("pretrained"))
     teacher = None if only_evaluate else read_teacher(recipe)
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
@@ -413,7 +428,6 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
             f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or take"
             " dcase2023 or pseldnets"
         )
-    augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
     options["distillation"] = distillation
     try:
@@ -423,10 +437,8 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(str(error)) from error
 
 
-def check_epochs(trainer: SELDTrainer, checkpoint: Path, patience: int | None = None) -> None:
+def check_epochs(trainer: SELDTrainer, checkpoint: Path) -> None:
     """Refuses to go on from a checkpoint whose updates are other parts of an epoch than those to come.
-
-    With one that stopped for want of `patience`, training is over.
 
     Raises:
         ValueError: data, batch size, gradient accumulation or number of processes are others; or it is broken.
@@ -446,9 +458,13 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path, patience: int | None = 
             f"{checkpoint} is {updates} updates and {epochs:.2f} epochs old, which does not fit epochs of {batches}"
             " batches: go on with the same data, batch size, gradient accumulation and number of processes"
         )
+
+
+def has_waited(checkpoint: Path, patience: int | None) -> bool:
+    """Whether a run stopped at this checkpoint, as so many evaluations had brought no better score."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     waited = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {}).get("attributes", {})
-    if patience and waited.get("early_stopping_patience_counter", 0) >= patience:
-        trainer.args.max_steps = updates
+    return bool(patience) and waited.get("early_stopping_patience_counter", 0) >= patience
 
 
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
@@ -472,14 +488,18 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         if checkpoint is not None and not resume:
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
         if checkpoint is not None:
-            check_same_run(recipe, Path(args.output_dir) / "recipe.yaml")
-            check_epochs(trainer, Path(checkpoint), recipe.schedule.patience)
+            processes = max(len([*Path(checkpoint).glob("rng_state_*")]), 1), args.world_size
+            check_same_run(recipe, Path(args.output_dir) / "recipe.yaml", processes)
+            check_epochs(trainer, Path(checkpoint))
     resolved = Path(args.output_dir) / "recipe.yaml"
     if trainer.is_world_process_zero():
         resolved.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, resolved, names_only=args.push_to_hub)
     if not only_evaluate:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        if checkpoint is not None and has_waited(Path(checkpoint), recipe.schedule.patience):
+            trainer.restore(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)
     trainer.save_metrics("eval", trainer.evaluate())
     if trainer.is_world_process_zero():

@@ -99,8 +99,14 @@ def read_measured_rooms(
 
 
 def digest_of_responses(folder: str | os.PathLike) -> str:
-    """Tells measured responses from others: by the table and the files beside it, their names, sizes and bytes."""
+    """Tells measured responses from others: by the table and the files beside it, their names, sizes and bytes.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"no measured responses in {folder}: there is no such folder")
     table = folder / "responses.csv"
     listing, contents = hashlib.sha256(table.read_bytes() if table.is_file() else b""), hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):

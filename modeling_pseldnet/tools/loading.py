@@ -27,7 +27,7 @@ from .transfer import TransferReport, threshold_by_name, transfer_from
 # Weights of other shapes are told of as missing ones are.
 AND_TELL = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 # What every config of transformers takes beside the fields that it lists.
-OF_EVERY_CONFIG = ("attn_implementation", "pad_token_id", "torch_dtype")
+OF_EVERY_CONFIG = ("attn_implementation", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype")
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
@@ -105,7 +105,7 @@ def load_for_transfer(
     if not isinstance(source, PSELDNetForSELD):
         source, _ = load(source, "cpu")
     given, fields = fields, source.config.to_dict()
-    unknown = [name for name in given if name not in (*fields, *OF_EVERY_CONFIG)]
+    unknown = [name for name in given if not hasattr(source.config, name) and name not in OF_EVERY_CONFIG]
     refuse_unknown(unknown, ("id2label", "num_labels", *PSELDNetConfig.__annotations__), "load_for_transfer")
     fields |= given
     if id2label is not None:
@@ -114,7 +114,7 @@ def load_for_transfer(
     if output_format is not None and output_format != source.config.output_format:
         labels = []
         fields |= {"unify_degrees": None, **given, "output_format": output_format}
-    if "num_channels" in given:
+    if given.get("num_channels", source.config.num_channels) != source.config.num_channels:
         fields["feature_type"] = given.get("feature_type")
     if "threshold" not in given:
         fields["threshold"] = threshold_by_name(source.config, labels)

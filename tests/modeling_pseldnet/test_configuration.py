@@ -88,6 +88,8 @@ def test_thresholds_in_a_file_that_do_not_fit_its_classes_are_dropped(tmp_path):
         ({"num_heads": [3, 2, 2, 2]}, "width of 8 cannot be shared by 3 heads"),
         ({"window_size": 7}, "window_size 7 does not divide the 64 patches"),
         ({"hop_length": 0}, "hop_length 0 is out of range"),
+        ({"feature_type": "salsa"}, "feature_type 'salsa' is unknown: use one of logmel_iv"),
+        ({"feature_type": "logmel_gcc"}, "logmel_gcc features have 10 channels, and num_channels is 7"),
         ({"sampling_rate": 10**9}, "sampling_rate 1000000000 is out of range"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio nan is out of range"),
         ({"embed_dim": 1024, "depths": [64] * 4}, "billion parameters"),

@@ -226,7 +226,7 @@ def test_the_best_model_by_seld_score_is_kept_and_the_schedule_steps(train, tmp_
     assert len(group["params"]) == len(list(trainer.model.parameters()))
 
 
-def test_training_stops_early_where_the_score_no_longer_gets_better(train):
+def test_training_stops_early_where_the_score_no_longer_gets_better(train, tmp_path):
     options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
     trainer = train(*options, "training.num_train_epochs=9", "training.learning_rate=0.0", "schedule.patience=2")
     best = trainer.state.best_global_step / 3
@@ -234,6 +234,7 @@ def test_training_stops_early_where_the_score_no_longer_gets_better(train):
     # It is over: resumed, it is scored again, and learns no more unless it may wait for longer.
     options += ["training.num_train_epochs=9", "training.learning_rate=0.0"]
     assert train(*options, "schedule.patience=2", resume=True).state.epoch == best + 2
+    assert_same(tmp_path / "run", tmp_path / f"run/checkpoint-{trainer.state.best_global_step}", atol=0, rtol=0)
     longer = train(*options, "schedule.patience=4", resume=True)
     assert longer.state.epoch > best + 3
     (stopping,) = [of for of in longer.callback_handler.callbacks if isinstance(of, EarlyStoppingCallback)]
@@ -288,6 +289,11 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, tiny_data, tmp_pa
         train(start, "peft={method: lora, target_modules: [q_proj]}")
     with pytest.raises(ValueError, match=r"an adapter with scale 0\.1, not 7: set peft to null"):
         train(start, "peft={method: adapterbit, scale: 7}")
+    modules = "[fc2, fc1, q_proj, k_proj, v_proj, o_proj]"
+    lora = f"peft={{method: lora, r: 2, target_modules: {modules}, modules_to_save: [heads]}}"
+    base = f"model.pretrained={tmp_path / 'base'}"
+    train("training.num_train_epochs=0", lora, base, output_dir=tmp_path / "lora")
+    train("training.num_train_epochs=0", lora, f"model.pretrained={tmp_path / 'lora'}", output_dir=tmp_path / "on")
     other = shutil.copytree(tiny_data, tmp_path / "other")
     (other / "cls_indices_train.tsv").write_text("".join(f"{n}\t-\tclass {n}\t1\t1\n" for n in range(5)))
     with pytest.raises(ValueError, match="is an adapter for 3 classes, and the data has 5: start from the model"):
@@ -402,12 +408,11 @@ def test_training_goes_on_for_more_epochs_but_not_with_other_data_or_batches(tra
     options = ["training.save_strategy=epoch", "schedule.step_epochs=null", "training.lr_scheduler_type=constant"]
     data = shutil.copytree(tiny_data, tmp_path / "data")
     train(*options, "training.num_train_epochs=1", data_dir=data)
-    with pytest.raises(
-        ValueError, match=r"run with training\.per_device_train_batch_size 4, not 2: go on with the same"
-    ):
+    with pytest.raises(ValueError, match="a run with examples an update: 4, not 2: go on with the same"):
         train(*options, "training.per_device_train_batch_size=2", data_dir=data, resume=True)
-    # The same folder, told from elsewhere.
-    trainer = train(*options, "training.num_train_epochs=2", data_dir=os.path.relpath(data), resume=True)
+    # The same folder, told from elsewhere, and the same examples an update.
+    shared_out = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
+    trainer = train(*options, *shared_out, "training.num_train_epochs=2", data_dir=os.path.relpath(data), resume=True)
     assert (trainer.state.global_step, trainer.state.epoch) == (6, 2)
     for path in [*data.glob("train/*/*mix00[0-7]*")]:
         path.unlink()
@@ -445,9 +450,12 @@ def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(tr
     kept = {name: (folder / name).read_bytes() for name in ("eval_results.json", "recipe.yaml")}
     train(f"model.pretrained={folder}", "model.threshold=0.9", only_evaluate=True)
     assert {name: (folder / name).read_bytes() for name in kept} == kept
-    assert {"eval_results.json", "recipe.yaml", "predictions"} <= {
-        path.name for path in (folder / "evaluation").iterdir()
-    }
+    assert all((folder / "evaluation" / name).exists() for name in (*kept, "predictions"))
+    # One that was interrupted is no other.
+    (folder / "training_args.bin").unlink()
+    (folder / "checkpoint-3").mkdir()
+    train(f"model.pretrained={folder}", only_evaluate=True)
+    assert (folder / "recipe.yaml").read_bytes() == kept["recipe.yaml"]
 
 
 def test_recordings_that_cannot_be_scored_are_named_before_a_model_is_trained(train, tiny_data, tmp_path):
@@ -509,7 +517,7 @@ def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keep
     second = train(*array, start, data_dir=array_data, output_dir=tmp_path / "second")
     for extractor in (second.feature_extractor, AutoFeatureExtractor.from_pretrained(tmp_path / "second")):
         assert (extractor.feature_type, extractor.n_fft) == ("logmel_gcc", 512)
-    with pytest.raises(ValueError, match="salsa_lite features do not fit the model, which takes logmel_gcc"):
+    with pytest.raises(ValueError, match="with a num_channels of 7 do not fit the model, which takes 10"):
         train(*array, start, "features.feature_type=salsa_lite", data_dir=array_data)
 
 
