@@ -91,7 +91,8 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
         OSError: a folder cannot be read.
         ValueError: two files claim to be the same recording.
     """
-    files = [path.relative_to(data_dir) for path in walk(data_dir, {*RECORDING_SUFFIXES, *LABEL_SUFFIXES})]
+    paths = walk(data_dir, {*RECORDING_SUFFIXES, *LABEL_SUFFIXES}, by_every_name=True)
+    files = [path.relative_to(data_dir) for path in paths]
     splits = {}
     for part in parts:
         audio = _collect(data_dir, files, part.audio, RECORDING_SUFFIXES, part.in_subsets)
@@ -119,17 +120,20 @@ def _collect(
     suffixes: tuple[str, ...],
     in_subsets: bool,
 ) -> dict[str, Path]:
-    """Files with one of `suffixes` below folders called one of `names`, by the id of their recording."""
+    """Files with one of `suffixes` below folders called one of `names`, by the id of their recording.
+
+    Of several such folders the innermost counts.
+    """
     found = {}
     for file in files:
         folders = file.parts[:-1]
-        depth = next((depth for depth, name in enumerate(folders) if name in names), None)
+        depth = next((depth for depth in reversed(range(len(folders))) if folders[depth] in names), None)
         if depth is None or file.suffix.lower() not in suffixes:
             continue
         subset = folders[:depth] if in_subsets else ()
         id = "/".join((*subset, file.stem.removeprefix("label_")))
         path = data_dir / file
-        if id in found:
+        if id in found and not found[id].samefile(path):
             raise ValueError(f"{found[id]} and {path} are the same recording twice: remove one")
         found[id] = path
     return found

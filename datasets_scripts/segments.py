@@ -90,6 +90,7 @@ class SegmentedDataset:
         hop: from one window to the next, in frames.
 
     Raises:
+        TypeError: the data set is a stream, or several splits.
         ValueError: an argument is not as above.
     """
 
@@ -100,6 +101,8 @@ class SegmentedDataset:
         hop_seconds: float | None = None,
         mode: Literal["train", "evaluation"] = "train",
     ):
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"give one split, as of as_dataset(split=…), not a {type(dataset).__name__}")
         if mode not in ("train", "evaluation"):
             raise ValueError(f"mode must be 'train' or 'evaluation', not {mode!r}")
         hop_seconds = seconds if hop_seconds is None else hop_seconds

@@ -13,7 +13,7 @@ from pathlib import Path
 _UNNAMED_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
-def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
+def walk(folder: str | os.PathLike, suffixes: Collection[str], by_every_name: bool = False) -> list[Path]:
     """The files at any depth below a folder whose names end in one of some suffixes, in order.
 
     Links are followed, but no folder is entered twice, so that loops end; a file has the name that it has without
@@ -22,16 +22,18 @@ def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
     Args:
         folder: where to look; its own name may be anything.
         suffixes: in lower case with their dots; names may have them in either.
+        by_every_name: whether a folder is entered by each of its names, for those to whom names say what lies there;
+            but not from within itself.
 
     Raises:
         OSError: a folder cannot be read.
     """
     found, entered = [], set()
-    folders, linked = [Path(folder)], []
+    folders, linked = [(Path(folder), ())], []
     while folders or linked:
-        current = (folders or linked).pop()
+        current, above = (folders or linked).pop()
         place = os.path.realpath(current)
-        if place in entered:
+        if place in (above if by_every_name else entered):
             continue
         entered.add(place)
         with os.scandir(current) as listing:
@@ -40,7 +42,7 @@ def walk(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
             if is_hidden(entry.name):
                 continue
             if entry.is_dir():
-                (linked if entry.is_symlink() else folders).append(current / entry.name)
+                (linked if entry.is_symlink() else folders).append((current / entry.name, (*above, place)))
             elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 found.append(current / entry.name)
     return sorted(found)

@@ -299,6 +299,13 @@ def test_audio_that_belongs_to_no_split_is_left_out_with_a_warning(starss23, pre
     assert f"belongs to no split is left out: {extra}" in caplog.text
 
 
+def test_the_folder_of_a_form_may_lie_in_one_of_the_same_name(make_tree, prepare, tmp_path):
+    root = make_tree(SyntheticSELD, "foa").rename(tmp_path / "foa")
+    moved = prepare(SyntheticSELD, root.parent)
+    assert len(moved["train"]) > 0
+    assert all(events is not None for events in moved["train"]["events"])
+
+
 def test_remains_of_unpacking_are_passed_over(starss23, prepare, caplog, write_text):
     write_text(starss23 / "__MACOSX/foa_dev/dev-train-tau/._fold3_room4_mix001.wav", "")
     write_text(starss23 / "foa_dev/.DS_Store", "")
@@ -315,6 +322,15 @@ def test_nested_and_flattened_copy_at_once_are_refused(starss23, write_audio):
 def test_linked_folders_are_followed(starss23, prepare, tmp_path):
     (starss23 / "foa_dev").rename(tmp_path / "elsewhere")
     (starss23 / "foa_dev").symlink_to(tmp_path / "elsewhere")
+    assert len(prepare(STARSS23, starss23)["train"]) == 1
+
+
+def test_a_folder_is_known_by_its_link_beside_it_too(starss23, prepare):
+    (starss23 / "foa_dev").rename(starss23 / "unpacked")
+    (starss23 / "foa_dev").symlink_to("unpacked")
+    # The same file by two names is no second one.
+    (starss23 / "again").mkdir()
+    (starss23 / "again/foa_dev").symlink_to("../unpacked")
     assert len(prepare(STARSS23, starss23)["train"]) == 1
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import DatasetDict
 
 from datasets_scripts.segments import SegmentedDataset, read_samples, segment_starts
 from datasets_scripts.seld_builder import count_frames
@@ -123,6 +124,12 @@ def test_workers_read_the_same_windows(recordings):
     assert [item["start_frame"] for item in loaded] == [item["start_frame"] for item in windows]
     for item, expected in zip(loaded, pickle.loads(pickle.dumps(windows)), strict=True):
         np.testing.assert_array_equal(item["waveform"], expected["waveform"])
+
+
+def test_several_splits_or_a_stream_are_refused(recordings):
+    for data in (recordings.to_iterable_dataset(), DatasetDict({"train": recordings})):
+        with pytest.raises(TypeError, match="give one split, as of as_dataset"):
+            SegmentedDataset(data)
 
 
 @pytest.mark.parametrize(

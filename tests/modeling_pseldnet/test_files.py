@@ -43,6 +43,14 @@ def test_links_are_followed_once(tmp_path):
     assert found(folder) == ["again/b.wav", "file.wav", "linked/a.wav", "z/c.wav"]
 
 
+def test_a_folder_is_entered_by_every_name_where_names_tell_what_it_holds(tmp_path):
+    make(tmp_path, "z/a.wav")
+    (tmp_path / "a").symlink_to("z")
+    (tmp_path / "z" / "up").symlink_to("..")
+    names = [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path, {".wav"}, by_every_name=True)]
+    assert names == ["a/a.wav", "z/a.wav"]
+
+
 def test_a_folder_of_nothing_but_leftovers_holds_no_audio(tmp_path):
     make(tmp_path, "._a.wav", "notes.txt")
     with pytest.raises(ValueError, match="no audio in this folder"):
