@@ -306,7 +306,9 @@ def _is_same(known: object, now: object) -> bool:
     """Whether two values of a recipe mean the same; folders may be told from elsewhere, or without where they lie."""
     if known in (now, without_folders(now)):
         return True
-    return isinstance(known, str) and isinstance(now, str) and Path(known).resolve() == Path(now).resolve()
+    if not isinstance(known, str) or not isinstance(now, str):
+        return False
+    return Path(known).expanduser().resolve() == Path(now).expanduser().resolve()
 
 
 def _of_learning(recipe: Recipe, processes: int) -> dict[str, object]:
@@ -530,7 +532,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--output-dir", metavar="DIR", help="folder of checkpoints and results (default: runs/RECIPE)")
     add("--resume", action="store_true", help="go on from the last checkpoint in that folder")
-    add("--only-evaluate", action="store_true", help="score model.pretrained without training")
+    add(
+        "--only-evaluate",
+        action="store_true",
+        help="score model.pretrained without training; where a run lies, in its folder evaluation",
+    )
     add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
     options = parser.parse_args(arguments)
     require("accelerate", "datasets", "peft", "pyarrow")
