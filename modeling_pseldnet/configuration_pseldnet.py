@@ -97,11 +97,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 MAX_LIST, MAX_WINDOW_FRAMES, MAX_TOKENS, MAX_PARAMETERS = 12, 20_000, 16_384, 10**9
 
-# Fields that are no numbers, which a misspelt argument may mean.
-FIELDS_BY_NAME = {
-    "backbone", "output_format", "threshold", "loss_type", "distance_activation", "distance_loss", "num_axes"
-}  # fmt: skip
-
 # HTS-AT networks by name: the published one and smaller ones of its shape, with heads of equal width in all stages.
 HTSAT_SIZES: dict[str, dict[str, list[int] | int]] = {
     "tiny": {"embed_dim": 24, "depths": [2, 2, 2, 1], "num_heads": [1, 2, 4, 8]},
@@ -386,7 +381,7 @@ class PSELDNetConfig(PreTrainedConfig):
             TypeError: there is one; the message names both.
         """
         for name in given:
-            near = get_close_matches(name, BOUNDS.keys() | FIELDS_BY_NAME, 1, 0.8)
+            near = get_close_matches(name, PSELDNetConfig.__annotations__, 1, 0.8)
             if near and not hasattr(type(self), name):
                 raise TypeError(f"PSELDNetConfig got an unknown argument: {name}; did you mean {near[0]}?")
 

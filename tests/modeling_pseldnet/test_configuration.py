@@ -114,9 +114,10 @@ def test_parameters_are_known_before_a_network_is_built(backbone, output_format)
     assert 0.5 < config.approximate_parameters / exact < 2
 
 
-def test_a_misspelt_field_is_refused():
-    with pytest.raises(TypeError, match="unknown argument: embed_dims; did you mean embed_dim"):
-        tiny_config(embed_dims=8)
+@pytest.mark.parametrize(("misspelt", "meant"), [("embed_dims", "embed_dim"), ("distanze", "distance")])
+def test_a_misspelt_field_is_refused(misspelt, meant):
+    with pytest.raises(TypeError, match=f"unknown argument: {misspelt}; did you mean {meant}"):
+        tiny_config(**{misspelt: 8})
 
 
 def test_classes_written_with_their_numbers_sorted_as_text_are_in_order(tmp_path):
