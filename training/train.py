@@ -439,18 +439,28 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(str(error)) from error
 
 
-def check_epochs(trainer: SELDTrainer, checkpoint: Path) -> None:
-    """Refuses to go on from a checkpoint whose updates are other parts of an epoch than those to come.
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a trainer that a checkpoint holds.
 
     Raises:
-        ValueError: data, batch size, gradient accumulation or number of processes are others; or it is broken.
+        ValueError: it is broken.
     """
     path = checkpoint / "trainer_state.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        updates, epochs = int(state["global_step"]), float(state["epoch"])
+        return state | {"global_step": int(state["global_step"]), "epoch": float(state["epoch"])}
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove {checkpoint}") from None
+
+
+def check_epochs(trainer: SELDTrainer, checkpoint: Path, state: dict[str, Any]) -> None:
+    """Refuses to go on from a checkpoint whose updates are other parts of an epoch than those to come.
+
+    Raises:
+        ValueError: data, batch size, gradient accumulation or number of processes are others; or it holds no more
+            than the model.
+    """
+    updates, epochs = state["global_step"], state["epoch"]
     if not any(checkpoint.glob("rng_state*")):
         raise ValueError(f"{checkpoint} holds a model alone, from which training cannot go on: see save_only_model")
     batches, accumulated = len(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
@@ -462,9 +472,8 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path) -> None:
         )
 
 
-def has_waited(checkpoint: Path, patience: int | None) -> bool:
-    """Whether a run stopped at this checkpoint, as so many evaluations had brought no better score."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+def has_waited(state: dict[str, Any], patience: int | None) -> bool:
+    """Whether a run stopped in this state, as so many evaluations had brought no better score."""
     waited = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {}).get("attributes", {})
     return bool(patience) and waited.get("early_stopping_patience_counter", 0) >= patience
 
@@ -484,7 +493,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
 
     trainer = build_trainer(recipe, only_evaluate)
     args = trainer.args
-    checkpoint = None
+    checkpoint, is_over = None, False
     if not only_evaluate:
         checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
         if checkpoint is not None and not resume:
@@ -492,13 +501,15 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         if checkpoint is not None:
             processes = max(len([*Path(checkpoint).glob("rng_state_*")]), 1), args.world_size
             check_same_run(recipe, Path(args.output_dir) / "recipe.yaml", processes)
-            check_epochs(trainer, Path(checkpoint))
+            state = read_state(Path(checkpoint))
+            check_epochs(trainer, Path(checkpoint), state)
+            is_over = has_waited(state, recipe.schedule.patience)
     resolved = Path(args.output_dir) / "recipe.yaml"
     if trainer.is_world_process_zero():
         resolved.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, resolved, names_only=args.push_to_hub)
     if not only_evaluate:
-        if checkpoint is not None and has_waited(Path(checkpoint), recipe.schedule.patience):
+        if is_over:
             trainer.restore(checkpoint)
         else:
             trainer.train(resume_from_checkpoint=checkpoint)

@@ -142,8 +142,6 @@ class SceneSet:
         shares = recipe.test_fraction, recipe.validation_fraction
         found = sounds.numbers_by_class(split, *shares, recipe.events.classes)
         self._by_class = [self._long_enough(numbers, sounds) for numbers in found]
-        if not any(map(len, found)):
-            raise ValueError(f"no sounds for split {split!r}: set validation_fraction above 0")
         self._sound_shares = [self._shares(numbers) for numbers in self._by_class]
         weights = np.array([self._weight(class_id) for class_id in range(len(self._by_class))])
         self._class_shares = weights / weights.sum()
@@ -154,8 +152,6 @@ class SceneSet:
             self.interference = interference or read_interference(recipe)
             (numbers,) = self.interference.numbers_by_class(split, *shares)
             self._interfering = self._long_enough(numbers, self.interference)
-            if not len(self._interfering):
-                raise ValueError(f"no interfering sounds for split {split!r}: set validation_fraction above 0")
 
     def __getstate__(self) -> dict:
         names = ("recipe", "sounds", "seed", "split", "interference")

@@ -158,7 +158,8 @@ class SoundBank:
         one recording left has none. Recordings whose split is given are in it, and do not count for the others.
 
         Raises:
-            ValueError: a class has no sounds, or none to train or test with, or there is no class of a name.
+            ValueError: a class has no sounds, or none to train or test with, no class has any to validate with, or
+                there is no class of a name.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -189,6 +190,8 @@ class SoundBank:
                 known = len({sound.recording for sound in self.sounds if sound.class_id == class_id})
                 reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
                 raise ValueError(f"class {name!r} of {self.source} has no sound for split {split!r}: {reason}")
+        if not any(map(len, numbers)):
+            raise ValueError(f"no sounds for split {split!r} in {self.source}: set validation_fraction above 0")
         return numbers
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -37,7 +38,7 @@ class Verification:
     def passed(self) -> bool:
         return not self.fault
 
-    @property
+    @cached_property
     def fault(self) -> str:
         """What tells against the labels, in one line; empty if nothing does."""
         if not len(self.direct):
