@@ -141,7 +141,7 @@ def build_model(
     from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
     from modeling_pseldnet.hub_folder import FITTING, check_extractor
     from modeling_pseldnet.tools.loading import load
-    from modeling_pseldnet.tools.transfer import threshold_by_name, transfer_from
+    from modeling_pseldnet.tools.transfer import config_for_transfer, transfer_from
 
     options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
     options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
@@ -155,11 +155,7 @@ def build_model(
     check_extractor(extractor, config)
     if options.get("backbone", config.backbone) != config.backbone:
         raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
-    fields = config.to_dict() | {"label2id": {name: number for number, name in enumerate(class_names)}}
-    fields["threshold"] = threshold_by_name(config, class_names)
-    if options.get("output_format", config.output_format) != config.output_format:
-        fields["unify_degrees"] = None
-    config = PSELDNetConfig.from_dict(fields | options)
+    config = config_for_transfer(config, **options)
     if start.peft_method is not None:
         return _build_adapter(recipe, start, config)
     model = PSELDNetForSELD(config)

@@ -21,7 +21,7 @@ from ..keywords import refuse_unknown
 from ..modeling_pseldnet import PSELDNetForSELD, place_of
 from .cli import describe
 from .extras import require
-from .transfer import TransferReport, threshold_by_name, transfer_from
+from .transfer import TransferReport, config_for_transfer, transfer_from
 
 
 # Weights of other shapes are told of as missing ones are.
@@ -104,21 +104,12 @@ def load_for_transfer(
         raise ValueError(f"id2label names {len(id2label)} classes and num_labels is {num_labels}: give one of them")
     if not isinstance(source, PSELDNetForSELD):
         source, _ = load(source, "cpu")
-    given, fields = fields, source.config.to_dict()
-    unknown = [name for name in given if not hasattr(source.config, name) and name not in OF_EVERY_CONFIG]
+    unknown = [name for name in fields if not hasattr(source.config, name) and name not in OF_EVERY_CONFIG]
     refuse_unknown(unknown, ("id2label", "num_labels", *PSELDNetConfig.__annotations__), "load_for_transfer")
-    fields |= given
-    if id2label is not None:
-        fields |= {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
-    labels = [] if nameless else list((id2label or source.config.id2label).values())
-    if output_format is not None and output_format != source.config.output_format:
-        labels = []
-        fields |= {"unify_degrees": None, **given, "output_format": output_format}
-    if given.get("num_channels", source.config.num_channels) != source.config.num_channels:
-        fields["feature_type"] = given.get("feature_type")
-    if "threshold" not in given:
-        fields["threshold"] = threshold_by_name(source.config, labels)
-    model = PSELDNetForSELD(PSELDNetConfig.from_dict(fields)).train()
+    given = {"id2label": id2label, "output_format": output_format}
+    fields |= {name: value for name, value in given.items() if value is not None}
+    config = config_for_transfer(source.config, match_classes=not nameless, **fields)
+    model = PSELDNetForSELD(config).train()
     return model, transfer_from(model, source, match_classes=not nameless)
 
 

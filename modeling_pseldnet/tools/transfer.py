@@ -44,7 +44,31 @@ class TransferReport:
         return text + (f"; classes: {', '.join(named)}" if named else "")
 
 
-def threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float | list[float]:
+def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fields) -> PSELDNetConfig:
+    """The config of a network that keeps what it can of one with `config`, and has these fields otherwise.
+
+    What is not given follows from what is: thresholds are those of the classes of the same name, the default for
+    others; another output format has its own `unify_degrees` and thresholds, and other channels their own features.
+
+    Args:
+        config: of the network to start from; it is not changed.
+        match_classes: whether names tell which classes are the same; else all are new.
+        fields: of [`PSELDNetConfig`].
+    """
+    follow = {}
+    if fields.get("num_channels", config.num_channels) != config.num_channels:
+        follow["feature_type"] = None
+    id2label = fields.get("id2label")
+    if id2label is not None:
+        follow["label2id"] = {name: index for index, name in id2label.items()}
+    labels = list((config.id2label if id2label is None else id2label).values())
+    follow["threshold"] = _threshold_by_name(config, labels if match_classes else [])
+    if fields.get("output_format", config.output_format) != config.output_format:
+        follow |= {"unify_degrees": None, "threshold": PSELDNetConfig.threshold}
+    return PSELDNetConfig.from_dict(config.to_dict() | follow | fields)
+
+
+def _threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float | list[float]:
     """The threshold of a network for other classes: those of a class that it knows, the default for others."""
     if not isinstance(config.threshold, list):
         return config.threshold

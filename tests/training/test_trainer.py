@@ -362,10 +362,13 @@ def test_other_classes_cannot_be_scored(train, renamed_data, tmp_path):
 
 
 def test_what_is_kept_of_the_model_to_start_from_is_told(train, tmp_path, capsys):
-    train("training.num_train_epochs=0", output_dir=tmp_path / "start")
+    train("training.num_train_epochs=0", "model.threshold=0.2", output_dir=tmp_path / "start")
     start = f"model.pretrained={tmp_path / 'start'}"
     capsys.readouterr()
-    train(start, "training.num_train_epochs=0", "model.output_format=multi_accdoa")
+    assert train(start, "training.num_train_epochs=0").model.config.threshold == 0.2
+    # A threshold of another output format is of other numbers.
+    other = train(start, "training.num_train_epochs=0", "model.output_format=multi_accdoa", output_dir=tmp_path / "of")
+    assert other.model.config.threshold == 0.5
     assert "kept" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"start: .* has shape"):
         train(start, "model.embed_dim=16", output_dir=tmp_path / "other")
