@@ -95,8 +95,8 @@ def read_values(
         source: a YAML file, or the name of a packaged recipe.
         packaged: the folder of those.
         schema: the keys that there may be, and their types.
-        overrides: `key.key=value`. The value is YAML; that of a text is taken as it is, but for `null` and none at all
-            (`key=`), which are null.
+        overrides: `key.key=value`. The value is YAML; that of a text is taken as it is. None at all (`key=`) is null,
+            and so is `null`, but where it names a folder (`…_dir`).
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
@@ -317,8 +317,9 @@ def _parse_override(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         hint = hint.get(name, Any) if isinstance(hint, dict) else Any
     try:
-        texts = {"": None, "null": None}
-        nested = texts.get(value, value) if _is_text(hint) else _parse(value)
+        # A folder may have any name.
+        nothing = ("",) if names[-1].endswith("_dir") else ("", "null")
+        nested = _parse(value) if not _is_text(hint) else None if value in nothing else value
     except ValueError:
         raise ValueError(f"override {text!r}: the value is not YAML") from None
     for name in reversed(names):
