@@ -14,6 +14,7 @@ from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
 RECORDING_SUFFIXES = (".wav", ".flac")
 LABEL_SUFFIXES = (".csv",)
+SUFFIXES = ", ".join(RECORDING_SUFFIXES)
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
     empty = {split: part for part in parts for split in part.splits if not splits[split]}
     if len(empty) == len(splits):
         audio = _either(*(part.audio for part in parts))
-        raise FileNotFoundError(f"no recording in a folder {audio} below {data_dir}")
+        raise FileNotFoundError(f"no recording ({SUFFIXES}) in a folder {audio} below {data_dir}")
     for split, part in empty.items():
         if split in part.optional:
             continue
@@ -159,7 +160,7 @@ def _check(
         )
     without_audio = set(labels.values()) - {recording.labels for recording in recordings}
     if recordings and without_audio:
-        logger.warning("labels without audio are left out: %s", _some(sorted(without_audio)))
+        logger.warning("labels without audio (%s) are left out: %s", SUFFIXES, _some(sorted(without_audio)))
     unknown = set(audio.values()) - {recording.audio for recording in recordings}
     unknown = sorted(path for path in unknown if not re.fullmatch(part.ignored, path.stem))
     if unknown:

@@ -178,8 +178,8 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         sampling_rate, num_channels = self.config.sampling_rate, self.config.num_channels
         if (audio.samplerate, audio.channels) != (sampling_rate, num_channels):
             raise ValueError(
-                f"{recording.audio} has {audio.channels} channels at {audio.samplerate} Hz, "
-                f"expected {num_channels} at {sampling_rate} Hz"
+                f"{recording.audio}: expected {num_channels} channels at {sampling_rate} Hz, "
+                f"not {audio.channels} at {audio.samplerate} Hz"
             )
         if audio.frames == 0:
             raise ValueError(f"{recording.audio} is empty")

@@ -123,7 +123,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
     for audio, labels in find_pairs(folder):
         info = soundfile.info(str(audio))
         if info.channels != 4:
-            raise ValueError(f"{audio}: {info.channels} channels where first-order ambisonics has 4")
+            raise ValueError(f"{audio}: first-order ambisonics has 4 channels, not {info.channels}")
         events = read_csv(labels)
         if len(events) and events.distance is None:
             raise ValueError(f"{labels}: no distances, which the clips of the challenge have")

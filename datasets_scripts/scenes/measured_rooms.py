@@ -188,11 +188,21 @@ def _sofa_responses(file: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
 
 
 def _sofa_metres(content, name: str) -> np.ndarray:
+    """Positions (measurements, 3) in x, y, z, whatever their `Type` and `Units` are."""
     values = np.atleast_2d(np.asarray(content[name], dtype=np.float64))
-    kind = content[name].attrs.get("Type", b"cartesian")
-    if (kind.decode() if isinstance(kind, bytes) else str(kind)) == "spherical":
-        return values[:, 2:3] * direction_to_vector(values[:, 0], values[:, 1])
-    return values
+    kind, units = (_sofa_text(content[name].attrs.get(attribute, "")) for attribute in ("Type", "Units"))
+    if kind in ("", "cartesian"):
+        return values
+    if kind != "spherical":
+        raise ValueError(f"{name} is of type {kind}, expected cartesian or spherical")
+    angles = np.degrees(values[:, :2]) if units.startswith("rad") else values[:, :2]
+    return values[:, 2:3] * direction_to_vector(*angles.T)
+
+
+def _sofa_text(attribute) -> str:
+    """An attribute, which may be of bytes and in an array, in lower case."""
+    text = next(iter(np.ravel(attribute)), "")
+    return (text.decode() if isinstance(text, bytes) else str(text)).strip().lower()
 
 
 def _stack_padded(responses: list[np.ndarray]) -> np.ndarray:

@@ -218,16 +218,22 @@ def test_measured_responses_come_from_sofa_files(tmp_path):
     assert np.linalg.norm(room.paths[0]) == pytest.approx(2.0)
 
 
-def test_spherical_sofa_positions_are_degrees_and_metres(tmp_path):
+@pytest.mark.parametrize(
+    ("position", "attributes"),
+    [
+        ([45.0, 30.0, 1.2], {"Type": b"spherical"}),
+        ([45.0, 30.0, 1.2], {"Type": [b"spherical"], "Units": [b"degree, degree, metre"]}),
+        ([np.pi / 4, np.pi / 6, 1.2], {"Type": "Spherical", "Units": "radian, radian, metre"}),
+    ],
+)
+def test_spherical_sofa_positions_are_in_the_units_that_they_tell(tmp_path, position, attributes):
     h5py = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "room.sofa", "w") as sofa:
-        sofa["Data.IR"] = measured_response(45, 0, 0)[None].astype(float)
-        sofa["Data.SamplingRate"] = [float(RATE)]
-        sofa["ListenerPosition"] = [[0.0, 0.0, 0.0]]
-        sofa["SourcePosition"] = [[45.0, 0.0, 1.2]]
-        sofa["SourcePosition"].attrs["Type"] = b"spherical"
+    write_sofa(tmp_path / "room.sofa", measured_response(45, 30, 0)[None], distance=1.0)
+    with h5py.File(tmp_path / "room.sofa", "a") as sofa:
+        sofa["SourcePosition"][...] = [position]
+        sofa["SourcePosition"].attrs.update(attributes)
     (room,) = read_measured_rooms(tmp_path, RATE)
-    assert room.paths[0][0] == pytest.approx(1.2 * direction_to_vector(45, 0))
+    assert room.paths[0][0] == pytest.approx(1.2 * direction_to_vector(45, 30))
 
 
 def test_responses_of_other_bytes_have_another_digest_that_begins_as_in_earlier_versions(tmp_path):
@@ -260,6 +266,11 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
         read_measured_rooms(tmp_path, RATE)
     write_sofa(file, measured_response(0, 0, 0)[None], distance=0.0)
     with pytest.raises(ValueError, match=r"room.sofa, measurement 1: expected a source at a distance above 0 m"):
+        read_measured_rooms(tmp_path, RATE)
+    write_sofa(file, measured_response(0, 0, 0)[None], distance=1.0)
+    with pytest.importorskip("h5py").File(file, "a") as sofa:
+        sofa["SourcePosition"].attrs["Type"] = "spherical harmonics"
+    with pytest.raises(ValueError, match=r"room.sofa: SourcePosition is of type spherical harmonics, expected cart"):
         read_measured_rooms(tmp_path, RATE)
     write_sofa(file, np.zeros((1, 3, 100)), distance=1.0)
     with pytest.raises(ValueError, match=r"room.sofa: Data.IR has shape \(1, 3, 100\)"):
