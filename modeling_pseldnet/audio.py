@@ -101,12 +101,13 @@ class Recording:
         except ValueError:
             self.close()
             raise
-        # Exact for the usual rates. An odd one very near a simple ratio is read as that, within 5 in 10,000 (1.8 s an
-        # hour), as its own filter bank would be too large.
-        ratio = Fraction(self._samples.rate, sampling_rate).limit_denominator(1000)
-        self._source_step, self._step = ratio.numerator, ratio.denominator
+        # Exact for the usual rates. An odd one very near a simple ratio is read as that, within 5 in 10,000, as its
+        # own filter bank would be too large; what is read begins where it is, so that the error does not add up.
+        self._exact_ratio = Fraction(self._samples.rate, sampling_rate)
+        self._ratio = self._exact_ratio.limit_denominator(1000)
+        self._source_step, self._step = self._ratio.as_integer_ratio()
         self._resample = Resampler(self._source_step, self._step)
-        self.num_samples = ceil(self._samples.num_samples * self._step / self._source_step)
+        self.num_samples = ceil(self._samples.num_samples / self._exact_ratio)
 
     def _check(self, channel_format: str) -> None:
         samples = self._samples
@@ -146,13 +147,14 @@ class Recording:
         return waveform
 
     def _read(self, start: int, num_samples: int) -> np.ndarray:
+        astray = round(start * (self._exact_ratio - self._ratio))
         if self._source_step == self._step:
-            return self._read_source(start, num_samples)
+            return self._read_source(start + astray, num_samples)
         # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.
         margin = ceil(self._resample.width / self._source_step) + 1
         first = start // self._step - margin
         last = ceil((start + num_samples) / self._step) + margin
-        waveform = self._read_source(first * self._source_step, (last - first) * self._source_step)
+        waveform = self._read_source(first * self._source_step + astray, (last - first) * self._source_step)
         resampled = self._resample(torch.from_numpy(waveform)).numpy()
         offset = start - first * self._step
         return resampled[:, offset : offset + num_samples]

@@ -212,6 +212,16 @@ def test_resampling_keeps_what_both_rates_hold_and_its_level(rates):
     torch.testing.assert_close(found[200:-200], expected[200:-200], atol=3e-3, rtol=0)
 
 
+@pytest.mark.parametrize("rate", [RATE + 10, 2 * RATE - 20])
+def test_a_recording_at_an_odd_rate_does_not_drift(rate):
+    click = np.zeros((4, 100 * rate), dtype=np.float32)
+    click[:, 90 * rate] = 1
+    with Recording((click, rate), RATE) as recording:
+        assert recording.seconds == pytest.approx(100)
+        found = recording.read(90 * RATE - 100, 200)
+    assert found[0].argmax() == pytest.approx(100, abs=1)
+
+
 def test_resampling_leaves_no_alias():
     wave = torch.sin(2 * torch.pi * 20000 * torch.arange(48000) / 48000)[None]
     assert Resampler(2, 1)(wave)[0, 200:-200].abs().max() < 0.01
