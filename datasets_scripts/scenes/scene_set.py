@@ -351,15 +351,21 @@ class SceneSet:
         ends = (float(low), float(low + span))
         return ends if generator.random() < 0.5 else ends[::-1]
 
-    def labels(self, scene: Scene, only: SceneEvent | None = None) -> Events:
-        """The events of a scene frame by frame, or those of one of its events.
+    def labels(self, scene: Scene) -> Events:
+        """The events of a scene frame by frame.
 
         An event is active in the frames whose middle it covers, and in at least one; its position is that of the
-        frame's middle. Times are those of the source: sound travels to the array within a fraction of a frame.
+        frame's middle. Times are those of the source: sound travels to the array within a fraction of a frame. Where
+        events of one layer and class are so short that they share a frame, the longest has it.
         """
+        return self.labels_by_event(scene)[0]
+
+    def labels_by_event(self, scene: Scene) -> tuple[Events, np.ndarray]:
+        """The labels of a scene, and which of its events each row is of (rows,)."""
         rate, room = self.recipe.sampling_rate, self.room(scene.room)
+        longest_first = np.argsort([-event.length for event in scene.events], kind="stable")
         parts = []
-        for event in scene.events if only is None else (only,):
+        for event in (scene.events[number] for number in longest_first):
             first, last = (round(edge / rate / FRAME_SECONDS) for edge in (event.start, event.stop))
             frames = np.arange(first, last)
             if not len(frames):
@@ -370,7 +376,11 @@ class SceneSet:
             distance = np.linalg.norm(positions, axis=1)
             azimuth = wrap_azimuth(azimuth + scene.yaw)
             parts.append(Events(frames, event.class_id * same, event.track * same, azimuth, elevation, distance))
-        return Events.concatenate(parts).sort()
+        labels, numbers = Events.concatenate(parts), np.repeat(longest_first, list(map(len, parts)))
+        rows = np.lexsort((labels.track, labels.class_id, labels.frame))
+        keys = np.stack([labels.frame, labels.class_id, labels.track])[:, rows]
+        rows = rows[(np.diff(keys, prepend=-1) != 0).any(axis=0)]
+        return labels[rows], numbers[rows]
 
     def describe(self) -> dict:
         """Plain values from which `scene_set_from_dict` makes the same set, given where the sounds are."""

@@ -12,8 +12,8 @@ from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
 from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction
 
 
-# Median error of the direct sound above which labels are wrong, degrees; that of one path is of fewer frames.
-LARGEST_MEDIAN, LARGEST_MEDIAN_OF_PATH = 5.0, 10.0
+# Median error of the direct sound above which labels are wrong, degrees; that of one point is of fewer frames.
+LARGEST_MEDIAN, LARGEST_MEDIAN_OF_POINT = 5.0, 10.0
 # Frames this far below an event's loudest one tell no direction.
 WEAK_DB = -30.0
 RT60_EDGES = (0.0, 0.4, 0.8, 1.2, 1.6, np.inf)
@@ -25,12 +25,12 @@ class Verification:
 
     Attributes:
         rt60: of the scene's room, seconds (frames,).
-        path: where the event stands or moves, in words (frames,).
+        point: the point of its path that the event is nearest to, in words (frames,).
         direct, reverberant: errors without and with the room's reflections, degrees (frames,).
     """
 
     rt60: np.ndarray
-    path: np.ndarray
+    point: np.ndarray
     direct: np.ndarray
     reverberant: np.ndarray
 
@@ -43,9 +43,9 @@ class Verification:
         """What tells against the labels, in one line; empty if nothing does."""
         if not len(self.direct):
             return "no events in these scenes: there is nothing to compare"
-        medians = {path: np.median(self.direct[self.path == path]) for path in np.unique(self.path)}
+        medians = {point: np.median(self.direct[self.point == point]) for point in np.unique(self.point)}
         worst = max(medians, key=medians.get)
-        if medians[worst] > LARGEST_MEDIAN_OF_PATH:
+        if medians[worst] > LARGEST_MEDIAN_OF_POINT:
             return f"wrong: {worst}, where the median of the direct sound is {medians[worst]:.1f}°"
         if (median := np.median(self.direct)) > LARGEST_MEDIAN:
             return f"wrong: the median of the direct sound is {median:.1f}°, above {LARGEST_MEDIAN:g}°"
@@ -76,31 +76,36 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
         ValueError: labels are missing, or there are more than the scene has.
     """
     renderer = Renderer(scene_set)
-    rt60, paths, direct, reverberant = [], [], [], []
+    rt60, points, direct, reverberant = [], [], [], []
     for scene, labels in labelled:
-        expected = scene_set.labels(scene)
+        expected, numbers = scene_set.labels_by_event(scene)
         given = {key: row for row, key in enumerate(_keys(labels))}
         if sorted(given) != sorted(_keys(expected)):
             raise ValueError(
                 f"the labels of scene {scene.index} are not those of its events: frames or classes differ"
             )
-        for event in scene.events:
-            own = labels[[given[key] for key in _keys(scene_set.labels(scene, only=event))]]
+        # Those whose frames are all of longer ones have no labels.
+        for number in np.unique(numbers):
+            event = scene.events[number]
+            own = labels[[given[key] for key in _keys(expected[numbers == number])]]
             energy, errors = _direction_errors(renderer, scene, event, own, direct_only=True)
             _, reverberant_errors = _direction_errors(renderer, scene, event, own, direct_only=False)
             strong = energy > energy.max(initial=0.0) * 10 ** (WEAK_DB / 10)
             direct.append(errors[strong])
             reverberant.append(reverberant_errors[strong])
             rt60.append(np.full(strong.sum(), scene_set.room(scene.room).rt60))
-            paths.append(np.full(strong.sum(), _path_in_words(scene_set, scene.room, event.path)))
-    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, paths, direct, reverberant)))
+            middles = (own.frame[strong] + 0.5) * FRAME_SECONDS * scene_set.recipe.sampling_rate
+            nearest = np.rint(event.place(middles)).astype(int)
+            points.append([_point_in_words(scene_set, scene.room, event.path, point) for point in nearest])
+    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, points, direct, reverberant)))
 
 
-def _path_in_words(scene_set: SceneSet, room_number: int, path: int) -> str:
+def _point_in_words(scene_set: SceneSet, room_number: int, path: int, point: int) -> str:
     room = scene_set.room(room_number)
-    azimuth, elevation = vector_to_direction(room.paths[path][0])
-    name = room.describe().get("name", room_number)
-    return f"room {name}, path {path} from azimuth {azimuth:.0f}°, elevation {elevation:.0f}°"
+    points = room.paths[path]
+    azimuth, elevation = vector_to_direction(points[point])
+    where = f"room {room.describe().get('name', room_number)}, path {path}" + f", point {point}" * (len(points) > 1)
+    return f"{where} from azimuth {azimuth:.0f}°, elevation {elevation:.0f}°"
 
 
 def _keys(labels: Events) -> list[tuple[int, int, int]]:

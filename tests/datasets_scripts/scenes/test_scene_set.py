@@ -198,7 +198,8 @@ def test_labels_follow_a_moving_event_frame_by_frame():
     made = scene_set(moving=1.0, polyphony={1: 1.0})
     scene = made.scene(0)
     event = max(scene.events, key=lambda event: event.length)
-    labels = made.labels(scene, only=event)
+    labels, numbers = made.labels_by_event(scene)
+    labels = labels[numbers == scene.events.index(event)]
     assert labels.frame[0] == round(event.start / RATE / 0.1)
     assert len(labels) == pytest.approx(event.length / RATE / 0.1, abs=1)
     middles = (labels.frame + 0.5) * 0.1 * RATE
@@ -214,8 +215,16 @@ def test_even_the_shortest_event_has_a_frame():
     made = scene_set(sounds=bank(seconds=(0.03,) * 4), seconds=(0.01, 8.0))
     scene = made.scene(0)
     assert len(scene.events) > 3
-    for event in scene.events:
-        assert len(made.labels(scene, only=event)) == 1
+    _, numbers = made.labels_by_event(scene)
+    assert (np.bincount(numbers) == 1).all()
+
+
+def test_a_frame_has_one_row_of_a_layer_and_class_that_of_its_longest_event():
+    made = scene_set(sounds=bank(seconds=(0.03,) * 4), seconds=(0.01, 8.0), gap=(0.0, 0.02), polyphony={2: 1.0})
+    scene = made.scene(0)
+    labels = made.labels(scene)
+    rows = set(zip(labels.frame, labels.class_id, labels.track, strict=True))
+    assert len(rows) == len(labels) < len(scene.events)
 
 
 def test_a_scene_turned_by_an_angle_has_labels_turned_by_it():
