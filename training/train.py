@@ -375,6 +375,10 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
             "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
         )
     check_schedule(recipe)
+    if only_evaluate and recipe.model.get("pretrained") is None:
+        raise ValueError(
+            f"model.pretrained must be given with --only-evaluate: the model to score, such as {output_dir(recipe)}"
+        )
     import torch
     from transformers import TrainingArguments, set_seed
 
@@ -550,10 +554,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.only_evaluate:
         parser.refuse(options, ("resume",), "of a training: leave it out with --only-evaluate")
     recipe = read_recipe(options.recipe, options.override)
-    if options.only_evaluate and recipe.model.get("pretrained") is None:
-        raise ValueError(
-            f"model.pretrained must be given with --only-evaluate: the model to score, such as {output_dir(recipe)}"
-        )
     given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
     recipe.training.update({name: value for name, value in given.items() if value is not None})
     if options.push_to_hub is not None:

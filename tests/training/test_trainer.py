@@ -106,7 +106,7 @@ def test_evaluation_finds_in_long_recordings_what_detect_finds(train, make_scene
     scenes = make_scenes(2, num_frames=47)
     data = write_scenes(tmp_path / "data", scenes)
     options = ["model.threshold=0.02", "data.eval.hop_seconds=0.5", "training.per_device_eval_batch_size=3"]
-    trainer = train(*options, data_dir=data, only_evaluate=True)
+    trainer = train(*options, "training.num_train_epochs=0", data_dir=data)
     found = 0
     for name in sorted(trainer.predictions):
         audio = data / f"test/foa/{Path(name).name}.wav"
@@ -192,7 +192,7 @@ def test_two_processes_give_the_weights_and_scores_of_one(train, symmetric_data,
 
 
 def test_a_process_that_is_not_to_save_leaves_the_folder_of_the_model_to_the_one_that_is(train, tmp_path, monkeypatch):
-    trainer = train(only_evaluate=True)
+    trainer = train("training.num_train_epochs=0")
     monkeypatch.setattr(TrainingArguments, "should_save", False)
     trainer.save_model(tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -459,6 +459,12 @@ def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(tr
     (folder / "checkpoint-3").mkdir()
     train(f"model.pretrained={folder}", only_evaluate=True)
     assert (folder / "recipe.yaml").read_bytes() == kept["recipe.yaml"]
+
+
+def test_a_new_network_is_not_scored(train, tmp_path):
+    with pytest.raises(ValueError, match=f"model.pretrained must be given.* such as {tmp_path / 'run'}"):
+        train(only_evaluate=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_recordings_that_cannot_be_scored_are_named_before_a_model_is_trained(train, tiny_data, tmp_path):
