@@ -335,12 +335,13 @@ def check_schedule(recipe: Recipe) -> None:
         raise ValueError(
             "schedule.patience waits for a better score: set training.metric_for_best_model, such as SELD"
         )
-    for name, instead in (
-        ("resume_from_checkpoint", "give --resume"),
-        ("label_smoothing_factor", "there are no logits of one class to smooth"),
+    for name, reason in (
+        ("resume_from_checkpoint", "not be used: leave it out, give --resume"),
+        ("label_smoothing_factor", "not be used: leave it out, there are no logits of one class to smooth"),
+        ("hub_token", "be uploaded with the model: leave it out, log in by `hf auth login` or set HF_TOKEN"),
     ):
         if training.get(name):
-            raise ValueError(f"training.{name} would not be used: leave it out, {instead}")
+            raise ValueError(f"training.{name} would {reason}")
     for key, passed_over in (
         ("step_epochs", ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")),
         ("muon_learning_rate", ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")),

@@ -54,6 +54,7 @@ PUBLISHED = {
         ),
         (["training.resume_from_checkpoint=runs/a"], "would not be used: leave it out, give --resume"),
         (["training.label_smoothing_factor=0.1"], "no logits of one class to smooth"),
+        (["training.hub_token=hf_secret"], "be uploaded with the model: leave it out, log in by `hf auth login`"),
     ],
 )
 def test_a_schedule_passes_over_nothing_in_silence(overrides, message):
