@@ -126,7 +126,11 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
 
 
 def build_model(
-    recipe: Recipe, start: Start | None, class_names: list[str], extractor: PSELDNetFeatureExtractor
+    recipe: Recipe,
+    start: Start | None,
+    class_names: list[str],
+    extractor: PSELDNetFeatureExtractor,
+    only_evaluate: bool = False,
 ) -> PSELDNetForSELD | PeftModel:
     """The model that a recipe trains, for these classes and features.
 
@@ -134,7 +138,8 @@ def build_model(
     and what is new is printed. An adapter is trained further.
 
     Raises:
-        ValueError: the recipe asks for what is not known, or the model it starts from does not fit.
+        ValueError: the recipe asks for what is not known, or the model it starts from does not fit, or to be scored
+            without training a part of it would be new.
     """
     from accelerate import PartialState
 
@@ -163,6 +168,12 @@ def build_model(
         report = transfer_from(model, load(start.name, "cpu")[0])
     except ValueError as error:
         raise ValueError(f"model.pretrained, {start.name}: {error}") from None
+    if only_evaluate and (new := report.new_in(model)):
+        raise ValueError(
+            f"{start.name} has no {new[0]} that fits the recipe, and a new one would be scored: set"
+            f" model.output_format to {start.config.output_format} and model.distance to"
+            f" {str(start.config.distance).lower()}"
+        )
     if PartialState().is_main_process:
         print(f"{start.name}: {report}")
     return model if recipe.peft is None else _add_adapter(model, recipe.peft, report)
@@ -425,7 +436,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         train_windows = keep_features(train_windows, seconds, extractor, workers, distillation and heard)
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
-    model = build_model(recipe, start, known if same else windows.class_names, extractor)
+    model = build_model(recipe, start, known if same else windows.class_names, extractor, only_evaluate)
     if has_distance and not model.config.distance:
         raise ValueError(
             f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or take"

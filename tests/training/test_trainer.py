@@ -461,10 +461,14 @@ def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(tr
     assert (folder / "recipe.yaml").read_bytes() == kept["recipe.yaml"]
 
 
-def test_a_new_network_is_not_scored(train, tmp_path):
+def test_a_network_that_is_new_as_a_whole_or_in_part_is_not_scored(train, tmp_path):
     with pytest.raises(ValueError, match=f"model.pretrained must be given.* such as {tmp_path / 'run'}"):
         train(only_evaluate=True)
     assert not (tmp_path / "run").exists()
+    train("training.num_train_epochs=0")
+    for override in ("model.output_format=multi_accdoa", "model.distance=true"):
+        with pytest.raises(ValueError, match=r"set model.output_format to accdoa and model.distance to false"):
+            train(f"model.pretrained={tmp_path / 'run'}", override, only_evaluate=True)
 
 
 def test_recordings_that_cannot_be_scored_are_named_before_a_model_is_trained(train, tiny_data, tmp_path):
