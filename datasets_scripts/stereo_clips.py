@@ -170,9 +170,9 @@ def part_of(name: str) -> str:
 def read_stereo(audio: Path, start_frame: int, degrees: float) -> tuple[np.ndarray, int]:
     """Five seconds of a recording as [`to_stereo`] gives them, and their rate in Hz."""
     with soundfile.SoundFile(str(audio)) as file:
-        frame_samples = round(FRAME_SECONDS * file.samplerate)
-        file.seek(start_frame * frame_samples)
-        waveform = file.read(CLIP_FRAMES * frame_samples, dtype="float64", always_2d=True).T
+        start, length = (round(frames * FRAME_SECONDS * file.samplerate) for frames in (start_frame, CLIP_FRAMES))
+        file.seek(start)
+        waveform = file.read(length, dtype="float64", always_2d=True).T
         return to_stereo(waveform, degrees), file.samplerate
 
 

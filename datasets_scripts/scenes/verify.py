@@ -116,8 +116,9 @@ def _direction_errors(renderer: Renderer, scene: Scene, event: SceneEvent, label
     """Energy (rows,) and error in degrees (rows,) of each labelled frame of one event."""
     start, audio = renderer.event(scene, event, direct_only=direct_only)
     audio = rotated(audio, scene.yaw).astype(np.float64)
-    frame_samples = round(FRAME_SECONDS * renderer.scene_set.recipe.sampling_rate)
-    edges = np.clip(labels.frame[:, None] * frame_samples - start + [0, frame_samples], 0, audio.shape[1])
+    seconds = (labels.frame[:, None] + [0, 1]) * FRAME_SECONDS
+    edges = np.rint(seconds * renderer.scene_set.recipe.sampling_rate).astype(int) - start
+    edges = np.clip(edges, 0, audio.shape[1])
     frames = [audio[:, low:high] for low, high in edges]
     energy = np.array([np.square(frame[0]).sum() for frame in frames])
     intensity = np.array([frame[1:] @ frame[0] for frame in frames])[:, [2, 0, 1]]

@@ -211,6 +211,20 @@ def test_events_that_share_a_frame_are_proved_too(make):
     assert verify(made, [(scene, made.labels(scene))]).passed
 
 
+def test_late_events_are_proved_at_a_rate_whose_frames_are_no_whole_samples(sounds):
+    recipe = SceneRecipe(
+        sampling_rate=11025,
+        scene_seconds=600,
+        rooms=ROOMS,
+        events=EventRecipe(polyphony={1: 1.0}, moving=0.0, gap=(20.0, 60.0), seconds=(0.2, 0.4)),
+    )
+    made = SceneSet(recipe, sounds_from_folder(sounds.source, 11025).measure())
+    scene = made.scene(0)
+    labels = made.labels(scene)
+    assert labels.frame.max() > 5000
+    assert len(verify(made, [(scene, labels)]).direct) == len(labels)
+
+
 def test_without_events_nothing_passes_and_a_line_says_why(make):
     made = make(polyphony={0: 1.0})
     verification = verify(made, [(made.scene(0), made.labels(made.scene(0)))])
