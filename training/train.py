@@ -217,6 +217,10 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
             f"{start.name} is an adapter for {len(there)} classes, and {what}: start from the model that it was"
             " trained on"
         )
+    for name in ("output_format", "distance"):
+        here, there = (str(getattr(of, name)).lower() for of in (config, start.config))
+        if here != there:
+            raise ValueError(f"{start.name} is an adapter with model.{name} {there}, not {here}: set it so")
     if recipe.peft is not None and recipe.peft["method"].lower() != start.peft_method:
         raise ValueError(
             f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"

@@ -289,6 +289,8 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, tiny_data, tmp_pa
         train(start, "peft={method: lora, target_modules: [q_proj]}")
     with pytest.raises(ValueError, match=r"an adapter with scale 0\.1, not 7: set peft to null"):
         train(start, "peft={method: adapterbit, scale: 7}")
+    with pytest.raises(ValueError, match=r"an adapter with model.output_format accdoa, not multi_accdoa: set it so"):
+        train(start, "model.output_format=multi_accdoa")
     modules = "[fc2, fc1, q_proj, k_proj, v_proj, o_proj]"
     lora = f"peft={{method: lora, r: 2, target_modules: {modules}, modules_to_save: [heads]}}"
     base = f"model.pretrained={tmp_path / 'base'}"
