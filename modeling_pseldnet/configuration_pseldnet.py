@@ -282,6 +282,8 @@ class PSELDNetConfig(PreTrainedConfig):
     drop_path_rate: float | int | None = None
     layer_norm_eps: float | None = None
     initializer_range: float = 0.02
+    # Several classes sound at once: by this `Trainer` knows that there is no label to smooth.
+    problem_type: str | None = "multi_label_classification"
 
     def __setattr__(self, key: str, value: Any) -> None:
         """Sets a field; `label2id` follows `id2label`, and the thresholds of other classes are dropped."""
@@ -373,6 +375,10 @@ class PSELDNetConfig(PreTrainedConfig):
     def window_frames(self) -> int:
         """Feature frames in the longest input, without the one at its very end."""
         return self.window_seconds * self.sampling_rate // self.hop_length
+
+    def num_label_frames(self, num_frames: int) -> int:
+        """Label frames that `num_frames` feature frames span; the last may be partly filled."""
+        return max(-(-(num_frames - 1) // self.feature_frames_per_label_frame), 1)
 
     def _refuse_misspelt(self, given: Mapping[str, Any]) -> None:
         """Refuses an unknown argument that looks like a field; transformers keeps others as attributes.

@@ -16,6 +16,7 @@ from .configuration_pseldnet import PSELDNetConfig
 from .events import Events, direction_to_vector
 from .tracks import (
     as_indices,
+    check_classes,
     checked_labels,
     distance_activation,
     distance_error,
@@ -75,8 +76,10 @@ class ACCDOAFormat:
         of distances or two axes with three tracks, which leave the fourth out as the baselines of DCASE do.
 
         Raises:
-            ValueError: whether events are on screen is to be learnt, and not told of these.
+            ValueError: the model has no such class, or whether events are on screen is to be learnt, and not told of
+                these.
         """
+        check_classes(events, self.num_classes)
         events = events[events.frame < num_frames]
         group = events.frame * self.num_classes + events.class_id
         track = occurrence(group)

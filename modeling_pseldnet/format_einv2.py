@@ -14,6 +14,7 @@ from .tracks import (
     NUM_TRACKS,
     as_indices,
     best_order,
+    check_classes,
     checked_labels,
     distance_activation,
     distance_error,
@@ -77,7 +78,11 @@ class EINV2Format:
         """Labels (frames, 3, classes + 3, or 4): the events of a frame, in their order, fill its tracks.
 
         Events after `num_frames`, and the fourth event of a frame and further ones, are left out.
+
+        Raises:
+            ValueError: the model has no such class.
         """
+        check_classes(events, self.num_classes)
         labels = torch.zeros(num_frames, NUM_TRACKS, self.num_classes + 3 + self.distance, device=device)
         events = events[events.frame < num_frames]
         track = occurrence(events.frame)

@@ -362,10 +362,6 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         step = self.encoder.time_reduction
         return max(self.max_frames, -(-self.config.window_frames // step) * step)
 
-    def num_label_frames(self, num_frames: int) -> int:
-        """Label frames that `num_frames` feature frames span; the last may be partly filled."""
-        return max(-(-(num_frames - 1) // self.config.feature_frames_per_label_frame), 1)
-
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
@@ -426,7 +422,7 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
             branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
             states = torch.cat([branch.mean(2).transpose(1, 2) for branch in branches], dim=-1)
             embeddings = to_label_frames(states, self.encoder.time_reduction, self.config)
-            embeddings = embeddings[:, : self.num_label_frames(num_frames)]
+            embeddings = embeddings[:, : self.config.num_label_frames(num_frames)]
         return PSELDNetModelOutput(last_hidden_state=embeddings, feature_map=feature_map)
 
 
@@ -517,9 +513,10 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
             input_features,
             attention_mask,
             output_embeddings=False,
+            return_dict=True,
             **{name: value for name, value in requests.items() if value is not None},
         )
-        num_frames = self.pseldnet.num_label_frames(input_features.shape[2])
+        num_frames = self.config.num_label_frames(input_features.shape[2])
         mask = None if attention_mask is None else self._label_frame_mask(attention_mask, num_frames)
         outputs = self._outputs(encoded.feature_map, num_frames, mask)
         loss = None if labels is None else self.output_format.loss(outputs, labels, mask)
@@ -529,7 +526,7 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
 
     def num_label_frames(self, num_frames: int) -> int:
         """Label frames that `num_frames` feature frames span; the last may be partly filled."""
-        return self.pseldnet.num_label_frames(num_frames)
+        return self.config.num_label_frames(num_frames)
 
     def encode_labels(self, events: Events, num_frames: int) -> torch.Tensor:
         """Labels (num_frames, …) of a recording or a window, for `forward`: a frame is 100 ms.
@@ -541,13 +538,11 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         Raises:
             ValueError: the model has no such class.
         """
-        if len(events) and events.class_id.max() >= self.config.num_labels:
-            raise ValueError(f"class {events.class_id.max()} is not one of the {self.config.num_labels} of the model")
         return self.output_format.encode(events, num_frames)
 
     def predict(self, input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outputs alone, by name, each (batch, label frames, …)."""
-        outputs = self(input_features)
+        outputs = self(input_features, return_dict=True)
         return {name: outputs[name] for name in self.output_format.output_names}
 
     def _label_frame_mask(self, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:

@@ -36,7 +36,11 @@ class OutputFormat(Protocol):
         """Heads (batch, frames, numbers) as the fields of `output_names`."""
 
     def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Labels (frames, …) of one recording or window."""
+        """Labels (frames, …) of one recording or window.
+
+        Raises:
+            ValueError: the model has no such class.
+        """
 
     def decode_labels(self, labels: np.ndarray) -> Events:
         """The events of labels (frames, …); none of frames that are padded with -100."""

@@ -104,6 +104,16 @@ def as_indices(device: str | torch.device, *arrays: np.ndarray) -> list[torch.Te
     return [torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device) for array in arrays]
 
 
+def check_classes(events: Events, num_classes: int) -> None:
+    """Refuses events of classes that a model does not have.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if len(events) and events.class_id.max() >= num_classes:
+        raise ValueError(f"class {events.class_id.max()} is not one of the {num_classes} of the model")
+
+
 def known_distance(events: Events) -> np.ndarray:
     """Distances in metres, (rows,), 0 where they are not known."""
     return np.zeros(len(events)) if events.distance is None else np.nan_to_num(events.distance)
@@ -111,11 +121,11 @@ def known_distance(events: Events) -> np.ndarray:
 
 def distance_activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """What makes metres, not negative, of a head's outputs; far below 0 they are silence, whose distance is 0."""
-    return {
-        "softplus": nn.functional.softplus,
-        "relu": nn.functional.relu,
-        "exp": lambda values: values.clamp(max=MAX_LOG_METRES).exp(),
-    }[name]
+    return {"softplus": nn.functional.softplus, "relu": nn.functional.relu, "exp": _bounded_exp}[name]
+
+
+def _bounded_exp(values: torch.Tensor) -> torch.Tensor:
+    return values.clamp(max=MAX_LOG_METRES).exp()
 
 
 def distance_error(name: str, prediction: torch.Tensor, metres: torch.Tensor) -> torch.Tensor:

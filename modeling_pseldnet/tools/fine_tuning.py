@@ -57,9 +57,10 @@ class DataCollatorForSELD:
     ):
         from ..inference import choose_channel_format
 
-        self.extractor, self.model = extractor, model
+        # Not the model: workers that are spawned would get a copy of its weights, and adapters cannot be pickled.
+        self.extractor, self.config, self.output_format = extractor, model.config, model.output_format
         self.channel_format = choose_channel_format(channel_format, extractor)
-        labels = list(model.config.id2label.values())
+        labels = list(self.config.id2label.values())
         self.class_numbers = None if class_names is None else class_mapping(class_names, labels)
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
@@ -90,7 +91,7 @@ class DataCollatorForSELD:
         events = self._events(row)
         if "labels" not in values and events is not None:
             num_frames = np.shape(values["input_features"])[-2]
-            values["labels"] = self.model.encode_labels(events, self.model.num_label_frames(num_frames))
+            values["labels"] = self.output_format.encode(events, self.config.num_label_frames(num_frames))
         return values
 
     def _read(self, row: Mapping) -> tuple[np.ndarray, int]:
@@ -107,7 +108,7 @@ class DataCollatorForSELD:
                 f"a row of {', '.join(map(str, row)) or 'nothing'} is no recording: give audio, waveform or"
                 " input_features, and events"
             )
-        seconds = self.model.config.window_seconds
+        seconds = self.config.window_seconds
         with Recording(source, rate, self.channel_format) as recording:
             if recording.num_samples > seconds * rate:
                 raise ValueError(
@@ -121,7 +122,7 @@ class DataCollatorForSELD:
         events = row.get("events")
         if events is None:
             return None
-        events = to_events(events, self.model.config.label2id)
+        events = to_events(events, self.config.label2id)
         if self.class_numbers is None or not len(events):
             return events
         if events.class_id.max() >= len(self.class_numbers):
@@ -132,8 +133,8 @@ class DataCollatorForSELD:
         """Labels (frames of a window, …) of a recording that has so many frames."""
         from ..inference import SILENCE
 
-        peak = np.abs(waveform).max(0).reshape(10 * self.model.config.window_seconds, -1).max(1)
-        labels = self.model.encode_labels(events, len(peak))
+        peak = np.abs(waveform).max(0).reshape(10 * self.config.window_seconds, -1).max(1)
+        labels = self.output_format.encode(events, len(peak))
         counts = peak > SILENCE
         counts[events.frame[events.frame < len(peak)]] = True
         counts[num_frames:] = False

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from copy import deepcopy
 
@@ -68,8 +69,21 @@ def test_hidden_states_and_attentions_come_on_request():
 
 def test_tuples_come_on_request(tiny_model):
     with torch.no_grad():
+        expected = tiny_model(features()).accdoa
         (accdoa,) = tiny_model(features(), return_dict=False)
-        assert torch.equal(accdoa, tiny_model(features()).accdoa)
+        assert torch.equal(accdoa, expected)
+        tiny_model.config.return_dict = False
+        (accdoa,) = tiny_model(features())
+        assert torch.equal(accdoa, expected)
+        assert torch.equal(tiny_model.predict(features())["accdoa"], expected)
+
+
+@pytest.mark.parametrize("activation", ["softplus", "relu", "exp"])
+def test_a_model_can_be_pickled(activation):
+    model = PSELDNetForSELD(tiny_config(distance=True, distance_activation=activation)).eval()
+    copied = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert torch.equal(copied(features()).distance, model(features()).distance)
 
 
 def gradients(model: PSELDNetForSELD) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """The plain Trainer of transformers, with the collator and the scores of the package."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,14 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.synthetic_seld import SyntheticSELD
-from modeling_pseldnet import DataCollatorForSELD, Events, PSELDNetFeatureExtractor, PSELDNetForSELD, SELDMetrics
+from modeling_pseldnet import (
+    AdapterBitConfig,
+    DataCollatorForSELD,
+    Events,
+    PSELDNetFeatureExtractor,
+    PSELDNetForSELD,
+    SELDMetrics,
+)
 from modeling_pseldnet.inference import detect
 from modeling_pseldnet.timeline import to_records
 from modeling_pseldnet.tools.scores import seld_scores
@@ -217,6 +225,27 @@ def test_padded_frames_are_not_scored():
     windows = SimpleNamespace(recording=[0], start=[0])
     with pytest.raises(ValueError, match="2 windows were evaluated, and 1 are to be scored"):
         SELDMetrics(model, windows)(EvalPrediction(outputs, labels))
+
+
+def test_the_collator_goes_to_other_processes_without_the_model():
+    model = get_peft_model(network(), AdapterBitConfig())
+    pickled = pickle.dumps(DataCollatorForSELD(EXTRACTOR, model))
+    assert len(pickled) < 4 * model.num_parameters()
+    rows = [{"audio": (noise(1.0), 24000), "events": EVENTS}]
+    batch, expected = pickle.loads(pickled)(rows), DataCollatorForSELD(EXTRACTOR, model)(rows)
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_labels_are_not_smoothed_and_trainer_says_so(tmp_path):
+    model = network()
+    with pytest.warns(UserWarning, match="Label smoothing is not compatible with multi-label"):
+        trainer = Trainer(
+            model,
+            arguments(tmp_path, label_smoothing_factor=0.1, max_steps=1),
+            data_collator=DataCollatorForSELD(EXTRACTOR, model),
+            train_dataset=[{"audio": (noise(1.0), 24000), "events": EVENTS}],
+        )
+    assert trainer.train().training_loss > 0
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
