@@ -50,10 +50,14 @@ def to_exported_program(
     num_channels = FEATURE_TYPES[feature_extractor.feature_type].num_audio_channels
     # The size of a batch of one would be taken for a constant.
     waveform = torch.zeros(2, num_channels, round(seconds * feature_extractor.sampling_rate))
+    training = model.training
     graph = WaveformModel(model, feature_extractor).eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.export(graph, (waveform,), dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}})
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(graph, (waveform,), dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}})
+    finally:
+        model.train(training)
 
 
 def to_onnx(

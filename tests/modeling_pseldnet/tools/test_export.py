@@ -104,6 +104,15 @@ def test_a_saved_program_gives_what_the_model_gives(backbone, waveforms, tmp_pat
     assert PSELDNetConfig(**json.loads(config["config.json"])).id2label == model.config.id2label
 
 
+def test_a_model_in_training_is_exported_as_it_predicts_and_stays_in_training():
+    model = network("crnn", "accdoa").train()
+    waveform = torch.randn(2, 4, 24000 * SECONDS, generator=torch.Generator().manual_seed(0))
+    graph = export.to_exported_program(model, PSELDNetFeatureExtractor()).module()
+    assert model.training
+    model.eval()
+    assert_close({"accdoa": graph(waveform)["accdoa"].detach().numpy()}, outputs_of(model, waveform.numpy()), 1e-5)
+
+
 def test_a_model_in_half_precision_is_exported_in_float32(waveforms, tmp_path):
     model = network(*CASES[0]).to(torch.bfloat16)
     export.export(model, PSELDNetFeatureExtractor(), tmp_path / "model.onnx")
