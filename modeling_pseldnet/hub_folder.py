@@ -9,6 +9,7 @@ from pathlib import Path
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from .files import atomic_folder, write_atomically
+from .inference import check_extractor
 from .modeling_pseldnet import TAGS, PSELDNetForSELD, PSELDNetPreTrainedModel, place_of
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
@@ -36,13 +37,6 @@ DIRECTIONS = {
   tell left from right alone, in [-90, 90].""",
     3: """Azimuth is counter-clockwise from the front in (-180, 180] degrees,
   elevation upwards in [-90, 90] degrees.""",
-}
-# Fields of an extractor, and those of a network's config that must equal them.
-FITTING = {
-    "num_channels": "num_channels",
-    "feature_size": "num_mel_bins",
-    "sampling_rate": "sampling_rate",
-    "hop_length": "hop_length",
 }
 
 
@@ -173,22 +167,6 @@ def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
         hop_length=config.hop_length,
         feature_type=fitting[0],
     )
-
-
-def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:
-    """Refuses an extractor whose features a network does not take.
-
-    Raises:
-        ValueError: they differ in type, channels, bins, sampling rate or hop; the message says where.
-    """
-    if config.feature_type not in (None, extractor.feature_type):
-        raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
-    for name, of_network in FITTING.items():
-        given, taken = getattr(extractor, name), getattr(config, of_network)
-        if given != taken:
-            raise ValueError(
-                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
-            )
 
 
 def model_card(

@@ -13,6 +13,7 @@ import torch
 
 from .ambisonics import ROTATION_PATTERNS, feature_rotation
 from .audio import Recording
+from .configuration_pseldnet import PSELDNetConfig
 from .events import Events, fold_azimuth
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .modeling_pseldnet import PSELDNetForSELD
@@ -24,6 +25,13 @@ FRAMES_PER_SECOND = 10
 Outputs = dict[str, np.ndarray]
 # Below -120 dB of full scale in every channel nothing sounds, whatever a network makes of it.
 SILENCE = 1e-6
+# Fields of an extractor, and those of a network's config that must equal them.
+FITTING = {
+    "num_channels": "num_channels",
+    "feature_size": "num_mel_bins",
+    "sampling_rate": "sampling_rate",
+    "hop_length": "hop_length",
+}
 
 
 class Window(NamedTuple):
@@ -81,7 +89,8 @@ def detect(
         [`Events`] on the frames of the recording, with confidence; a source keeps its track number.
 
     Raises:
-        ValueError: the recording cannot be used, or a value above is out of range; the message says which.
+        ValueError: the recording cannot be used, the extractor is not of the model, or a value above is out of range;
+            the message says which.
     """
     (events,) = detect_each(
         model,
@@ -124,8 +133,9 @@ def detect_each(
         An iterator over what each recording holds, in order, or the exception that kept it from being used.
 
     Raises:
-        ValueError: a value is out of range; the message says which.
+        ValueError: the extractor is not of the model, or a value is out of range; the message says which.
     """
+    check_extractor(feature_extractor, model.config)
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     model = in_dtype(model, dtype)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
@@ -389,6 +399,22 @@ def evaluating(model: PSELDNetForSELD) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:
+    """Refuses an extractor whose features a network does not take.
+
+    Raises:
+        ValueError: they differ in type, channels, bins, sampling rate or hop; the message says where.
+    """
+    if config.feature_type not in (None, extractor.feature_type):
+        raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
+    for name, of_network in FITTING.items():
+        given, taken = getattr(extractor, name), getattr(config, of_network)
+        if given != taken:
+            raise ValueError(
+                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
+            )
 
 
 def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNetFeatureExtractor) -> str:

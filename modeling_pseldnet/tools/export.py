@@ -42,8 +42,10 @@ def to_exported_program(
     import torch
 
     from ..feature_extraction_pseldnet import FEATURE_TYPES
+    from ..inference import check_extractor
     from .waveform_model import WaveformModel
 
+    check_extractor(feature_extractor, model.config)
     seconds = model.config.window_seconds if seconds is None else seconds
     if not 0.1 <= seconds <= model.config.window_seconds:
         raise ValueError(f"seconds must be between 0.1 and {model.config.window_seconds}, not {seconds:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ class DataCollatorForSELD:
         class_names: the classes of the data, in the order of their index, where that is another than the model's.
 
     Raises:
-        ValueError: a class of the data is none of the model's; when called, a row cannot be used.
+        ValueError: the extractor is not of the model, or a class of the data none of the model's; when called, a row
+            cannot be used.
     """
 
     def __init__(
@@ -55,8 +57,9 @@ class DataCollatorForSELD:
         channel_format: str | None = None,
         class_names: Sequence[str] | None = None,
     ):
-        from ..inference import choose_channel_format
+        from ..inference import check_extractor, choose_channel_format
 
+        check_extractor(extractor, model.config)
         # Not the model: workers that are spawned would get a copy of its weights, and adapters cannot be pickled.
         self.extractor, self.config, self.output_format = extractor, model.config, model.output_format
         self.channel_format = choose_channel_format(channel_format, extractor)
@@ -195,10 +198,15 @@ class SELDMetrics:
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """The scores of predictions and labels (windows, frames, …), by name."""
+        from transformers.trainer_pt_utils import nested_concat
+
         names = self.model.output_format.output_names
-        outputs = prediction.predictions
+        outputs, labels = prediction.predictions, prediction.label_ids
+        if isinstance(labels, list):
+            # Batches, as they come with `eval_do_concat_batches=False`.
+            outputs, labels = (reduce(nested_concat, batches) for batches in (outputs, labels))
         outputs = dict(zip(names, outputs if isinstance(outputs, tuple | list) else (outputs,), strict=False))
-        labels = np.asarray(prediction.label_ids)
+        labels = np.asarray(labels)
         recording, start = np.arange(len(labels)), np.zeros(len(labels), dtype=int)
         if self.windows is not None:
             recording, start = np.asarray(self.windows.recording), np.asarray(self.windows.start)

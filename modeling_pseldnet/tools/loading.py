@@ -16,7 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from .. import DEFAULT_MODEL
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..hub_folder import check_extractor
+from ..inference import check_extractor
 from ..keywords import refuse_unknown
 from ..modeling_pseldnet import PSELDNetForSELD, place_of
 from .cli import describe

@@ -16,6 +16,7 @@ from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
     FRAMES_PER_SECOND,
     Window,
+    check_extractor,
     checked_frames,
     checked_threshold,
     choose_channel_format,
@@ -66,8 +67,10 @@ def detect_stream(
         the last frames come without delay.
 
     Raises:
-        ValueError: the blocks cannot be used, or a value above is out of range; the message says which.
+        ValueError: the blocks cannot be used, the extractor is not of the model, or a value above is out of range; the
+            message says which.
     """
+    check_extractor(feature_extractor, model.config)
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
     channel_format = choose_channel_format(channel_format, feature_extractor)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND

@@ -6,13 +6,14 @@ import soundfile
 import torch
 from transformers import AutoFeatureExtractor
 
-from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
+from modeling_pseldnet import DataCollatorForSELD, PSELDNetFeatureExtractor, PSELDNetForSELD, detect, detect_stream
 from modeling_pseldnet.ambisonics import a_to_b_format
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import Events, angle_between
 from modeling_pseldnet.format_accdoa import ACCDOAFormat
 from modeling_pseldnet.inference import Window, average_overlaps, decode_windows, detect_each, fast_dtype
 from modeling_pseldnet.output_formats import get_output_format
+from modeling_pseldnet.tools.export import to_exported_program
 from modeling_pseldnet.tools.predict import parse_arguments
 from tests.helpers import scattered, tiny_config
 
@@ -44,6 +45,25 @@ def test_ten_seconds_are_what_the_model_gives(model, extractor):
     found = detect(model, extractor, (wave, 24000))
     assert len(found) > 0
     assert sorted(found.azimuth.round(3)) == sorted(expected.azimuth.round(3))
+
+
+USES = {
+    "detect": lambda model, extractor: detect(model, extractor, (noise(1), 24000)),
+    "detect_stream": lambda model, extractor: next(detect_stream(model, extractor, [noise(1)], 24000)),
+    "collator": lambda model, extractor: DataCollatorForSELD(extractor, model),
+    "export": lambda model, extractor: to_exported_program(model, extractor),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"feature_type": "salsa_lite"}, "takes logmel_iv"), ({"sampling_rate": 16000}, "a sampling_rate of 16000")],
+)
+def test_an_extractor_of_another_model_is_refused(use, options, complaint):
+    model = PSELDNetForSELD(tiny_config(feature_type="logmel_iv"))
+    with pytest.raises(ValueError, match=complaint):
+        USES[use](model, PSELDNetFeatureExtractor(**options))
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0.05, 1), (0.95, 10), (10.0, 100), (23.41, 235)])

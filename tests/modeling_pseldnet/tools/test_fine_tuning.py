@@ -248,6 +248,30 @@ def test_labels_are_not_smoothed_and_trainer_says_so(tmp_path):
     assert trainer.train().training_loss > 0
 
 
+@pytest.mark.parametrize("output_format", ["multi_accdoa", "einv2"])
+def test_batches_that_trainer_leaves_apart_give_the_same_scores(tmp_path, output_format):
+    model = network(output_format=output_format)
+    rows = [
+        {
+            "input_features": torch.randn(7, frames, 64, generator=torch.Generator().manual_seed(frames)),
+            "events": EVENTS,
+        }
+        for frames in (101, 56, 81, 31)
+    ]
+    scores = []
+    for concatenated in (True, False):
+        trainer = Trainer(
+            model,
+            arguments(tmp_path, eval_do_concat_batches=concatenated),
+            data_collator=DataCollatorForSELD(EXTRACTOR, model),
+            eval_dataset=rows,
+            compute_metrics=SELDMetrics(model),
+        )
+        found = trainer.evaluate()
+        scores.append({name: value for name, value in found.items() if "micro" in name})
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_the_first_block_learns_under_lora_with_checkpointing(reentrant):
     model = network()
