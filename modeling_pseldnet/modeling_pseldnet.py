@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,17 +234,41 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """As in transformers; the folder of an adapter too, with the model that it was trained on.
+
+        Raises:
+            ValueError: the adapter is of other classes than that model, or of a network with weights that are in
+                neither, as `load_for_transfer` makes them.
+        """
         place = place_of(pretrained_model_name_or_path)
         if place is not None and _is_adapter(Path(place)):
             # transformers takes a folder with a config for a whole model: the config is that of model and adapter.
             adapter = json.loads((Path(place) / "adapter_config.json").read_text(encoding="utf-8"))
             kwargs.setdefault("config", cls.config_class.from_pretrained(place))
             kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
-            own_heads = any("heads" in name for name in adapter.get("modules_to_save") or ())
+            own = adapter.get("modules_to_save") or ()
+            own_heads = any("heads" in name for name in own)
             kwargs.setdefault("ignore_mismatched_sizes", own_heads)
             base = place_of(adapter["base_model_name_or_path"])
+            base_config = cls.config_class.from_pretrained(base)
             if not own_heads:
-                check_adapter_classes(cls.config_class.from_pretrained(base), place)
+                check_adapter_classes(base_config, place)
+            with torch.device("meta"):
+                there, wanted = (
+                    {name: value.shape for name, value in cls(deepcopy(config)).state_dict().items()}
+                    for config in (base_config, kwargs["config"])
+                )
+            saved = tuple(f".{module}." for module in own)
+            missing = [
+                name
+                for name, shape in wanted.items()
+                if there.get(name) != shape and not any(module in f".{name}" for module in saved)
+            ]
+            if missing:
+                raise ValueError(
+                    f"{len(missing)} weights of the network of {place} are neither there nor, in their shape, in"
+                    f" {base}, {missing[0]} among them: modeling_pseldnet.load makes them, as load_for_transfer did"
+                )
             place = base
         return super().from_pretrained(place, *args, **kwargs)
 

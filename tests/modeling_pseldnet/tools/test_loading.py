@@ -99,6 +99,15 @@ def test_an_adapter_over_a_network_that_was_made_from_its_base_loads(tmp_path, m
     torch.testing.assert_close(outputs(load(tmp_path / "adapter", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{"depths": [2, 2, 1, 1]}, {"num_channels": 1, "feature_type": "logmel"}])
+def test_weights_of_an_adapters_network_are_not_left_to_chance(tmp_path, changes):
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path / "base")
+    network, _ = load_for_transfer(tmp_path / "base", **changes)
+    get_peft_model(network, METHODS["adapterbit"]).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="are neither there nor, in their shape, in"):
+        AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "adapter")
+
+
 def test_a_network_is_not_made_from_one_with_an_adapter_in_it(adapter):
     _, folder, _ = adapter
     if json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA":
