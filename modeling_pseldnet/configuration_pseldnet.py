@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -11,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .events import MAX_CLASSES
+from .keywords import refuse_misspelt
 
 
 logger = logging.get_logger(__name__)
@@ -317,7 +317,7 @@ class PSELDNetConfig(PreTrainedConfig):
         return loaded
 
     def __post_init__(self, **kwargs):
-        self._refuse_misspelt(kwargs)
+        refuse_misspelt(kwargs, PSELDNetConfig.__annotations__, type(self))
         for name, value in BACKBONE_DEFAULTS.get(self.backbone, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -379,17 +379,6 @@ class PSELDNetConfig(PreTrainedConfig):
     def num_label_frames(self, num_frames: int) -> int:
         """Label frames that `num_frames` feature frames span; the last may be partly filled."""
         return max(-(-(num_frames - 1) // self.feature_frames_per_label_frame), 1)
-
-    def _refuse_misspelt(self, given: Mapping[str, Any]) -> None:
-        """Refuses an unknown argument that looks like a field; transformers keeps others as attributes.
-
-        Raises:
-            TypeError: there is one; the message names both.
-        """
-        for name in given:
-            near = get_close_matches(name, PSELDNetConfig.__annotations__, 1, 0.8)
-            if near and not hasattr(type(self), name):
-                raise TypeError(f"PSELDNetConfig got an unknown argument: {name}; did you mean {near[0]}?")
 
     def validate_backbone(self):
         """The fields must fit each other, and be such that a network can be built of them."""

@@ -12,7 +12,7 @@ from transformers.audio_utils import hertz_to_mel
 from transformers.utils import logging
 
 from .audio import HIGHEST_RATE, LOWEST_RATE, as_channels, check_samples, checked_rate, float_samples
-from .keywords import refuse_unknown
+from .keywords import refuse_misspelt, refuse_unknown
 from .tracks import PADDED_LABEL
 
 
@@ -177,6 +177,13 @@ FEATURE_TYPES = {
 }
 
 
+# What an extractor is made with, of its own and of transformers.
+FIELDS = (
+    *("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "feature_type"),
+    *("padding_side", "return_attention_mask"),
+)
+
+
 class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Turns audio into the features of PSELDNets (arXiv 2411.06399, section III). By `feature_type` these are:
@@ -217,6 +224,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
 
     Raises:
         ValueError: there is no such feature type, or too many bins for it, or a number is out of range.
+        TypeError: an unknown argument looks like one of these.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -232,6 +240,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         feature_type: str = "logmel_iv",
         **kwargs,
     ):
+        refuse_misspelt(kwargs, FIELDS, type(self))
         if not isinstance(feature_type, str) or feature_type not in FEATURE_TYPES:
             raise ValueError(f"feature_type {feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
         numbers = {"feature_size": feature_size, "sampling_rate": sampling_rate, "n_fft": n_fft}

@@ -1,6 +1,6 @@
 """Keyword arguments that nobody takes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -20,3 +20,20 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], function: str) ->
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
         raise TypeError(f"{function} got an unknown argument: {name}; {hint}")
+
+
+def refuse_misspelt(given: Iterable[str], known: Collection[str], owner: type) -> None:
+    """Refuses keyword arguments that look like known ones, where transformers keeps all others as attributes.
+
+    Args:
+        given: the names of some.
+        known: those that are taken.
+        owner: the class that they were given to, whose own attributes are no mistakes.
+
+    Raises:
+        TypeError: there is one; the message names both.
+    """
+    for name in given:
+        near = get_close_matches(name, known, 1, 0.8)
+        if near and name not in known and not hasattr(owner, name):
+            raise TypeError(f"{owner.__name__} got an unknown argument: {name}; did you mean {near[0]}?")

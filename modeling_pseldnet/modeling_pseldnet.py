@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -253,24 +253,26 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             base_config = cls.config_class.from_pretrained(base)
             if not own_heads:
                 check_adapter_classes(base_config, place)
-            with torch.device("meta"):
-                there, wanted = (
-                    {name: value.shape for name, value in cls(deepcopy(config)).state_dict().items()}
-                    for config in (base_config, kwargs["config"])
-                )
-            saved = tuple(f".{module}." for module in own)
-            missing = [
-                name
-                for name, shape in wanted.items()
-                if there.get(name) != shape and not any(module in f".{name}" for module in saved)
-            ]
-            if missing:
+            if missing := cls._weights_besides(base_config, kwargs["config"], own):
                 raise ValueError(
                     f"{len(missing)} weights of the network of {place} are neither there nor, in their shape, in"
                     f" {base}, {missing[0]} among them: modeling_pseldnet.load makes them, as load_for_transfer did"
                 )
             place = base
         return super().from_pretrained(place, *args, **kwargs)
+
+    @classmethod
+    def _weights_besides(cls, base: PSELDNetConfig, config: PSELDNetConfig, modules: Sequence[str]) -> list[str]:
+        """The weights of a network that one with the config `base` has not in that shape, but for those of modules."""
+        with torch.device("meta"):
+            there, wanted = (cls(deepcopy(of)).state_dict() for of in (base, config))
+        saved = tuple(f".{module}." for module in modules)
+        return [
+            name
+            for name, value in wanted.items()
+            if (name not in there or there[name].shape != value.shape)
+            and not any(module in f".{name}" for module in saved)
+        ]
 
     def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
         """As in transformers, but for adapters of other classes, and of DoRA, of which transformers leaves out a part.

@@ -46,8 +46,6 @@ class MeasuredRoom(Room):
         return decay_time(self.measured[0][0, 0] ** 2, self.sampling_rate)
 
     def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
-        if array != "foa":
-            raise ValueError("measured responses are FOA: the array format 'mic' needs simulated rooms")
         if not direct_only:
             return self.measured[path]
         return np.stack([self._direct(response) for response in self.measured[path]])

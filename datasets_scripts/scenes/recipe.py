@@ -224,6 +224,17 @@ class SceneRecipe:
         """Samples of a scene."""
         return round(self.scene_seconds * self.sampling_rate)
 
+    def check_array(self, array: str) -> None:
+        """Refuses an array whose signals cannot be made of such scenes.
+
+        Raises:
+            ValueError: scenes are rotated, or responses measured, in FOA, and the array is not `"foa"`.
+        """
+        if array != "foa" and self.rotation != "none":
+            raise ValueError(f"scenes are rotated in FOA only: set rotation to 'none' for the array format {array!r}")
+        if array != "foa" and self.rooms.measured:
+            raise ValueError(f"measured responses are FOA: the array format {array!r} needs simulated rooms")
+
 
 def read_scene_recipe(source: str | os.PathLike) -> SceneRecipe:
     """Reads a recipe of scenes: a YAML file, or the name of one that comes with the package, such as `"default"`.

@@ -34,10 +34,9 @@ class Renderer:
         """The mixture of a scene: (4, samples) float32.
 
         Raises:
-            ValueError: the scene is rotated, but the array is not `"foa"`.
+            ValueError: the array is not `"foa"`, and scenes are rotated or responses measured.
         """
-        if scene.yaw and array != "foa":
-            raise ValueError("scenes are rotated in FOA only: set rotation to 'none' for the array format 'mic'")
+        self.scene_set.recipe.check_array(array)
         mixture = self._noise_of(scene, array)
         for event in scene.sources:
             start, part = self.event(scene, event, array)

@@ -66,8 +66,7 @@ class SceneBank:
         progress: bool = False,
         num_workers: int = 0,
     ):
-        if scene_set.recipe.rotation != "none" and array != "foa":
-            raise ValueError("scenes are rotated in FOA only: set rotation to 'none' for the array format 'mic'")
+        scene_set.recipe.check_array(array)
         self.scene_set, self.array, self.device = scene_set, array, torch.device(device)
         self.samples = scene_set.recipe.scene_samples
         self.blocks = -(-self.samples // BLOCK)

@@ -141,10 +141,13 @@ def synthesize(
         ray_address: `"local"` or the address of a Ray cluster that sees the same folders.
 
     Raises:
-        ValueError: the folder holds scenes of another recipe, seed, split or sounds, or a room is impossible.
+        ValueError: the folder holds scenes of another recipe, seed, split or sounds, or a room or format cannot be.
         DiskFullError: no space left; what was finished stays.
     """
-    # A room that cannot be is found now rather than after hours.
+    # What cannot be is found now rather than after hours.
+    for form in folder.formats:
+        if form != "sum":
+            scene_set.recipe.check_array(form)
     for number in range(min(count, scene_set.number_of_rooms)):
         scene_set.room(number)
     for form in (*folder.formats, "metadata"):

@@ -235,6 +235,8 @@ def test_features_that_cannot_be_made_are_refused():
         PSELDNetFeatureExtractor(feature_type="mfcc")
     with pytest.raises(ValueError, match="feature_size 64 is more than the 48 frequencies of an n_fft of 128"):
         PSELDNetFeatureExtractor(feature_type="salsa_lite", n_fft=128)
+    with pytest.raises(TypeError, match="got an unknown argument: featur_type; did you mean feature_type"):
+        PSELDNetFeatureExtractor(featur_type="salsa_lite")
 
 
 def test_integers_are_scaled_by_their_type():

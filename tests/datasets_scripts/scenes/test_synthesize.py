@@ -352,13 +352,16 @@ def test_errors_are_one_line(inputs, made, tmp_path, capsys):
     assert "impossible in a room of 20.0 × 20.0 × 9.0 m" in failure("--recipe", recipe)
     recipe.write_text(f"rooms: {{measured: {tmp_path / 'rirs'}}}")
     assert "no measured responses" in failure("--recipe", recipe)
+    recipe.write_text("rotation: yaw\nscene_seconds: 2\n")
+    assert "rotated in FOA only" in failure("--recipe", recipe, "--formats", "foa", "mic")
 
 
 def test_errors_of_workers_are_one_line_too(inputs, tmp_path, capsys):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("rotation: yaw\nscene_seconds: 2\n")
-    options = arguments(inputs, tmp_path / "train", "--formats", "mic", "--workers", "2", "--recipe", str(recipe))
-    assert "rotated in FOA only" in failing(capsys, *options)
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
+    assert main(arguments(tmp_path, tmp_path / "train", scenes=1)) == 0
+    for path in (tmp_path / "sounds").rglob("*.wav"):
+        path.write_bytes(b"no sound")
+    assert "cannot read the sound" in failing(capsys, *arguments(tmp_path, tmp_path / "train", "--workers", "2"))
 
 
 def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
