@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import SHARED, shared_folder
+from tests.folders import SHARED, shared_folder
 
 
 # The tests are many small computations: threads that wait for each other only slow them.

@@ -1,8 +1,5 @@
-"""What the tests of several folders share: where the shared data is, and small networks."""
+"""What the tests of several folders share: small networks, and how programs end."""
 
-from pathlib import Path
-
-import pytest
 import torch
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
@@ -40,18 +37,6 @@ def status_of(main, arguments: list[str]) -> int:
         return main(arguments)
     except SystemExit as end:
         return end.code
-
-
-REPOSITORY = Path(__file__).parents[1]
-SHARED = REPOSITORY.parent / "shared"
-
-
-def shared_folder(name: str) -> Path:
-    """A folder beside the repository; a test that asks for it is skipped where it is absent."""
-    folder = SHARED / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder
 
 
 def has_native_adapters() -> bool:

@@ -13,7 +13,7 @@ import pytest
 import modeling_pseldnet
 from modeling_pseldnet.tools import convert, predict, registration
 from modeling_pseldnet.tools.extras import EXTRAS, require
-from tests.helpers import REPOSITORY
+from tests.folders import REPOSITORY
 
 
 PUBLIC_NAMES = {

@@ -5,7 +5,7 @@ from functools import partial
 
 from modeling_pseldnet.events import read_csv
 from modeling_pseldnet.tools.scores import seld_scores
-from tests.helpers import SHARED
+from tests.folders import SHARED
 
 
 STARSS22 = SHARED / "real" / "starss22"

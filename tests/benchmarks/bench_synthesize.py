@@ -27,7 +27,7 @@ from datasets_scripts.scenes.rooms import SimulatedRoom
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, SceneMaker
-from tests.helpers import SHARED
+from tests.folders import SHARED
 
 
 EVENTS = SHARED / "events"

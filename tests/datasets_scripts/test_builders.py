@@ -21,7 +21,7 @@ from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.seld_builder import columns_to_events
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
-from tests.helpers import SHARED
+from tests.folders import SHARED
 
 
 BUILDERS = (STARSS23, DCASE2021, DCASE2022Synthetic, DCASE2025Stereo, L3DAS22, SyntheticSELD)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from datasets_scripts.scenes.sounds import recording_of, sounds_from_dataset, sounds_from_folder
-from tests.helpers import SHARED
+from tests.folders import SHARED
 
 
 EVENTS = SHARED / "events"

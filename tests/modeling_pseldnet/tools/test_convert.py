@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,15 @@ def convert(arguments: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def checkpoint(values, tmp_path_factory):
-    """Writes the published checkpoint of a reference case."""
+    """Writes the published checkpoint of a reference case, with other entries, or without those that are None."""
+    # Drawing the weights takes longer than all else; one case is kept, as a hundred megabytes.
+    published = lru_cache(maxsize=1)(values.published_checkpoint)
 
-    def write(name: str, compiled: bool = True, **changes):
-        content = values.published_checkpoint(name, compiled=compiled)
-        for key, value in changes.get("entries", {}).items():
-            if value is None:
-                del content["state_dict"][key]
-            else:
-                content["state_dict"][key] = value
+    def write(name: str, compiled: bool = True, entries: dict[str, torch.Tensor | None] | None = None) -> Path:
+        content = published(name, compiled=compiled)
+        state = {**content["state_dict"], **(entries or {})}
         path = tmp_path_factory.mktemp("checkpoint") / f"{name}.ckpt"
-        torch.save(content, path)
+        torch.save({**content, "state_dict": {key: value for key, value in state.items() if value is not None}}, path)
         return path
 
     return write

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from modeling_pseldnet.tools.evaluate_files import evaluate_files, main
-from tests.helpers import SHARED, status_of
+from tests.folders import SHARED
+from tests.helpers import status_of
 
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores are not here")

@@ -10,7 +10,7 @@ import pytest
 from modeling_pseldnet import SELD_METRIC
 from modeling_pseldnet.events import Events, read_csv, vector_to_direction
 from modeling_pseldnet.tools.scores import VARIANTS, seld_scores
-from tests.helpers import SHARED
+from tests.folders import SHARED
 
 
 ROOT = Path(__file__).parents[3]
