@@ -35,19 +35,23 @@ def plot_events(
     from matplotlib.figure import Figure
 
     names = ["azimuth", "elevation", *["distance"] * (events.distance is not None)]
-    figure = Figure(figsize=(11, 3 * len(names)), layout="constrained")
+    classes = np.unique(events.class_id)
+    # High enough for the names of all classes.
+    figure = Figure(figsize=(11, max(3 * len(names), 0.2 * len(classes) + 0.5)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True)
     if reference is not None and len(reference):
         for axes, name in zip(rows, names, strict=True):
             if (values := getattr(reference, name)) is not None:
                 style = {"s": 90, "c": "#d9d9d9", "marker": "s", "label": "ground truth"}
                 axes.scatter((reference.frame + 0.5) * FRAME_SECONDS, values, **style)
-    for number, class_id in enumerate(np.unique(events.class_id)):
+    for number, class_id in enumerate(classes):
         of_class = events[events.class_id == class_id]
+        label = str(id2label[int(class_id)]).replace("$", r"\$")
         style = {
             "c": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number // len(COLOURS) % len(MARKERS)],
-            "label": str(id2label[int(class_id)]).replace("$", r"\$"),
+            # Matplotlib has no legend for what begins with an underscore.
+            "label": f" {label}" if label.startswith("_") else label,
         }
         for axes, name in zip(rows, names, strict=True):
             values = getattr(of_class, name)
