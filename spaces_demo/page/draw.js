@@ -1,6 +1,6 @@
 // Pictures of a scene at a time, or of all of it (time null), on a canvas: from above, as a map, as a sphere.
 // A view of a size tells its ground, which a time does not change, where a place lies on it, and what lies over all.
-import { active, direction, distanceOf, hasDistance, named, place, placeAt } from "./scene.js";
+import { active, direction, hasDistance, named, place, placeAt } from "./scene.js";
 
 const TRAIL_SECONDS = 1.2;
 const MAX_NAMES = 24;
@@ -215,7 +215,8 @@ function words(ctx, text, x, y, colour, size, align = "center") {
 
 // Rings of distance: some round numbers of metres up to the farthest event.
 function rings(records) {
-  const farthest = Math.max(...records.map((record) => distanceOf(record) ?? 0), ...records.flatMap((r) => r.trajectory.map((s) => s.distance ?? 0)), 1);
+  // Not as arguments of Math.max, of which there may not be as many as there are places.
+  const farthest = records.flatMap((record) => record.trajectory).reduce((most, { distance }) => Math.max(most, distance ?? 0), 1);
   const step = [0.5, 1, 2, 5, 10, 20, 50].find((value) => farthest / value <= 4) ?? 100;
   const count = Math.ceil(farthest / step);
   return { most: count * step, at: Array.from({ length: count }, (_, i) => (i + 1) * step) };

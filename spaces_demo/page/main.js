@@ -149,7 +149,7 @@ function lanes() {
   const width = find("#lanes").clientWidth || 1;
   const percent = (time) => `${((100 * time) / end).toFixed(3)}%`;
   const bars = shown.map((record) => ({
-    from: record.onset, to: record.offset, key: record.label, name: [symbol(record.label), named(record.label)],
+    from: record.onset, to: Math.min(record.offset, end), key: record.label, name: [symbol(record.label), named(record.label)],
     style: `--colour:var(--class-${state.styles.get(record.label).colour});opacity:${0.35 + 0.65 * (record.confidence ?? 1)}`,
     title: `${named(record.label)}, ${seconds(record.onset)} to ${seconds(record.offset)}`,
   }));
@@ -758,7 +758,8 @@ const redraw = () => {
 };
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 new ResizeObserver(redraw).observe(find("#stage"));
-addEventListener("hashchange", fromLink);
+// Other parts of an address, such as that of the example in Python, lead to places of the page.
+addEventListener("hashchange", () => { if (fromHash(location.hash).example) fromLink(); });
 
 find("#examples").append(...about.examples.map(({ id, title }) => element("button", { type: "button", class: "chip", "data-id": id, "aria-pressed": "false", onclick: () => open(id) }, title)));
 find("#examples").hidden = !about.examples.length;

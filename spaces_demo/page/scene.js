@@ -69,8 +69,9 @@ export const spot = (start, { elevation, distance }, flat) =>
   [start, ...(flat ? [] : [height(elevation)]), ...(distance == null ? [] : [`${distance.toFixed(1)} m`])].join(", ").replace(/-(?=\d)/, "−");
 export const seconds = (value) => `${value.toFixed(1)} s`;
 export function clock(value) {
-  const minutes = Math.floor(value / 60);
-  return `${minutes}:${(value - 60 * minutes).toFixed(1).padStart(4, "0")}`;
+  const rounded = Number(value.toFixed(1));
+  const minutes = Math.floor(rounded / 60);
+  return `${minutes}:${(rounded - 60 * minutes).toFixed(1).padStart(4, "0")}`;
 }
 export const distanceOf = (record) => {
   const all = record.trajectory.map((step) => step.distance).filter((value) => value != null);

@@ -184,6 +184,37 @@ def test_a_link_gives_the_same_view(page, server):
     assert [page.evaluate(read) for read in (DRAWN, LISTED, *texts)] == before
 
 
+def test_the_way_to_another_part_of_the_page_leaves_what_is_shown(page):
+    page.click("#examples [data-id=band]")
+    page.wait_for_selector("#about-scene:text('band')")
+    page.evaluate("window.ways = 0; addEventListener('hashchange', () => { ways += 1; })")
+    page.click("nav a[href='#python']")
+    page.go_back()
+    page.wait_for_function("ways === 2")
+    page.wait_for_load_state("networkidle")
+    assert "band" in page.inner_text("#about-scene")
+
+
+def test_a_last_frame_that_is_partly_filled_stays_within_the_line_of_time(page, server):
+    end = {**RECORDS[0], "onset": 59.0, "offset": 60.0}
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json={**SCENE, "seconds": 59.96, "records": [end]}))
+    visit(page, server)
+    assert page.inner_text("#clock") == "0:00.0 / 1:00.0"
+    line, bar = (page.locator(part).bounding_box() for part in ("#lanes", "#lanes i:not(.gap)"))
+    assert bar["x"] + bar["width"] <= line["x"] + line["width"] + 0.1
+
+
+def test_any_number_of_distances_has_its_rings(page):
+    assert page.evaluate("""async () => {
+        const {draw, theme} = await import('./page/draw.js');
+        const trajectory = Array(200000).fill({time: 0, azimuth: 0, elevation: 0, distance: 2});
+        const records = [{label: 'a', onset: 0, offset: 20000, trajectory}];
+        const styles = new Map([['a', {colour: 0, shape: 'ring'}]]);
+        const look = {records, all: records, styles, time: null, colours: theme()};
+        return draw(new OffscreenCanvas(600, 350).getContext('2d'), 'radar', 600, 350, look).names;
+    }""") == ["a"]
+
+
 def test_a_visitor_uploads_looks_listens_and_downloads(page, scene, predicted, tmp_path):
     page.set_input_files("#file", scene)
     assert page.is_hidden("#stage"), "an old result stays beside a new file"
