@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,10 +56,10 @@ def load_own(model: str) -> Model:
     Raises:
         ValueError: it cannot be loaded.
     """
-    card = read_card(model)
+    card, name = read_card(model), Path(os.path.abspath(model)).name  # also of "."
     if card is None:
-        return Model(Path(model).name, *load(model), "", {})
-    return Model(card.data.model_name or Path(model).name, *load(model), card.content, read_scores(card.data))
+        return Model(name, *load(model), "", {})
+    return Model(card.data.model_name or name, *load(model), card.content, read_scores(card.data))
 
 
 @lru_cache(maxsize=3)

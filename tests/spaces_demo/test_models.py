@@ -93,3 +93,8 @@ def test_settings_that_are_none_of_a_pseldnet_are_dropped(tmp_path):
 def test_the_card_tells_how_often_a_model_is_right():
     scores = load_own(DEFAULT_MODEL).scores
     assert 0 < next(value for name, value in scores.items() if name.startswith("F20")) < 1
+
+
+def test_a_folder_is_called_by_its_name_however_it_is_given(model, monkeypatch):
+    monkeypatch.chdir(model)
+    assert {load_own(given).name for given in (".", f"../{model.name}/", str(model))} == {model.name}
