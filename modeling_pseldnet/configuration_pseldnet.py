@@ -410,9 +410,10 @@ class PSELDNetConfig(PreTrainedConfig):
     def _check_frames(self) -> None:
         """A label frame must hold a whole number of feature frames."""
         if self.sampling_rate % (10 * self.hop_length):
+            fitting, rest = divmod(self.sampling_rate, 100)
             raise ValueError(
                 f"hop_length {self.hop_length} does not divide 100 ms at {self.sampling_rate} Hz:"
-                f" take {self.sampling_rate // 100}"
+                f" take {'a sampling_rate that is a multiple of 100' if rest else fitting}"
             )
         if self.window_frames > MAX_WINDOW_FRAMES:
             raise ValueError(f"a window has {self.window_frames} frames, more than {MAX_WINDOW_FRAMES}")

@@ -86,6 +86,8 @@ def test_thresholds_in_a_file_that_do_not_fit_its_classes_are_dropped(tmp_path):
         ({"depths": []}, "depths has 0 numbers"),
         ({"depths": [2, -1, 1, 1]}, r"depths \[2, -1, 1, 1\] is out of range"),
         ({"num_heads": [3, 2, 2, 2]}, "width of 8 cannot be shared by 3 heads"),
+        ({"hop_length": 250}, "hop_length 250 does not divide 100 ms at 24000 Hz: take 240"),
+        ({"sampling_rate": 22050, "hop_length": 220}, "at 22050 Hz: take a sampling_rate that is a multiple of 100"),
         ({"window_size": 7}, "window_size 7 does not divide the 64 patches"),
         ({"hop_length": 0}, "hop_length 0 is out of range"),
         ({"feature_type": "salsa"}, "feature_type 'salsa' is unknown: use one of logmel_iv"),
