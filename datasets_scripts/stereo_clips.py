@@ -134,7 +134,9 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
         raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
     output.mkdir(parents=True, exist_ok=True)
     for path in [*folder.glob("cls_indices*.tsv"), *folder.glob("*/cls_indices*.tsv")]:
-        shutil.copyfile(path, output / path.name)
+        # The output may lie in the folder, or be it.
+        if path.parent.resolve() != output.resolve():
+            shutil.copyfile(path, output / path.name)
     draw, made, too_loud = random.Random(seed), set(), 0
     with tqdm(total=num_clips, unit="clip", disable=None) as bar:
         while len(made) < num_clips:

@@ -88,6 +88,13 @@ def test_clips_have_the_layout_of_the_challenge_which_the_builder_reads(starss, 
     assert (item["events"].onscreen.dtype, set(item["events"].distance)) == (bool, {1.5})
 
 
+def test_clips_are_made_again_within_the_folder_of_their_recordings(starss):
+    (starss / "cls_indices_train.tsv").write_text("0\t-\tspeech\n")
+    for output in (starss / "stereo", starss / "stereo", starss):
+        assert main([str(starss), str(output), "--clips", "2"]) == 0
+        assert (output / "cls_indices_train.tsv").read_text() == "0\t-\tspeech\n"
+
+
 def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty"), str(tmp_path / "clips")]) == 2
