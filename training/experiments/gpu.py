@@ -62,8 +62,10 @@ def pack(sounds_dir: Path, folder: Path) -> None:
     """Writes the sounds of a folder as Opus, small enough to travel, with the recording of each.
 
     Raises:
-        ValueError: there are no sounds, or one cannot be read.
+        ValueError: there are no sounds, one cannot be read, or they would be replaced.
     """
+    if folder.resolve().is_relative_to(sounds_dir.resolve()):
+        raise ValueError(f"{folder} lies in {sounds_dir}, whose sounds are read: give another folder")
     bank = sounds_from_folder(sounds_dir).measure()
     rows, packed = ["path\tsource_id\tsplit"], set()
     for index, sound in enumerate(tqdm(bank.sounds, desc="packed", unit="sound")):

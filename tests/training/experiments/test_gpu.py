@@ -43,3 +43,12 @@ def test_sounds_are_packed_and_a_table_and_a_model_are_made(tmp_path, write_reco
     assert re.search(r"no time is left to train, \d+ s too little: give more --minutes\n$", capsys.readouterr().err)
     model, _ = load(str(output / "model"), "cpu")
     assert list(model.config.id2label.values()) == ["bell", "cow"]
+
+
+def test_sounds_are_not_packed_over_themselves(tmp_path, write_recordings, capsys):
+    sounds = write_recordings(tmp_path / "sounds", ["bell"])
+    files = {path: path.read_bytes() for path in sounds.rglob("*.*")}
+    for folder in (sounds, sounds / "packed"):
+        assert main(["pack", str(sounds), str(folder)]) == 2
+        assert "whose sounds are read: give another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sounds.rglob("*.*")} == files
