@@ -172,11 +172,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def finish(options: argparse.Namespace) -> None:
-    from modeling_pseldnet.hub_folder import save_hub_folder
-    from modeling_pseldnet.inference import evaluating, rotation_averaging
+    from modeling_pseldnet.hub_folder import check_output, save_hub_folder
+    from modeling_pseldnet.inference import check_extractor, evaluating, rotation_averaging
     from modeling_pseldnet.tools.loading import load
 
+    check_output(options.output, overwrite=True, made_from=options.run)
     model, extractor = load(options.run, "cpu")
+    other = load(options.beside, "cpu")[0] if options.beside else None
+    if other:
+        # Both hear the same features.
+        check_extractor(extractor, other.config)
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()
     if list(sounds.class_names) != list(model.config.id2label.values()):
         raise ValueError(f"the classes in {options.sounds} are not those of {options.run}")
@@ -186,7 +191,6 @@ def finish(options: argparse.Namespace) -> None:
     def run(split: str, count: int, *predicts: Predict, recipe: SceneRecipe = recipe) -> list[Scenes]:
         return run_scenes(extractor, SceneSet(recipe, sounds, seed=1, split=split), count, *predicts)
 
-    other = load(options.beside, "cpu")[0] if options.beside else None
     with evaluating(model):
         (validation,) = run("validation", VALIDATION_SCENES, model.predict)
         predicts = [model.predict, rotation_averaging(model, extractor), *([other.predict] if other else [])]

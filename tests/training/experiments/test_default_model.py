@@ -140,6 +140,16 @@ def test_sounds_of_other_classes_are_an_error(program, tmp_path, capsys):
     assert "the classes in" in capsys.readouterr().err
 
 
+def test_a_model_of_other_features_is_not_scored_beside_it_and_the_run_is_not_replaced(program, tmp_path, capsys):
+    config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)), sampling_rate=32000, hop_length=320)
+    PSELDNetForSELD(config).save_pretrained(tmp_path / "before")
+    program("--beside", tmp_path / "before")
+    assert "with a sampling_rate of 24000 do not fit the model, which takes 32000" in capsys.readouterr().err
+    program("--output", tmp_path / "run")
+    assert "which would be replaced: give another folder" in capsys.readouterr().err
+    assert load(str(tmp_path / "run"), "cpu")
+
+
 def test_a_source_counts_as_the_nearest_event_within_20_degrees():
     reference = Events(np.array([0, 1, 2]), np.array([0, 0, 1]), np.zeros(3, int), np.zeros(3), np.zeros(3))
     # Frame 0: right class at 5°, wrong one at 15°; frame 1: wrong class; frame 2: an event far away.
