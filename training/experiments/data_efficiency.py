@@ -23,7 +23,7 @@ from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SOURCE_TABLE, sounds_from_folder
 from datasets_scripts.scenes.synthesize import SceneFolder, synthesize
 from modeling_pseldnet.files import atomic_path, write_atomically
-from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.plots import COLOURS, MARKERS
 
@@ -314,9 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--classes", nargs="+", metavar="NAME", help="classes of the task (default: every third)")
     add("--pretrained", type=Path, metavar="DIR", help="start from this network, in place of training one")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="some of them (default: all)")
-    add("--seeds", type=int, default=3, metavar="N", help="times that each run is repeated (default: 3)")
-    add("--updates", type=int, metavar="N", help="of each run (default: as in the recipe target)")
-    add("--pretrain-updates", type=int, metavar="N", help="default: as in the recipe pretrain")
+    add("--seeds", type=whole_number(1), default=3, metavar="N", help="times that each run is repeated (default: 3)")
+    add("--updates", type=whole_number(1), metavar="N", help="of each run (default: as in the recipe target)")
+    add("--pretrain-updates", type=whole_number(1), metavar="N", help="default: as in the recipe pretrain")
     add("--pretrain-override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change that recipe")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args(arguments)
