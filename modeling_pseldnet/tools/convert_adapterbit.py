@@ -63,12 +63,14 @@ def save_adapter(
         scale: what the bottlenecks' outputs are multiplied by; a checkpoint does not say.
 
     Raises:
-        ValueError: the bottlenecks do not fit the network; the message names one.
+        ValueError: the bottlenecks do not fit the network, of which the message names one, or `base` lies in `output`.
     """
     peft = require("peft")
 
     from .. import AdapterBitConfig, PSELDNetForSELD
+    from ..hub_folder import check_output
 
+    check_output(output, overwrite=True, made_from=base)
     network = PSELDNetForSELD.from_pretrained(base)
     state, _ = convert_state_dict(bottlenecks, network.config.backbone)
     matches = {key: BOTTLENECK.fullmatch(key) for key in state}
@@ -120,10 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     from ..hub_folder import check_output
 
     base, adapter = Path(options.base).resolve(), Path(options.adapter).resolve()
-    if base == adapter:
-        raise ValueError(f"{adapter} is named for both: the network and the adapter need a folder each")
-    for folder in (base, adapter):
-        check_output(folder, "--overwrite" in options.options, options.checkpoint)
+    for folder, made_from in ((base, options.checkpoint), (adapter, options.checkpoint), (adapter, base)):
+        check_output(folder, "--overwrite" in options.options, made_from)
     with tempfile.TemporaryDirectory() as folder:
         network_checkpoint = Path(folder) / Path(options.checkpoint).name
         bottlenecks = split_checkpoint(options.checkpoint, network_checkpoint)

@@ -113,7 +113,8 @@ def test_errors_are_one_line(tmp_path, capsys):
         ([tmp_path / "absent.ckpt", tmp_path / "base", tmp_path / "adapter"], "no such file"),
         ([plain, tmp_path / "base", tmp_path / "adapter"], "convert it with pseldnet-convert"),
         ([plain, tmp_path / "base", full], "is there already"),
-        ([plain, tmp_path / "base", tmp_path / "base"], "a folder each"),
+        ([plain, tmp_path / "base", tmp_path / "base"], "which would be replaced"),
+        ([plain, tmp_path / "both" / "base", tmp_path / "both"], "which would be replaced"),
     ):
         assert main([str(argument) for argument in arguments]) == 2
         error = capsys.readouterr().err
