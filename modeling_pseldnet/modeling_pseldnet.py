@@ -79,7 +79,28 @@ def place_of(name: str | os.PathLike) -> str | os.PathLike:
 def _is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and the config of the whole, and no model."""
     there = all((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
-    return there and not [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]
+    return there and not _has_weights(folder)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(next(folder.glob(name), None) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
+
+
+def check_one_model(place: str | os.PathLike) -> None:
+    """Refuses a folder with a model and an adapter for another one: transformers would put the two together.
+
+    Raises:
+        ValueError: it holds both.
+    """
+    folder = Path(place)
+    config = folder / "adapter_config.json"
+    if not config.is_file() or not _has_weights(folder):
+        return
+    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if base and Path(place_of(base)).resolve() != folder.resolve():
+        raise ValueError(
+            f"{folder} holds a model and an adapter for another one, {base}: move one of them to a folder of its own"
+        )
 
 
 # Options of loading that say which files are meant.
@@ -241,6 +262,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
                 neither, as `load_for_transfer` makes them.
         """
         place = place_of(pretrained_model_name_or_path)
+        if place is not None:
+            check_one_model(place)
         if place is not None and _is_adapter(Path(place)):
             # transformers takes a folder with a config for a whole model: the config is that of model and adapter.
             adapter = json.loads((Path(place) / "adapter_config.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import check_extractor
 from ..keywords import refuse_unknown
-from ..modeling_pseldnet import PSELDNetForSELD, place_of
+from ..modeling_pseldnet import PSELDNetForSELD, check_one_model, place_of
 from .cli import describe
 from .extras import require
 from .transfer import TransferReport, config_for_transfer, transfer_from
@@ -56,6 +56,7 @@ def load(
             network, loading = PSELDNetForSELD.from_pretrained(model, config=config, **AND_TELL)
             _check_complete(loading)
         else:
+            check_one_model(model)
             adapted = load_adapter(model, config)
             # Other methods of PEFT are not linear, or cannot be merged beside modules that are saved whole.
             linear = adapter_config(model)["peft_type"] == "LORA"

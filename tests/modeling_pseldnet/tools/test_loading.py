@@ -73,6 +73,19 @@ def test_an_adapter_loads_by_every_way(adapter, write_recording):
     assert predict([str(write_recording()), "--model", str(folder), "--output", str(base)]) == 0
 
 
+def test_a_model_saved_beside_an_adapter_for_another_is_not_mixed_with_it(tmp_path):
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path / "base")
+    model = get_peft_model(load(tmp_path / "base", "cpu")[0], METHODS["lora"])
+    for folder in ("base", "adapter"):
+        model.save_pretrained(tmp_path / folder)
+    model.merge_and_unload().save_pretrained(tmp_path / "adapter")
+    for way in (load, PSELDNetForSELD.from_pretrained, AutoModelForAudioFrameClassification.from_pretrained):
+        with pytest.raises(ValueError, match="holds a model and an adapter for another one"):
+            way(tmp_path / "adapter")
+    # One for the model beside it is meant to be put together with it.
+    assert load(tmp_path / "base", "cpu")
+
+
 def test_an_adapter_gives_what_it_gave_whatever_batches_its_training_saw(tmp_path):
     conformer = PSELDNetConfig(backbone="crnn", hidden_sizes=[8, 8], decoder="conformer", decoder_layers=1)
     PSELDNetForSELD(conformer).save_pretrained(tmp_path / "base")
