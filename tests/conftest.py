@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -9,6 +10,13 @@ from tests.folders import SHARED, shared_folder
 
 # The tests are many small computations: threads that wait for each other only slow them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is imported stays: the collector of garbage need not go through it, while it grows or ever again.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

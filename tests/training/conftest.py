@@ -1,11 +1,11 @@
 """A tiny data set in the layout of the synthetic scenes: bands of noise that tell classes apart, as plane waves."""
 
-import gc
-
 import numpy as np
 import pytest
 import soundfile
 
+# Each training begins with a collection of garbage: what it imports is imported before, as tests/conftest.py says.
+import training.trainer  # noqa: F401
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 
 
@@ -74,15 +74,6 @@ def random_scene(generator: np.random.Generator, num_frames: int) -> Events:
         for azimuth, elevation in [(generator.integers(-179, 181), generator.integers(-60, 61))]
     ]
     return Events.concatenate(parts).sort()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imported_is_no_garbage():
-    """Each training begins with a collection of garbage, which would go through all that was ever imported."""
-    import training.trainer  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
