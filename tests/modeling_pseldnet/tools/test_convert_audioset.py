@@ -28,7 +28,13 @@ def test_a_network_started_from_audioset_gives_the_outputs_of_the_published_syst
 ):
     case = json.loads((reference / "index-audioset.json").read_text())[f"audioset-{name}"]
     published = json.loads((reference / "index.json").read_text())[name]["state_dict"]
-    network = {key: torch.from_numpy(values.entry(key, *rest, case["net_salt"])) for key, *rest in published}
+    network = {
+        # What AudioSet has in its place is no number until then: most of the weights, which take long to draw.
+        key: torch.full(shape, torch.nan)
+        if key.startswith(("encoder.", "sed_encoder.", "doa_encoder.", "convs."))
+        else torch.from_numpy(values.entry(key, shape, dtype, case["net_salt"]))
+        for key, shape, dtype in published
+    }
     state, _ = convert_state_dict(network, backbone)
     fields = {"output_format": case["method"], "id2label": {n: f"class {n}" for n in range(case["num_classes"])}}
     with torch.device("meta"):
