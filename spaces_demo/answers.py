@@ -6,7 +6,7 @@ import secrets
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isqrt
+from math import ceil, isqrt
 from pathlib import Path
 
 import gradio as gr
@@ -89,7 +89,8 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
         problem = first_line(error).removesuffix(": give a recording of that kind")
         raise ValueError(f"{problem}. {advice(path, channel_format)}".rstrip(". ")) from None
     if seconds > 60 * MAX_MINUTES:
-        raise ValueError(f"{name}: {seconds / 60:.1f} minutes where {MAX_MINUTES} are the most: give a part of it")
+        minutes, rest = divmod(ceil(seconds), 60)
+        raise ValueError(f"{name}: {minutes}:{rest:02} minutes where {MAX_MINUTES} are the most: give a part of it")
     return seconds
 
 

@@ -2,7 +2,7 @@
 import { VIEWS, draw as drawView, marker, theme } from "./draw.js";
 import { MAX_FILM_SECONDS, canFilm, film, fromHash, picture, save, toHash, wave } from "./share.js";
 import { listen } from "./live.js";
-import { active, addFrame, clock, describe, distanceOf, filtered, frameOf, named, seconds, side, spot, stateAt, styles, summary, unknown } from "./scene.js";
+import { active, addFrame, clock, describe, distanceOf, filtered, frameOf, named, plural, seconds, side, spot, stateAt, styles, summary, unknown } from "./scene.js";
 import { call, session, upload, urlOf } from "./server.js";
 
 const find = (selector) => document.querySelector(selector);
@@ -112,7 +112,7 @@ function honest({ classes, scores }) {
   const [right, off] = [score("F20"), score("LE")];
   const often = right === undefined ? "Its card does not say how often it is right."
     : `In its tests about ${Math.round(10 * right)} in 10 events were right in name, time and direction (F20 ${right.toFixed(2)})${off === undefined ? "" : `, and directions were off by ${Math.round(off)}°`}.`;
-  return `This model knows ${classes.length} sounds. ${often} What is not one of its classes it cannot name: it stays silent, or takes it for one of them.`;
+  return `This model knows ${plural(classes.length, "sound")}. ${often} What is not one of its classes it cannot name: it stays silent, or takes it for one of them.`;
 }
 
 function chips() {
@@ -764,6 +764,6 @@ addEventListener("hashchange", () => { if (fromHash(location.hash).example) from
 find("#examples").append(...about.examples.map(({ id, title }) => element("button", { type: "button", class: "chip", "data-id": id, "aria-pressed": "false", onclick: () => open(id) }, title)));
 find("#examples").hidden = !about.examples.length;
 find("#live").hidden = !about.live;
-find("#knows").textContent = `${about.model} knows ${about.classes.length} sounds, and no others:`;
+find("#knows").textContent = `${about.model} knows ${plural(about.classes.length, "sound")}, and no others:`;
 find("#classes").textContent = about.classes.map(named).join(", ");
 fromLink();

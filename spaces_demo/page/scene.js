@@ -67,6 +67,7 @@ const height = (elevation) =>
 // Where something is: a start, and the height and the distance as far as they are known, as stereo tells no heights.
 export const spot = (start, { elevation, distance }, flat) =>
   [start, ...(flat ? [] : [height(elevation)]), ...(distance == null ? [] : [`${distance.toFixed(1)} m`])].join(", ").replace(/-(?=\d)/, "−");
+export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 export const seconds = (value) => `${value.toFixed(1)} s`;
 export function clock(value) {
   const rounded = Number(value.toFixed(1));
@@ -105,7 +106,6 @@ export function unknown(scene) {
 export function summary(records, end) {
   if (!records.length) return `No events in ${seconds(end)}`;
   const kinds = new Set(records.map((record) => record.label)).size;
-  const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
   return `${plural(records.length, "event")} of ${plural(kinds, "kind")} in ${seconds(end)}`;
 }
 

@@ -87,7 +87,7 @@ BAD_FILES = {
         "of order 2: .* sox '2nd order.wav' first-order.wav",
     ),
     "other channels": (lambda make: make("six.wav", channels=6), "six.wav: 6 channels .*Export the four"),
-    "too long": (lambda make: make("long.flac", seconds=610, sampling_rate=2000), "long.flac: 10.2 minutes where 10"),
+    "too long": (lambda make: make("long.flac", seconds=601, sampling_rate=2000), "long.flac: 10:01 minutes where 10"),
     "not audio": (text_file, "text.wav: not readable audio"),
     "truncated": (truncated_file, "truncated.wav: truncated"),
     "empty": (lambda make: make("empty.wav", seconds=0), "empty.wav: no samples"),

@@ -117,13 +117,15 @@ def credits_text(table: Path) -> str:
     """The credits of the sounds.
 
     Raises:
-        ValueError: one of them may not be passed on.
+        ValueError: one of them is not in the table, or may not be passed on.
     """
     with table.open(encoding="utf-8") as file:
-        rows = {row["path"]: row for row in csv.DictReader(file, delimiter="\t")}
+        rows = {row.get("path"): row for row in csv.DictReader(file, delimiter="\t")}
     lines = []
     for name in dict.fromkeys(name for _, sources in SCENES.values() for name, *_ in sources):
-        row = rows[name]
+        row = rows.get(name, {})
+        if absent := sorted({"attribution", "source_collection", "licence", "redistributable"} - row.keys()):
+            raise ValueError(f"{table} has no {absent[0]} of {name}: whether it may be passed on is not known")
         if row["redistributable"] != "yes":
             raise ValueError(f"{name} may not be passed on: choose another sound")
         lines.append(f"- `{name}`: {row['attribution']}; {row['source_collection']}, {row['licence']}")

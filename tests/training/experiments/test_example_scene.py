@@ -58,3 +58,6 @@ def test_a_sound_that_was_trained_on_or_may_not_be_passed_on_is_an_error(sounds,
     table.write_text(table.read_text().replace(f"{bell}\tyes", f"{bell}\tno"))
     assert main(command)
     assert f"{bell} may not be passed on" in capsys.readouterr().err
+    table.write_text("path\tlicence\n")
+    assert main(command)
+    assert f"SOURCES.tsv has no attribution of {bell}" in capsys.readouterr().err
