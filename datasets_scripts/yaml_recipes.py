@@ -318,8 +318,8 @@ def _parse_override(text: str, schema: dict[str, Any]) -> dict[str, Any]:
         hint = hint.get(name, Any) if isinstance(hint, dict) else Any
     try:
         # A folder may have any name.
-        nothing = ("",) if names[-1].endswith("_dir") else ("", "null")
-        nested = _parse(value) if not _is_text(hint) else None if value in nothing else value
+        texts = {"": None} if names[-1].endswith("_dir") else {"": None, "null": None}
+        nested = texts.get(value, value) if _is_text(hint) else _parse(value)
     except ValueError:
         raise ValueError(f"override {text!r}: the value is not YAML") from None
     for name in reversed(names):

@@ -103,11 +103,12 @@ class Recording:
             raise
         # Exact for the usual rates. An odd one very near a simple ratio is read as that, within 5 in 10,000, as its
         # own filter bank would be too large; what is read begins where it is, so that the error does not add up.
-        self._exact_ratio = Fraction(self._samples.rate, sampling_rate)
-        self._ratio = self._exact_ratio.limit_denominator(1000)
-        self._source_step, self._step = self._ratio.as_integer_ratio()
+        exact = Fraction(self._samples.rate, sampling_rate)
+        ratio = exact.limit_denominator(1000)
+        self._drift = exact - ratio
+        self._source_step, self._step = ratio.as_integer_ratio()
         self._resample = Resampler(self._source_step, self._step)
-        self.num_samples = ceil(self._samples.num_samples / self._exact_ratio)
+        self.num_samples = ceil(self._samples.num_samples / exact)
 
     def _check(self, channel_format: str) -> None:
         samples = self._samples
@@ -147,7 +148,7 @@ class Recording:
         return waveform
 
     def _read(self, start: int, num_samples: int) -> np.ndarray:
-        astray = round(start * (self._exact_ratio - self._ratio))
+        astray = round(start * self._drift)
         if self._source_step == self._step:
             return self._read_source(start + astray, num_samples)
         # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.

@@ -177,13 +177,6 @@ FEATURE_TYPES = {
 }
 
 
-# What an extractor is made with, of its own and of transformers.
-FIELDS = (
-    *("feature_size", "sampling_rate", "hop_length", "n_fft", "padding_value", "feature_type"),
-    *("padding_side", "return_attention_mask"),
-)
-
-
 class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Turns audio into the features of PSELDNets (arXiv 2411.06399, section III). By `feature_type` these are:
@@ -240,7 +233,8 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         feature_type: str = "logmel_iv",
         **kwargs,
     ):
-        refuse_misspelt(kwargs, FIELDS, type(self))
+        own = PSELDNetFeatureExtractor.__init__.__annotations__
+        refuse_misspelt(kwargs, (*own, "padding_side", "return_attention_mask"), type(self))
         if not isinstance(feature_type, str) or feature_type not in FEATURE_TYPES:
             raise ValueError(f"feature_type {feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
         numbers = {"feature_size": feature_size, "sampling_rate": sampling_rate, "n_fft": n_fft}

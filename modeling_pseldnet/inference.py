@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from .ambisonics import ROTATION_PATTERNS, feature_rotation
 from .audio import Recording
@@ -390,15 +391,21 @@ def window_outputs(
 
 
 @contextmanager
+def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and as it was afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+@contextmanager
 def evaluating(model: PSELDNetForSELD) -> Iterator[None]:
     """The model in evaluation mode and without gradients, and as it was afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
+    with in_evaluation_mode(model), torch.inference_mode():
+        yield
 
 
 def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -84,6 +84,11 @@ def _is_adapter(folder: Path) -> bool:
 
 def _has_weights(folder: Path) -> bool:
     return any(next(folder.glob(name), None) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
+
+
+def is_of(weight: str, modules: Iterable[str]) -> bool:
+    """Whether a weight is of one of the modules that PEFT saves whole, by their names."""
+    return any(f".{module}." in f".{weight}" for module in modules)
 
 
 def check_one_model(place: str | os.PathLike) -> None:
@@ -289,12 +294,10 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """The weights of a network that one with the config `base` has not in that shape, but for those of modules."""
         with torch.device("meta"):
             there, wanted = (cls(deepcopy(of)).state_dict() for of in (base, config))
-        saved = tuple(f".{module}." for module in modules)
         return [
             name
             for name, value in wanted.items()
-            if (name not in there or there[name].shape != value.shape)
-            and not any(module in f".{name}" for module in saved)
+            if (name not in there or there[name].shape != value.shape) and not is_of(name, modules)
         ]
 
     def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):

@@ -5,6 +5,9 @@ import torch
 from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
 
 
+PASST = {"backbone": "passt", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
 def tiny_config(**fields) -> PSELDNetConfig:
     """A network of the published shape that is small enough for a test."""
     small = {

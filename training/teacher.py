@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from modeling_pseldnet.audio import Resampler
 from modeling_pseldnet.events import FRAME_SECONDS
+from modeling_pseldnet.inference import in_evaluation_mode
 from modeling_pseldnet.modeling_pseldnet import PSELDNetForSELD
 
 
@@ -247,10 +248,8 @@ class Distillation:
             raise ValueError("a teacher is for whole models: set peft to null, or teacher.module")
         config, encoder = model.config, model.pseldnet
         window = torch.zeros(1, config.num_channels, encoder.max_frames, config.num_mel_bins, device=model.device)
-        training = model.training
-        with torch.no_grad():
-            _, window_frames, width = encoder.eval()(window).last_hidden_state.shape
-        model.train(training)
+        with torch.no_grad(), in_evaluation_mode(encoder):
+            _, window_frames, width = encoder(window).last_hidden_state.shape
         self.heads = TeacherHeads(self.teacher, width, window_frames).to(model.device)
         model.teacher_heads = self.heads
         unsaved = {f"teacher_heads.{name}" for name in self.heads.state_dict()}

@@ -377,9 +377,8 @@ class SceneSet:
             azimuth = wrap_azimuth(azimuth + scene.yaw)
             parts.append(Events(frames, event.class_id * same, event.track * same, azimuth, elevation, distance))
         labels, numbers = Events.concatenate(parts), np.repeat(longest_first, list(map(len, parts)))
-        rows = np.lexsort((labels.track, labels.class_id, labels.frame))
-        keys = np.stack([labels.frame, labels.class_id, labels.track])[:, rows]
-        rows = rows[(np.diff(keys, prepend=-1) != 0).any(axis=0)]
+        # The first row of each, in order.
+        _, rows = np.unique(np.stack([labels.frame, labels.class_id, labels.track]), axis=1, return_index=True)
         return labels[rows], numbers[rows]
 
     def describe(self) -> dict:

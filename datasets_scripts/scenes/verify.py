@@ -95,8 +95,9 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
             reverberant.append(reverberant_errors[strong])
             rt60.append(np.full(strong.sum(), scene_set.room(scene.room).rt60))
             middles = (own.frame[strong] + 0.5) * FRAME_SECONDS * scene_set.recipe.sampling_rate
-            nearest = np.rint(event.place(middles)).astype(int)
-            points.append([_point_in_words(scene_set, scene.room, event.path, point) for point in nearest])
+            nearest, which = np.unique(np.rint(event.place(middles)).astype(int), return_inverse=True)
+            words = [_point_in_words(scene_set, scene.room, event.path, point) for point in nearest]
+            points.append(np.array(words)[which])
     return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, points, direct, reverberant)))
 
 

@@ -42,7 +42,7 @@ def to_exported_program(
     import torch
 
     from ..feature_extraction_pseldnet import FEATURE_TYPES
-    from ..inference import check_extractor
+    from ..inference import check_extractor, in_evaluation_mode
     from .waveform_model import WaveformModel
 
     check_extractor(feature_extractor, model.config)
@@ -52,14 +52,10 @@ def to_exported_program(
     num_channels = FEATURE_TYPES[feature_extractor.feature_type].num_audio_channels
     # The size of a batch of one would be taken for a constant.
     waveform = torch.zeros(2, num_channels, round(seconds * feature_extractor.sampling_rate))
-    training = model.training
-    graph = WaveformModel(model, feature_extractor).eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(graph, (waveform,), dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}})
-    finally:
-        model.train(training)
+    with in_evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = WaveformModel(model, feature_extractor).eval()
+        return torch.export.export(graph, (waveform,), dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}})
 
 
 def to_onnx(

@@ -198,12 +198,12 @@ class SELDMetrics:
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """The scores of predictions and labels (windows, frames, …), by name."""
-        from transformers.trainer_pt_utils import nested_concat
-
         names = self.model.output_format.output_names
         outputs, labels = prediction.predictions, prediction.label_ids
         if isinstance(labels, list):
             # Batches, as they come with `eval_do_concat_batches=False`.
+            from transformers.trainer_pt_utils import nested_concat
+
             outputs, labels = (reduce(nested_concat, batches) for batches in (outputs, labels))
         outputs = dict(zip(names, outputs if isinstance(outputs, tuple | list) else (outputs,), strict=False))
         labels = np.asarray(labels)

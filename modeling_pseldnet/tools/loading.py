@@ -18,7 +18,7 @@ from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import check_extractor
 from ..keywords import refuse_unknown
-from ..modeling_pseldnet import PSELDNetForSELD, check_one_model, place_of
+from ..modeling_pseldnet import PSELDNetForSELD, check_one_model, is_of, place_of
 from .cli import describe
 from .extras import require
 from .transfer import TransferReport, config_for_transfer, transfer_from
@@ -249,6 +249,6 @@ def _blaming(file: str) -> Iterator[None]:
 def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:
     """Refuses a model some of whose weights, besides those of the modules named, were not in its file."""
     names = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
-    missing = [name for name in names if not any(f".{module}." in f".{name}" for module in besides)]
+    missing = [name for name in names if not is_of(name, besides)]
     if missing:
         raise ValueError(f"{len(missing)} weights are missing or of another shape, {missing[0]} among them")

@@ -55,14 +55,13 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
         match_classes: whether names tell which classes are the same; else all are new.
         fields: of [`PSELDNetConfig`].
     """
-    follow = {}
+    id2label = fields.get("id2label", config.id2label)
+    follow = {
+        "label2id": {name: index for index, name in id2label.items()},
+        "threshold": _threshold_by_name(config, list(id2label.values()) if match_classes else []),
+    }
     if fields.get("num_channels", config.num_channels) != config.num_channels:
         follow["feature_type"] = None
-    id2label = fields.get("id2label")
-    if id2label is not None:
-        follow["label2id"] = {name: index for index, name in id2label.items()}
-    labels = list((config.id2label if id2label is None else id2label).values())
-    follow["threshold"] = _threshold_by_name(config, labels if match_classes else [])
     if fields.get("output_format", config.output_format) != config.output_format:
         follow |= {"unify_degrees": None, "threshold": PSELDNetConfig.threshold}
     return PSELDNetConfig.from_dict(config.to_dict() | follow | fields)

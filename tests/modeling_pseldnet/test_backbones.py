@@ -8,10 +8,9 @@ from modeling_pseldnet import Events, PSELDNetConfig, PSELDNetForSELD
 from modeling_pseldnet.configuration_pseldnet import HTSAT_SIZES
 from modeling_pseldnet.modeling_layers import relative_shift, sinusoids
 from modeling_pseldnet.output_formats import FORMATS
-from tests.helpers import scattered, tiny_config
+from tests.helpers import PASST, scattered, tiny_config
 
 
-PASST = {"backbone": "passt", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 CRNN = {"backbone": "crnn", "hidden_sizes": [4, 4, 8, 16], "decoder_layers": 2}
 ENCODERS = {
     "htsat": {},

@@ -13,10 +13,9 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_pseldnet import PSELDNetForSELD, adapterbit
 from modeling_pseldnet.adapterbit import AdapterBitConfig
-from tests.helpers import has_native_adapters, scattered, tiny_config
+from tests.helpers import PASST, has_native_adapters, scattered, tiny_config
 
 
-PASST = {"backbone": "passt", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 NETWORKS = {
     "htsat": {},
     "htsat-einv2": {"output_format": "einv2"},

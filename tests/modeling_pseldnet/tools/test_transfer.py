@@ -3,10 +3,7 @@ import torch
 
 from modeling_pseldnet import PSELDNetForSELD, load_for_transfer
 from modeling_pseldnet.tools.transfer import transfer, transfer_from
-from tests.helpers import scattered, tiny_config
-
-
-PASST = {"backbone": "passt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
+from tests.helpers import PASST, scattered, tiny_config
 
 
 def test_transfer_to_other_classes_keeps_all_but_the_class_head():
