@@ -358,7 +358,7 @@ def check_schedule(recipe: Recipe) -> None:
         if training.get(name):
             raise ValueError(f"training.{name} would {reason}")
     for key, passed_over in (
-        ("step_epochs", ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")),
+        ("step_epochs", ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")),
         ("muon_learning_rate", ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")),
     ):
         given = [f"training.{name}" for name in passed_over if name in training]

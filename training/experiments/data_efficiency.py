@@ -212,7 +212,8 @@ def run_experiment(options: argparse.Namespace) -> None:
         to_pretrain += options.pretrain_override
         pretrain(f"{options.recipes}/pretrain", pretrain_sounds, pretrained, to_pretrain)
     runs = []
-    todo = [(seed, data, method) for seed in range(options.seeds) for data in SHARES for method in options.methods]
+    methods = dict.fromkeys(options.methods)
+    todo = [(seed, data, method) for seed in range(options.seeds) for data in SHARES for method in methods]
     with tqdm(todo, desc="runs", unit="run") as progress:
         for seed, data, method in progress:
             progress.set_postfix_str(f"{method}, {data}")

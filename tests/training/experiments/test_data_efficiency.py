@@ -88,7 +88,7 @@ def test_runs_differ_in_how_they_start_what_they_train_and_on_what(method, data,
 
 
 def test_an_experiment_is_done_once_and_goes_on_where_it_stopped(program, monkeypatch, capsys):
-    chosen = "--methods", "from scratch", "LoRA", "--seeds", "1"
+    chosen = "--methods", "from scratch", "LoRA", "LoRA", "--seeds", "1"
     monkeypatch.setattr(data_efficiency, "SHARES", {name: SHARES[name] for name in ("100 %", MONO)})
     output = program(*chosen)
     results = json.loads((output / "results.json").read_text())
