@@ -1,6 +1,6 @@
 """The pipeline `sound-event-localization-and-detection`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
     def __call__(self, inputs, **kwargs):
         """
         Args:
-            inputs (`str`, `bytes`, `dict` or a list, tuple, generator or data set of them):
+            inputs (`str`, `bytes`, `dict` or a list, tuple, iterator or data set of them):
                 An audio file or its bytes, a dict of `array` or `raw` (channels, samples) and `sampling_rate` or of
                 `path` and `bytes`, a decoder of `datasets`, or a dict with any of these as `audio`.
             channel_format (`str`, *optional*):
@@ -59,7 +59,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
                 Windows that go through the model at once.
 
         Returns:
-            A list of events for one recording, a list of such lists for several, of a generator or data set an
+            A list of events for one recording, a list of such lists for several, of an iterator or data set an
             iterator over them. An event is a dict of `onset`,
             `offset` (seconds), `label`, `track`, `azimuth`, `elevation` (degrees), `confidence` and `trajectory`, and
             of models that tell it `distance` (metres).
@@ -69,11 +69,10 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
             ValueError: a recording cannot be used; the message says what is wrong.
         """
         kwargs["window_batch_size"] = kwargs.pop("batch_size", None)
-        if hasattr(inputs, "column_names") and not isinstance(inputs, dict):
-            # A data set of `datasets`, which transformers takes for one input.
-            return super().__call__((row for row in inputs), **kwargs)
         if _are_several(inputs):
             return [super(SoundEventLocalizationAndDetectionPipeline, self).__call__(one, **kwargs) for one in inputs]
+        if _come_in_turn(inputs):
+            return super().__call__((one for one in inputs), **kwargs)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
@@ -119,3 +118,12 @@ def _are_several(inputs) -> bool:
         return True
     rate = inputs[1]
     return not (rate is None or isinstance(rate, Real) or getattr(rate, "ndim", None) == 0)
+
+
+def _come_in_turn(inputs) -> bool:
+    """Whether these are recordings, of which transformers would take all but a generator for one: an iterator that is
+    no open file, a data set of `datasets`, or a column of one that is streamed."""
+    if isinstance(inputs, dict):
+        return False
+    is_iterator = isinstance(inputs, Iterator) and not hasattr(inputs, "read")
+    return is_iterator or hasattr(inputs, "column_names") or hasattr(inputs, "column_name")

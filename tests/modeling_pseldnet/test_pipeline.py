@@ -95,8 +95,12 @@ def test_many_recordings_come_in_any_container(detector, write_recording):
         assert detector(several([(samples.T, rate)] * 2)) == [expected, expected]
         assert detector(several([{"array": samples.T, "sampling_rate": rate}] * 2)) == [expected, expected]
     rows = Dataset.from_list([{"id": "a", "audio": {"path": str(path), "bytes": None}}] * 2)
-    assert list(detector(rows)) == [expected, expected]
+    streamed = rows.to_iterable_dataset()
+    for in_turn in (rows, streamed, streamed["audio"], iter([str(path)] * 2), map(str, [path, path])):
+        assert list(detector(in_turn)) == [expected, expected]
     assert detector(rows["audio"]) == [expected, expected]
+    with path.open("rb") as file:
+        assert detector(file) == expected
     assert detector(path.read_bytes()) == expected
 
 
