@@ -443,9 +443,12 @@ def checked_threshold(threshold, config) -> np.ndarray:
     """The threshold as an array, () or (classes,).
 
     Raises:
-        ValueError: it is not between 0 and 1, or not one a class.
+        ValueError: it is no number between 0 and 1, or not one a class.
     """
-    values = np.asarray(threshold, dtype=np.float32)
+    try:
+        values = np.asarray(threshold, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"threshold {threshold!r}: give a number, or a list of one a class") from None
     if values.ndim > 1 or (values.ndim == 1 and len(values) != config.num_labels):
         raise ValueError(f"{values.size} thresholds for {config.num_labels} classes: give one, or one a class")
     if not ((values > 0) & (values < 1)).all():

@@ -181,6 +181,8 @@ def test_the_model_is_left_in_its_mode_and_gradients_work_afterwards(model, extr
     [
         ({"threshold": 0.0}, "between 0 and 1"),
         ({"threshold": [0.5, 0.5]}, "2 thresholds for 3 classes"),
+        ({"threshold": {"speech": 0.5}}, "threshold {'speech': 0.5}: give a number, or a list"),
+        ({"threshold": "low"}, "threshold 'low': give a number, or a list"),
         ({"hop_seconds": 0.25}, "multiple of 0.1 s"),
         ({"hop_seconds": 11}, "multiple of 0.1 s"),
         ({"hop_seconds": float("nan")}, "multiple of 0.1 s"),
