@@ -301,11 +301,17 @@ class PSELDNetConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in transformers; thresholds in a file that do not fit its classes are dropped with a warning.
 
+        Those that are given beside it are for the classes that are given.
+
         Raises:
             ValueError: a field is of the wrong type or out of range, in one line.
         """
         threshold, classes = config_dict.get("threshold"), config_dict.get("id2label")
-        if isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
+        if "threshold" in kwargs:
+            # Set last, as classes that are set drop the thresholds of others.
+            kwargs["threshold"] = kwargs.pop("threshold")
+            config_dict = {**config_dict, "threshold": 0.5}
+        elif isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
             logger.warning(f"{len(threshold)} thresholds for {len(classes)} classes are dropped: 0.5 is taken for all")
             config_dict = {**config_dict, "threshold": 0.5}
         try:

@@ -64,7 +64,9 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
         follow["feature_type"] = None
     if fields.get("output_format", config.output_format) != config.output_format:
         follow |= {"unify_degrees": None, "threshold": PSELDNetConfig.threshold}
-    return PSELDNetConfig.from_dict(config.to_dict() | follow | fields)
+    values = config.to_dict() | follow | fields
+    # Beside the others, as a threshold that does not fit its classes is not dropped there.
+    return PSELDNetConfig.from_dict(values, threshold=values["threshold"])
 
 
 def _threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float | list[float]:

@@ -60,6 +60,16 @@ def test_thresholds_of_other_classes_are_dropped(tmp_path, change):
     assert PSELDNetConfig.from_pretrained(tmp_path, **change).threshold == 0.5
 
 
+def test_thresholds_that_are_given_are_those_of_the_classes_that_are_given_in_any_order(tmp_path):
+    tiny_config(threshold=[0.2, 0.3, 0.4]).save_pretrained(tmp_path)
+    given = {"threshold": [0.6, 0.7], "id2label": {0: "car", 1: "bus"}}
+    for names in (("threshold", "id2label"), ("id2label", "threshold")):
+        config = PSELDNetConfig.from_pretrained(tmp_path, **{name: given[name] for name in names})
+        assert (config.threshold, config.id2label) == (given["threshold"], given["id2label"])
+    with pytest.raises(ValueError, match="threshold has 2 numbers for 3 classes"):
+        PSELDNetConfig.from_pretrained(tmp_path, threshold=[0.6, 0.7])
+
+
 def test_thresholds_in_a_file_that_do_not_fit_its_classes_are_dropped(tmp_path):
     tiny_config().save_pretrained(tmp_path)
     file = tmp_path / "config.json"

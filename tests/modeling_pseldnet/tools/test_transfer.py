@@ -94,6 +94,11 @@ def test_a_threshold_that_is_given_is_that_of_the_new_network(threshold):
     assert model.config.threshold == threshold
 
 
+def test_thresholds_that_are_given_for_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match="threshold has 2 numbers for 3 classes"):
+        load_for_transfer(PSELDNetForSELD(tiny_config()), threshold=[0.6, 0.7])
+
+
 @pytest.mark.parametrize("threshold", [0.2, [0.1, 0.2, 0.3]])
 def test_another_output_format_and_other_channels_have_what_follows_from_them(threshold):
     source = PSELDNetForSELD(tiny_config(threshold=threshold, unify_degrees=20.0))
