@@ -4,7 +4,12 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import yaml_dump
 
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
@@ -23,6 +28,8 @@ PACKAGES = ("numpy", "soundfile", "torch", "transformers")
 FORM = re.compile(r"\[More Information Needed\]|^More information needed$", re.MULTILINE)
 # What is kept of a card of `Trainer`: what it scored, and how it was trained.
 KEPT = re.compile(r"^It achieves the following .*?(?=^## )|^## Training procedure$.*", re.MULTILINE | re.DOTALL)
+# What is kept of the metadata of a form: what `push_to_hub` has been given.
+GIVEN = ("license", "language", "datasets", "tags")
 # As `Pipeline.save_pretrained` writes it.
 CUSTOM_PIPELINES = {
     TASK: {
@@ -82,7 +89,8 @@ def save_hub_folder(
 def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, name: str | None = None) -> None:
     """Adds to a model that has been saved what it takes to load it by every way: code, pipeline, extractor and card.
 
-    An extractor that is there and fits stays, as does a card, but for a form that nobody has filled in.
+    An extractor that is there and fits stays, as does a card, but for a form that nobody has filled in, of which the
+    metadata stays.
 
     Args:
         model: what was saved.
@@ -104,13 +112,24 @@ def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, n
 def _complete_card(
     config: PSELDNetConfig, path: Path, extractor: PSELDNetFeatureExtractor | None, name: str | None
 ) -> None:
-    """Writes a card where there is none, or but a form; what `Trainer` says there of scores and training stays."""
+    """Writes a card where there is none, or but a form; its metadata and what `Trainer` says of training stay."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not FORM.search(text):
         return
-    card = model_card(config, feature_extractor=extractor, name=name)
+    metadata = _given_metadata(path) if text else None
+    card = model_card(config, feature_extractor=extractor, name=name, metadata=metadata)
     kept = "\n\n".join(part.strip() for part in KEPT.findall(text))
     write_atomically(path, f"{card}\n## Training\n\n{kept}\n" if kept else card)
+
+
+def _given_metadata(path: Path) -> dict[str, Any]:
+    """What the metadata of a form says that only its user can know."""
+    try:
+        metadata = metadata_load(path) or {}
+    except Exception:
+        # Whatever is there may be broken in any way.
+        return {}
+    return {key: metadata[key] for key in GIVEN if metadata.get(key)}
 
 
 def save_for_adapter(config: PSELDNetConfig, folder: str | os.PathLike) -> None:
@@ -119,22 +138,35 @@ def save_for_adapter(config: PSELDNetConfig, folder: str | os.PathLike) -> None:
     _save_extractor(config, Path(folder))
 
 
+def take_pushed_extractor(config: PSELDNetConfig, folder: str | os.PathLike, name: str, **options) -> None:
+    """Puts into a folder that is to be uploaded the extractor of the repository, if there is one that fits a model.
+
+    Args:
+        name: of the repository.
+        options: of loading, such as `token`.
+    """
+    extractor = _extractor_at(name, config, local_files_only=False, **options)
+    if extractor is not None:
+        extractor.save_pretrained(folder)
+
+
 def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtractor | None:
-    """The extractor in a folder, or else the one that a model was loaded with or one that fits, which is put there."""
-    extractor = _extractor_at(folder, config)
-    if extractor is None:
-        extractor = _extractor_at(place_of(config.name_or_path), config)
-        if extractor is None and _fitting_types(config):
-            extractor = fitting_extractor(config)
-        if extractor is not None:
-            extractor.save_pretrained(folder)
+    """Saves the extractor in a folder, or else the one that a model was loaded with or one that fits."""
+    extractor = _extractor_at(folder, config) or _extractor_at(place_of(config.name_or_path), config)
+    if extractor is None and _fitting_types(config):
+        extractor = fitting_extractor(config)
+    if extractor is not None:
+        # One that is there too, as an upload leaves out what has not been written anew.
+        extractor.save_pretrained(folder)
     return extractor
 
 
-def _extractor_at(place: str | os.PathLike | None, config: PSELDNetConfig) -> PSELDNetFeatureExtractor | None:
-    """The feature extractor in a folder or the cache of the Hub, if there is one that fits a model."""
+def _extractor_at(
+    place: str | os.PathLike | None, config: PSELDNetConfig, local_files_only: bool = True, **options
+) -> PSELDNetFeatureExtractor | None:
+    """The feature extractor in a folder or on the Hub, by default in its cache, if there is one that fits a model."""
     try:
-        extractor = PSELDNetFeatureExtractor.from_pretrained(place, local_files_only=True)
+        extractor = PSELDNetFeatureExtractor.from_pretrained(place, local_files_only=local_files_only, **options)
         check_extractor(extractor, config)
     except Exception:
         # Whatever is there may be broken in any way.
@@ -175,6 +207,7 @@ def model_card(
     feature_extractor: PSELDNetFeatureExtractor | None = None,
     made: str = "Converted from",
     name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> str:
     """The README of a model, with the metadata that the Hub reads.
 
@@ -184,20 +217,18 @@ def model_card(
         feature_extractor: the one that is saved with it; [`fitting_extractor`] by default.
         made: how it was made from that.
         name: of the repository that it is for.
+        metadata: more for the Hub to read, such as a `license`.
     """
     extractor = feature_extractor or (fitting_extractor(config) if _fitting_types(config) else None)
     audio = extractor.audio if extractor else f"audio whose features have {config.num_channels} channels"
     labels = ", ".join(str(label) for label in config.id2label.values())
     origin = f"{made} `{source}`; see" if source else "See"
-    tags = "\n".join(f"- {tag}" for tag in TAGS)
+    header = {"library_name": "transformers", "pipeline_tag": "audio-classification", **(metadata or {})}
+    header["tags"] = list(dict.fromkeys([*TAGS, *header.get("tags", ())]))
+    licence = "" if "license" in header else "# license: fill in that of what the model was made from\n"
     metres = " Distance is in metres." if config.distance else ""
     return f"""---
-library_name: transformers
-pipeline_tag: audio-classification
-# license: fill in that of what the model was made from
-tags:
-{tags}
----
+{yaml_dump(header, sort_keys=False)}{licence}---
 
 # PSELDNet: {config.backbone}, {config.output_format}
 

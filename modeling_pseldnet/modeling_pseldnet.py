@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, logging
+from transformers.utils import FEATURE_EXTRACTOR_NAME, ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -249,7 +249,6 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     }
     # The loss is a mean over the batch: Trainer must not scale it by a number of items.
     accepts_loss_kwargs = False
-    model_tags = TAGS
     # What PEFT made of the network, if an adapter that cannot be merged was loaded with it: saves the adapter.
     peft_model = None
 
@@ -257,6 +256,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         if config.name_or_path and Path(config.name_or_path).absolute() == _DEFAULT_MODEL.absolute():
             config.name_or_path = DEFAULT_MODEL_NAME
         super().__init__(config, *args, **kwargs)
+        # Of its own, as `push_to_hub` adds to it.
+        self.model_tags = [*TAGS]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
@@ -340,9 +341,17 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         if is_main_process:
             self.complete_hub_folder(save_directory)
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
+    def _upload_modified_files(
+        self, working_dir: str | os.PathLike, repo_id: str, files_timestamps: dict[str, float], *args, **kwargs
+    ):
+        from .hub_folder import take_pushed_extractor
+
+        if FEATURE_EXTRACTOR_NAME not in files_timestamps:
+            # One that was not there before is no user's, as that in the repository may be.
+            options = {name: kwargs.get(name) for name in ("token", "revision")}
+            take_pushed_extractor(self.config, working_dir, repo_id, **options)
         self.complete_hub_folder(working_dir, repo_id)
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, **kwargs)
 
     def complete_hub_folder(self, folder: str | os.PathLike, name: str | None = None) -> None:
         """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""

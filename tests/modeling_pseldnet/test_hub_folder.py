@@ -10,6 +10,7 @@ from transformers.dynamic_module_utils import get_imports
 import modeling_pseldnet
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, load, load_for_transfer
 from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, model_card, save_hub_folder
+from modeling_pseldnet.modeling_pseldnet import TAGS
 from tests.helpers import tiny_config
 
 
@@ -78,6 +79,24 @@ def test_an_extractor_that_does_not_fit_and_a_form_for_a_card_are_replaced(tmp_p
     PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
     assert AutoFeatureExtractor.from_pretrained(tmp_path).feature_type == "logmel_iv"
     assert "PSELDNet" in (tmp_path / "README.md").read_text()
+
+
+def test_what_was_given_for_the_metadata_of_a_form_stays(tmp_path):
+    given = "license: mit\nlanguage:\n- en\ndatasets:\n- user/data\ntags:\n- birds\n"
+    (tmp_path / "README.md").write_text(f"---\n{given}model-index:\n- name: run\n---\nMore information needed\n")
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
+    data = ModelCard.load(tmp_path / "README.md").data.to_dict()
+    assert (data["license"], data["language"], data["datasets"]) == ("mit", ["en"], ["user/data"])
+    assert data["tags"] == [*TAGS, "birds"]
+    assert data["pipeline_tag"] == "audio-classification"
+    (tmp_path / "README.md").write_text("---\n[\n---\nMore information needed\n")
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
+    assert ModelCard.load(tmp_path / "README.md").data.tags == TAGS
+
+
+def test_a_model_has_its_tags_for_itself():
+    PSELDNetForSELD(tiny_config()).add_model_tags(["birds"])
+    assert PSELDNetForSELD(tiny_config()).model_tags == TAGS
 
 
 @pytest.mark.parametrize(

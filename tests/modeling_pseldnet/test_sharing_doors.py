@@ -79,6 +79,17 @@ for door in DOORS:
     found[door] = {"pipeline": detector(PATH), "load": by_load(PATH)}
 print(json.dumps(found))
 """
+PUSH_BOTH = """
+from modeling_pseldnet import PSELDNetFeatureExtractor, load
+
+model = load(FOLDER, "cpu")[0]
+extractor = PSELDNetFeatureExtractor(n_fft=512)
+extractor.push_to_hub("user/one-by-one")
+model.push_to_hub("user/one-by-one")
+extractor.save_pretrained("both")
+model.save_pretrained("both", push_to_hub=True, repo_id="user/folder")
+print("null")
+"""
 PUSH_DATA = """
 from datasets_scripts.synthetic_seld import SyntheticSELD
 
@@ -160,6 +171,13 @@ def test_what_is_shared_has_a_card(hub, shared, door):
     if door == "trainer":
         assert "on the evaluation set:" in card.text
         assert "learning_rate: 0.0" in card.text
+
+
+def test_an_extractor_that_was_pushed_or_saved_before_its_model_stays(hub):
+    folder, _, run = hub
+    run(PUSH_BOTH)
+    for name in ("one-by-one", "folder"):
+        assert json.loads((folder / name / "preprocessor_config.json").read_text())["n_fft"] == 512
 
 
 def test_a_data_set_comes_back_from_the_hub_with_its_audio(hub):
