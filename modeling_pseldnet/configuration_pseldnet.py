@@ -288,6 +288,8 @@ class PSELDNetConfig(PreTrainedConfig):
     def __setattr__(self, key: str, value: Any) -> None:
         """Sets a field; `label2id` follows `id2label`, and the thresholds of other classes are dropped."""
         classes = self.id2label
+        if key == "id2label" and isinstance(value, Mapping):
+            value = in_order(value)
         if key == "label2id" and isinstance(classes, dict):
             value = _inverse(classes)
         super().__setattr__(key, value)
@@ -340,10 +342,7 @@ class PSELDNetConfig(PreTrainedConfig):
             names = classes.values() if isinstance(classes, Mapping) else ()
             if nameless := [name for name in names if not isinstance(name, str)]:
                 raise ValueError(f"id2label has {nameless[0]!r} for a name: give text")
-            # Whoever writes JSON with its keys sorted has "10" before "2".
-            if sorted(map(str, classes), key=lambda key: (len(key), key)) != [str(key) for key in range(len(classes))]:
-                raise ValueError("id2label must number the classes from 0")
-            self.id2label = classes = {key: classes[key] for key in sorted(classes, key=int)}
+            _check_numbering(classes)
             if count not in (None, len(classes)):
                 logger.warning(f"num_labels={count} replaces the {len(classes)} classes of id2label")
                 self.id2label = {index: f"LABEL_{index}" for index in range(count)}
@@ -437,6 +436,7 @@ class PSELDNetConfig(PreTrainedConfig):
             )
 
     def _check_classes(self) -> None:
+        _check_numbering(self.id2label or {})
         labels = list((self.id2label or {}).values())
         if not 1 <= len(labels) <= MAX_CLASSES:
             raise ValueError(f"id2label has {len(labels)} classes: give 1 to {MAX_CLASSES}")
@@ -532,8 +532,21 @@ class PSELDNetConfig(PreTrainedConfig):
         return math.ceil(branches * (encoder + decoder) + head)
 
 
+def in_order(id2label: Mapping[int | str, str]) -> dict:
+    """Classes by their numbers, of which JSON makes texts, in order; as they are where one has no number."""
+    if not all(str(index).isdecimal() for index in id2label):
+        return dict(id2label)
+    # Whoever writes JSON with its keys sorted has "10" before "2".
+    return {int(index): id2label[index] for index in sorted(id2label, key=int)}
+
+
+def _check_numbering(id2label: Mapping[int, str]) -> None:
+    if not isinstance(id2label, Mapping) or list(id2label) != list(range(len(id2label))):
+        raise ValueError("id2label must number the classes from 0")
+
+
 def _inverse(id2label: Mapping[int, str]) -> dict[str, int]:
-    return {label: int(index) if str(index).isdecimal() else index for index, label in id2label.items()}
+    return {label: index for index, label in id2label.items()}
 
 
 __all__ = ["PSELDNetConfig"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..configuration_pseldnet import PSELDNetConfig
+from ..configuration_pseldnet import PSELDNetConfig, in_order
 from ..modeling_pseldnet import PSELDNetForSELD
 
 
@@ -55,11 +55,8 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
         match_classes: whether names tell which classes are the same; else all are new.
         fields: of [`PSELDNetConfig`].
     """
-    id2label = fields.get("id2label", config.id2label)
-    follow = {
-        "label2id": {name: index for index, name in id2label.items()},
-        "threshold": _threshold_by_name(config, list(id2label.values()) if match_classes else []),
-    }
+    labels = list(in_order(fields.get("id2label", config.id2label)).values())
+    follow = {"threshold": _threshold_by_name(config, labels if match_classes else [])}
     if fields.get("num_channels", config.num_channels) != config.num_channels:
         follow["feature_type"] = None
     if fields.get("output_format", config.output_format) != config.output_format:

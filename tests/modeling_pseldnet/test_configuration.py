@@ -53,6 +53,19 @@ def test_label2id_follows_id2label_always(tmp_path):
     assert PSELDNetConfig.from_pretrained(tmp_path, num_labels=3).label2id == {f"LABEL_{i}": i for i in range(3)}
 
 
+@pytest.mark.parametrize("classes", [{"1": "bus", "0": "car"}, {1: "bus", 0: "car"}])
+def test_classes_are_numbered_in_order_whenever_they_are_given(tmp_path, classes):
+    config = tiny_config()
+    config.save_pretrained(tmp_path)
+    config.id2label = classes
+    for changed in (config, tiny_config(id2label=classes), PSELDNetConfig.from_pretrained(tmp_path, id2label=classes)):
+        assert list(changed.id2label.items()) == [(0, "car"), (1, "bus")]
+        assert changed.label2id == {"car": 0, "bus": 1}
+    for wrong in ({1: "car"}, ["car", "bus"]):
+        with pytest.raises(ValueError, match="must number the classes from 0"):
+            PSELDNetConfig.from_pretrained(tmp_path, id2label=wrong)
+
+
 @pytest.mark.parametrize("change", [{"id2label": {0: "car", 1: "bus", 2: "door"}}, {"num_labels": 2}])
 def test_thresholds_of_other_classes_are_dropped(tmp_path, change):
     tiny_config(threshold=[0.2, 0.3, 0.4]).save_pretrained(tmp_path)

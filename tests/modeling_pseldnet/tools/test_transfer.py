@@ -94,6 +94,12 @@ def test_a_threshold_that_is_given_is_that_of_the_new_network(threshold):
     assert model.config.threshold == threshold
 
 
+def test_thresholds_follow_their_classes_in_whatever_order_these_are_given():
+    source = PSELDNetForSELD(tiny_config(threshold=[0.1, 0.2, 0.3]))
+    model, _ = load_for_transfer(source, id2label={"1": "door", "0": "speech"})
+    assert (model.config.id2label, model.config.threshold) == ({0: "speech", 1: "door"}, [0.1, 0.3])
+
+
 def test_thresholds_that_are_given_for_another_number_of_classes_are_refused():
     with pytest.raises(ValueError, match="threshold has 2 numbers for 3 classes"):
         load_for_transfer(PSELDNetForSELD(tiny_config()), threshold=[0.6, 0.7])
