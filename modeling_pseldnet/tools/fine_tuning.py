@@ -104,7 +104,8 @@ class DataCollatorForSELD:
             source = (source, row.get("sampling_rate") or rate)
         elif row.get("audio") is not None:
             source = row["audio"]
-            if hasattr(source, "shape"):
+            # Not a path, which has a shape too where numpy gives it.
+            if getattr(source, "ndim", 0):
                 source = (source, row.get("sampling_rate"))
         else:
             raise ValueError(

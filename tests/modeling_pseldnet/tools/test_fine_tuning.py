@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
@@ -109,6 +110,16 @@ def test_rows_of_a_data_set_train_with_the_trainers_defaults(recordings, tmp_pat
     ]
     assert losses[0] > 0
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", [None, "numpy", "torch"])
+def test_a_data_set_may_have_any_format(form, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(1).T, 24000)
+    columns = FORMS["columns"](tmp_path)
+    rows = Dataset.from_list([{"audio": str(tmp_path / "a.wav"), "events": columns}]).with_format(form)
+    collator = DataCollatorForSELD(EXTRACTOR, network())
+    expected = collator([{"audio": str(tmp_path / "a.wav"), "events": EVENTS}])
+    assert torch.equal(collator([rows[0]])["labels"], expected["labels"])
 
 
 def test_labels_that_are_padding_do_not_enter_the_loss():
