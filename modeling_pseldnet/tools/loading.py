@@ -103,6 +103,8 @@ def load_for_transfer(
         id2label = {index: f"class {index}" for index in range(num_labels)}
     if num_labels is not None and len(id2label) != num_labels:
         raise ValueError(f"id2label names {len(id2label)} classes and num_labels is {num_labels}: give one of them")
+    if hasattr(source, "get_base_model"):
+        source = source.get_base_model()
     if not isinstance(source, PSELDNetForSELD):
         source, _ = load(source, "cpu")
     unknown = [name for name in fields if not hasattr(source.config, name) and name not in OF_EVERY_CONFIG]

@@ -90,7 +90,8 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
     """
     if any(mark in name for name in source.state_dict() for mark in OF_ADAPTERS):
         raise ValueError(
-            "the source has an adapter in it that cannot be merged with it: start from the model it was trained on"
+            "the source has an adapter in it: merge it where its method can, by merge_and_unload(), or start from the"
+            " model it was trained on"
         )
     if model.config.backbone != source.config.backbone:
         raise ValueError(

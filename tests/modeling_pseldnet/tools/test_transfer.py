@@ -1,5 +1,6 @@
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from modeling_pseldnet import PSELDNetForSELD, load_for_transfer
 from modeling_pseldnet.tools.transfer import transfer, transfer_from
@@ -126,3 +127,5 @@ def test_transfer_refuses_what_does_not_fit():
         load_for_transfer(source, id2label={0: "bell"}, num_labels=2)
     with pytest.raises(ValueError, match=r"norm.weight has shape \(64,\) where the network has \(128,\)"):
         transfer(PSELDNetForSELD(tiny_config(embed_dim=16)), {"pseldnet.encoder.norm.weight": torch.ones(64)})
+    with pytest.raises(ValueError, match=r"has an adapter in it: merge it where its method can"):
+        load_for_transfer(get_peft_model(source, LoraConfig(target_modules=["q_proj"])))
