@@ -125,7 +125,9 @@ def log_mel_and_balance(real: torch.Tensor, imaginary: torch.Tensor, filters: to
     a, b, c, d = real[:, :1], imaginary[:, :1], real[:, 1:], imaginary[:, 1:]
     both = torch.cat([power[:, :1] - power[:, 1:], 2 * (a * c + b * d), 2 * (a * d - b * c)], dim=1)
     total = (power[:, :1] + power[:, 1:]) @ filters[0]
-    return torch.cat([_decibels(power, filters[0]), both @ filters[0] / (total + 1e-10)], dim=1)
+    # By a power of two, which changes no bit: from graphs of ONNX a sum's 1e-10 is left out, and silence was 0 / 0.
+    balance = 2.0**30 * (both @ filters[0]) / (2.0**30 * total + 2.0**30 * 1e-10)
+    return torch.cat([_decibels(power, filters[0]), balance], dim=1)
 
 
 def _decibels(power: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:

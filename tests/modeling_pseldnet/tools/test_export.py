@@ -36,8 +36,10 @@ def network(backbone: str, output_format: str) -> PSELDNetForSELD:
     return scattered(PSELDNetForSELD(config)).eval()
 
 
-def outputs_of(model: PSELDNetForSELD, waveforms: np.ndarray) -> dict[str, np.ndarray]:
-    features = PSELDNetFeatureExtractor()(waveforms, sampling_rate=24000)["input_features"]
+def outputs_of(
+    model: PSELDNetForSELD, waveforms: np.ndarray, extractor: PSELDNetFeatureExtractor | None = None
+) -> dict[str, np.ndarray]:
+    features = (extractor or PSELDNetFeatureExtractor())(waveforms, sampling_rate=24000)["input_features"]
     with torch.no_grad():
         return {name: output.numpy() for name, output in model.predict(features).items()}
 
@@ -90,6 +92,17 @@ def test_onnx_runtime_agrees_on_a_real_recording_in_a_batch_of_any_size(backbone
     single = {name: output[1:] for name, output in expected.items()}
     assert_close(run_onnx(path, waveforms[1:]), single, 1e-4)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_onnx_runtime_agrees_on_stereo_that_ends_in_silence(tmp_path):
+    pytest.importorskip("onnxscript")
+    extractor = PSELDNetFeatureExtractor(feature_type="stereo")
+    shape = {"window_seconds": SECONDS, "num_channels": extractor.num_channels, "feature_type": "stereo"}
+    model = scattered(PSELDNetForSELD(tiny_config(backbone="crnn", **shape, **NETWORKS["crnn"]))).eval()
+    export.export(model, extractor, tmp_path / "model.onnx")
+    waveforms = 0.1 * torch.randn(2, 2, 24000 * SECONDS, generator=torch.Generator().manual_seed(0)).numpy()
+    waveforms[1, :, 12000:] = 0
+    assert_close(run_onnx(tmp_path / "model.onnx", waveforms), outputs_of(model, waveforms, extractor), 1e-4)
 
 
 @pytest.mark.parametrize("backbone", ["htsat", "passt", "cnn14_conformer"])
