@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, checked_rate, float_samples
+from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, check_samples, checked_rate, float_samples
 from ..events import FRAME_SECONDS, Events, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
@@ -83,6 +83,7 @@ def detect_stream(
     windows: list[Window] = []
     heard, told, tracks = 0, 0, {}
     for block in _pieces(blocks, num_channels, window_frames * frame_samples):
+        check_samples(np.abs(block).max(initial=0), f"the stream, near {heard / sampling_rate:.1f} s")
         samples, heard = np.concatenate([samples, block], axis=1), heard + block.shape[1]
         end = ceil(heard / frame_samples)
         # The filter that resamples looks back a little: keep a frame more than a window.
@@ -112,7 +113,7 @@ def _pieces(blocks: Iterable[np.ndarray], num_channels: int, most_samples: int) 
             hint = "; it looks transposed: give block.T" if transposed else ""
             raise ValueError(f"a block of shape {block.shape}: give blocks of shape ({num_channels}, samples){hint}")
         for start in range(0, block.shape[1], most_samples):
-            yield float_samples(block[:, start : start + most_samples])
+            yield np.asarray(float_samples(block[:, start : start + most_samples]))
 
 
 def _final_frames(

@@ -168,6 +168,7 @@ def test_silence_has_no_events(model, extractor, sampling_rate):
     [
         ([np.zeros((2, 100))], RATE, {}, r"a block of shape \(2, 100\): give blocks of shape \(4, samples\)"),
         ([np.zeros((100, 4))], RATE, {}, r"shape \(100, 4\): .*it looks transposed: give block.T"),
+        ([np.zeros((4, RATE)), np.full((4, 100), np.nan)], RATE, {}, "the stream, near 1.0 s: samples that are NaN"),
         ([], None, {}, "sampling rate is missing"),
         ([], 44101, {}, "a rate of 44101 Hz: give a multiple of 10 Hz"),
         ([], RATE, {"delay_seconds": 0.25}, "a delay of 0.25 s: give a multiple of 0.1 s"),
