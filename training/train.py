@@ -313,6 +313,21 @@ def check_same_run(recipe: Recipe, path: Path, processes: tuple[int, int] = (1, 
             )
 
 
+def is_scored_alike(recipe: Recipe, path: Path) -> bool:
+    """Whether the best model of a run, begun by the recipe that was written to `path`, was the best by this score."""
+    if not path.is_file():
+        return True
+    known, now = map(_of_score, (read_recipe(path), recipe))
+    return all(_is_same(known.get(key), now.get(key)) for key in known.keys() | now.keys())
+
+
+def _of_score(recipe: Recipe) -> dict[str, object]:
+    """What decides which model is the best, by its key."""
+    names = ("metric_for_best_model", "greater_is_better")
+    values = {name: recipe.training.get(name) for name in names} | dataclasses.asdict(recipe.evaluation)
+    return values | {name: value for name, value in dataclasses.asdict(recipe.eval).items() if name != "cache_dir"}
+
+
 def _is_same(known: object, now: object) -> bool:
     """Whether two values of a recipe mean the same; folders may be told from elsewhere, or without where they lie."""
     if known in (now, without_folders(now)):
@@ -517,6 +532,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         if checkpoint is not None:
             processes = max(len([*Path(checkpoint).glob("rng_state_*")]), 1), args.world_size
             check_same_run(recipe, Path(args.output_dir) / "recipe.yaml", processes)
+            trainer.knows_best = is_scored_alike(recipe, Path(args.output_dir) / "recipe.yaml")
             state = read_state(Path(checkpoint))
             check_epochs(trainer, Path(checkpoint), state)
             is_over = has_waited(state, recipe.schedule.patience)

@@ -449,6 +449,16 @@ def test_the_best_model_is_kept_when_a_run_goes_on_in_another_place(train, tmp_p
     assert_same(tmp_path / "moved", best, atol=0, rtol=0)
 
 
+def test_a_run_that_goes_on_by_another_score_compares_none_with_the_best_of_before(train):
+    options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
+    first = train(*options, "training.num_train_epochs=1", "training.metric_for_best_model=LE")
+    assert first.state.best_metric > 1
+    options.append("training.num_train_epochs=2")
+    again = train(*options, "training.metric_for_best_model=F", resume=True)
+    assert (again.state.best_global_step, again.state.best_metric < 1) == (6, True)
+    assert train(*options, "training.metric_for_best_model=F", resume=True).state.best_global_step == 6
+
+
 def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(train, tmp_path):
     folder = tmp_path / "run"
     train("training.num_train_epochs=1")
