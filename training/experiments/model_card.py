@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # Reverberation times, seconds: what the test scenes are parted at, and those of the livelier rooms.
 RT60_EDGES, LIVELY_RT60 = (0.1, 0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
-NOTHING = "nothing"
 # A class of sounds, and those that may be heard in it as well.
 MUSIC, OF_MUSIC = "music", {"music", "piano", "plucked_string", "wind_instrument", "drum", "singing"}
 TEMPLATE = Path(__file__).with_name("default_model_card.md")
@@ -206,8 +205,8 @@ def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_sec
     return count * 3600 / (len(found) * scene_seconds)
 
 
-# What there is to be reported in scenes with nothing but sounds of no class, music or noise.
-NOTHING = {
+# Scenes in which there is nothing to report, or nothing but music, in words.
+NOTHING_TO_REPORT = {
     "unlabelled": "sounds of no class, one after the other, at the levels of the scenes",
     "music": "music, one piece after the other: events of classes that are not of music",
     "noise": "noise alone",
@@ -218,14 +217,14 @@ def false_alarms(report: Report) -> str:
     """The table of events an hour where there is nothing to report, and what higher thresholds make of them."""
     rows = [
         [title, f"{_alarms_per_hour(report, name, getattr(report, name)[1]):.0f}"]
-        for name, title in NOTHING.items()
+        for name, title in NOTHING_TO_REPORT.items()
         if getattr(report, name)
     ]
     text = "What it reports where none of its classes is, or none but music:\n\n"
     text += markdown_table(["scenes", "events an hour"], rows)
     if not report.raised:
         return text
-    names = [name for name in NOTHING if name in next(iter(report.raised.values()))]
+    names = [name for name in NOTHING_TO_REPORT if name in next(iter(report.raised.values()))]
     rows = [
         [
             f"{threshold:g}",
@@ -234,7 +233,11 @@ def false_alarms(report: Report) -> str:
         ]
         for threshold, found in report.raised.items()
     ]
-    heading = ["`--threshold`", "F20, all scenes", *(f"{NOTHING[name].partition(',')[0]}, an hour" for name in names)]
+    heading = [
+        "`--threshold`",
+        "F20, all scenes",
+        *(f"{NOTHING_TO_REPORT[name].partition(',')[0]}, an hour" for name in names),
+    ]
     careful = markdown_table(heading, rows)
     return f"{text}\n\nWith one threshold for all classes, a higher one is more careful:\n\n{careful}"
 
@@ -298,7 +301,7 @@ def plot_confusion(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     shares = confusion(*report.test, len(report.labels))
-    names = [label.replace("_", " ") for label in report.labels] + [NOTHING]
+    names = [label.replace("_", " ") for label in report.labels] + ["nothing"]
     inches = 3.0 + 0.23 * len(names)
     figure = Figure(figsize=(inches + 0.8, inches), layout="constrained")
     axes = figure.subplots()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from matplotlib.axes import Axes
 from safetensors.torch import load_file
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
@@ -11,7 +12,7 @@ from modeling_pseldnet.events import Events
 from modeling_pseldnet.tools.loading import load
 from training.experiments import default_model
 from training.experiments.default_model import THRESHOLDS, main
-from training.experiments.model_card import Report, confusion, events_per_hour, false_alarms
+from training.experiments.model_card import Report, confusion, events_per_hour, false_alarms, plot_confusion
 from training.recipes import read_recipe
 from training.train import run
 
@@ -159,6 +160,15 @@ def test_a_source_counts_as_the_nearest_event_within_20_degrees():
     shares = confusion([reference], [prediction], 2)
     np.testing.assert_allclose(shares[:2], [[0.5, 0.5, 0], [0, 0, 1]])
     np.testing.assert_allclose(shares[2], [0, 0.25, 0])
+
+
+def test_the_picture_of_what_is_reported_names_each_class_and_nothing(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "set_xticks", lambda _, places, names, **style: drawn.extend(names))
+    model = PSELDNetForSELD(PSELDNetConfig(**TINY, id2label={0: "cow_bell", 1: "door"}))
+    nothing = ([Events.empty()], [Events.empty()])
+    plot_confusion(Report(model, nothing, [0.2], *[nothing] * 3, 10.0, 1.0), tmp_path / "confusion.png")
+    assert drawn == ["cow bell", "door", "nothing"]
 
 
 def test_the_next_model_starts_from_the_one_that_ships_and_learns_from_a_teacher(
