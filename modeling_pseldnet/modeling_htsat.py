@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_pseldnet import PSELDNetConfig
-from .modeling_layers import MLP, DropPath, eager_attention_forward
+from .modeling_layers import MLP, DropPath, SelfAttention
 
 
 def window_order(side: int, window: int, shift: int) -> torch.Tensor:
@@ -58,21 +57,12 @@ class HTSATPatchEmbeddings(nn.Module):
         return self.norm(self.projection(image).flatten(2).transpose(1, 2))
 
 
-class HTSATAttention(nn.Module):
+class HTSATAttention(SelfAttention):
     """Self-attention within windows, with a learnt bias for each relative position."""
 
     def __init__(self, config: PSELDNetConfig, width: int, num_heads: int, window: int):
-        super().__init__()
-        self.config = config
-        self.num_heads = num_heads
-        self.head_dim = width // num_heads
-        self.scaling = self.head_dim**-0.5
+        super().__init__(config, width, num_heads)
         self.window = window
-        self.is_causal = False
-        self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(width, width, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(width, width)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
@@ -80,28 +70,13 @@ class HTSATAttention(nn.Module):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens (batch, windows * window², width) in window order; mask (windows, window², window²), added."""
-        batch, num_tokens, width = hidden_states.shape
-        area = self.window**2
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        batch, _, width = hidden_states.shape
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).unsqueeze(0)
         if attention_mask is not None:
             bias = (bias + attention_mask.unsqueeze(1)).repeat(batch, 1, 1, 1)
-        else:
-            bias = bias.unsqueeze(0)
-
-        def split(states: torch.Tensor) -> torch.Tensor:
-            return states.view(-1, area, self.num_heads, self.head_dim).transpose(1, 2)
-
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, weights = attend(
-            self,
-            split(self.q_proj(hidden_states)),
-            split(self.k_proj(hidden_states)),
-            split(self.v_proj(hidden_states)),
-            bias.to(hidden_states.dtype),
-            scaling=self.scaling,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-        )
-        return self.o_proj(output.reshape(batch, num_tokens, width)), weights
+        windows = hidden_states.reshape(-1, self.window**2, width)
+        attended, weights = super().forward(windows, bias.to(hidden_states.dtype))
+        return attended.reshape(hidden_states.shape), weights
 
 
 class HTSATBlock(GradientCheckpointingLayer):

@@ -85,8 +85,6 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: PSELDNetConfig, width: int, num_heads: int, scaling: float | None = None):
         super().__init__()
-        if width % num_heads:
-            raise ValueError(f"a width of {width} cannot be shared by {num_heads} attention heads")
         self.config = config
         self.num_heads = num_heads
         self.head_dim = width // num_heads
@@ -110,9 +108,12 @@ class SelfAttention(nn.Module):
         output, weights = attention(self, query, key, value, bias, scaling=self.scaling, dropout=dropout)
         return self.o_proj(output.flatten(2)), weights
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens (batch, tokens, width) to the same shape, and the attention weights where they are at hand."""
-        return self.attend(*(self.split(proj(hidden_states)) for proj in (self.q_proj, self.k_proj, self.v_proj)))
+        split = (self.split(proj(hidden_states)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return self.attend(*split, bias)
 
 
 class TransformerBlock(GradientCheckpointingLayer):

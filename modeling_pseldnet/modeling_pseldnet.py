@@ -22,7 +22,7 @@ from .events import Events
 from .keywords import refuse_unknown
 from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
-from .modeling_htsat import HTSATAttention, HTSATEncoder, HTSATHead, HTSATStage, init_htsat_weights
+from .modeling_htsat import HTSATEncoder, HTSATHead, HTSATStage, init_htsat_weights
 from .modeling_layers import (
     BatchNorm,
     ConformerBlock,
@@ -245,7 +245,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         "hidden_states": [
             OutputRecorder(block, index=0) for block in (HTSATStage, TransformerBlock, ConformerBlock, CRNNBlock)
         ],
-        "attentions": [OutputRecorder(attention, index=1) for attention in (HTSATAttention, SelfAttention)],
+        "attentions": OutputRecorder(SelfAttention, index=1),
     }
     # The loss is a mean over the batch: Trainer must not scale it by a number of items.
     accepts_loss_kwargs = False
