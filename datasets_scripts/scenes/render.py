@@ -48,7 +48,7 @@ class Renderer:
         """The sum of what sounds in a scene as it is before the room, each at the level it has in it: (1, samples)."""
         mixture = np.zeros((1, self.scene_set.recipe.scene_samples), dtype=np.float32)
         for event in scene.sources:
-            mixture[0, event.start : event.stop] += scene.event_level(event) * self._signal(event)
+            mixture[0, event.start : event.stop] += scene.level(event.snr) * self._signal(event)
         return turned_down(mixture)
 
     def event(
@@ -62,7 +62,7 @@ class Renderer:
             The sample of the scene at which it starts, and (4, samples) with its reverberation.
         """
         responses = self._responses_of(scene.room, event.path, array, direct_only)
-        signal = self._signal(event) * np.float32(scene.event_level(event) / response_level(responses, event, array))
+        signal = self._signal(event) * np.float32(scene.level(event.snr) / response_level(responses, event, array))
         output = np.zeros((responses.shape[1], event.length + responses.shape[2] - 1), dtype=np.float32)
         for point, (first, weights) in path_weights(event).items():
             part = _convolve(signal[first : first + len(weights)] * weights, responses[point])

@@ -160,7 +160,7 @@ class SceneBank:
         level = np.sqrt(path.energy[event.points()].mean())
         sound = self.sounds[event.sound, event.class_id != UNLABELLED]
         signal = event_signal(event, sound, self.scene_set.recipe.sampling_rate)
-        return signal * np.float32(scene.event_level(event) / level)
+        return signal * np.float32(scene.level(event.snr) / level)
 
     def _surroundings(self, scene: Scene) -> dict[str, np.ndarray]:
         recipe = self.scene_set.recipe

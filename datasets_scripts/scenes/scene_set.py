@@ -102,12 +102,8 @@ class Scene:
         """All that sounds, labelled or not."""
         return self.events + self.interference
 
-    def event_level(self, event: SceneEvent) -> float:
-        """The RMS that the event's sound pressure shall have at the array."""
-        return self.level(event.snr)
-
     def level(self, snr: float) -> float:
-        """The RMS of what is so many dB above the noise."""
+        """The RMS that the sound pressure of what is so many dB above the noise has at the array."""
         return 10 ** (((_SILENT_NOISE_DB if self.noise_level is None else self.noise_level) + snr) / 20)
 
 

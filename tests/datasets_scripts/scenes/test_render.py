@@ -109,7 +109,7 @@ def test_the_dry_mix_holds_the_sounds_themselves_at_the_levels_of_the_scene(make
     assert not dry[0, : event.start].any()
     assert not dry[0, event.stop :].any()
     rms = np.sqrt(np.mean(dry[0, event.start : event.stop] ** 2))
-    assert rms == pytest.approx(scene.event_level(event), rel=1e-3)
+    assert rms == pytest.approx(scene.level(event.snr), rel=1e-3)
 
 
 def moving_event(length=24000, progress=(0.5, 4.25)):

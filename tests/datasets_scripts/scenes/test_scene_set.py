@@ -248,7 +248,7 @@ def test_rotation_and_noise_are_drawn_as_the_recipe_says():
 def test_the_level_of_an_event_is_its_snr_above_the_noise():
     scene = scene_set().scene(0)
     event = scene.events[0]
-    assert 20 * np.log10(scene.event_level(event)) == pytest.approx(scene.noise_level + event.snr)
+    assert 20 * np.log10(scene.level(event.snr)) == pytest.approx(scene.noise_level + event.snr)
 
 
 def test_mistakes_are_named():
