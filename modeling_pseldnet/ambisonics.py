@@ -14,6 +14,8 @@ from itertools import permutations, product
 import numpy as np
 
 
+# In metres a second.
+SPEED_OF_SOUND = 343.0
 # Takes W, X, Y, Z of FuMa to W, Y, Z, X of AmbiX.
 FUMA_TO_AMBIX = np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32)
 # Where the capsules front left up, front right down, back left down and back right up look, (4, 3) in x, y, z.

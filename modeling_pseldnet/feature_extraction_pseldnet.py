@@ -11,6 +11,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import hertz_to_mel
 from transformers.utils import logging
 
+from .ambisonics import SPEED_OF_SOUND
 from .audio import HIGHEST_RATE, LOWEST_RATE, as_channels, check_samples, checked_rate, float_samples
 from .keywords import refuse_misspelt, refuse_unknown
 from .tracks import PADDED_LABEL
@@ -18,7 +19,6 @@ from .tracks import PADDED_LABEL
 
 logger = logging.get_logger(__name__)
 
-SPEED_OF_SOUND = 343.0
 # SALSA-Lite: where bins end, and the frequencies whose phases count. Below them phases are but noise; above them those
 # of the array of the DCASE challenges (capsules 7 cm apart) become ambiguous.
 SALSA_LITE_TOP_HERTZ, SALSA_LITE_PHASE_HERTZ = 9000.0, (50.0, 2000.0)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from modeling_pseldnet.ambisonics import SPEED_OF_SOUND
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.files import atomic_path
@@ -17,7 +18,6 @@ BLOCK_SECONDS = 10
 PEAK = 0.7
 # Levels of a recording over its whole time, which the page draws.
 ENVELOPE_POINTS = 800
-SPEED_OF_SOUND = 343.0
 
 # From W, Y, Z, X to two cardioids back to back: one looks left, one looks right.
 CARDIOIDS = 0.5 * np.array([[1, 1, 0, 0], [1, -1, 0, 0]], dtype=np.float32)[:, :, None]

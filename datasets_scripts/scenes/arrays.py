@@ -13,12 +13,12 @@ from functools import lru_cache
 import numpy as np
 import scipy
 
+from modeling_pseldnet.ambisonics import SPEED_OF_SOUND
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 
 
 CHANNELS = 4
-SPEED_OF_SOUND = 343.0
 # Below this frequency noise is white.
 FLAT_HERTZ = 50.0
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_scripts.scenes.arrays import CHANNELS, SPEED_OF_SOUND
+from datasets_scripts.scenes.arrays import CHANNELS
 from datasets_scripts.scenes.rooms import Room, decay_time, turned
 from datasets_scripts.scenes.sounds import resampled
-from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX
+from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, SPEED_OF_SOUND
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 

@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 import scipy
 
-from datasets_scripts.scenes.arrays import PRESSURE_CHANNELS, SPEED_OF_SOUND, diffuse_field, encode_arrivals
+from datasets_scripts.scenes.arrays import PRESSURE_CHANNELS, diffuse_field, encode_arrivals
 from datasets_scripts.scenes.recipe import RoomRecipe
-from modeling_pseldnet.ambisonics import yaw_rotation
+from modeling_pseldnet.ambisonics import SPEED_OF_SOUND, yaw_rotation
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 

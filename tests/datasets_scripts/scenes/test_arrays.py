@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from datasets_scripts.scenes.arrays import (
-    CAPSULE_DIRECTIONS,
-    SPEED_OF_SOUND,
-    SPHERE_RADIUS,
-    diffuse_field,
-    encode_arrivals,
-)
+from datasets_scripts.scenes.arrays import CAPSULE_DIRECTIONS, SPHERE_RADIUS, diffuse_field, encode_arrivals
+from modeling_pseldnet.ambisonics import SPEED_OF_SOUND
 from modeling_pseldnet.events import direction_to_vector
 
 
