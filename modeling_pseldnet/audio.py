@@ -50,6 +50,11 @@ class ChannelFormat(NamedTuple):
     description: str
     matrix: np.ndarray
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of the recording."""
+        return self.matrix.shape[1]
+
 
 AMBIX = ChannelFormat("first-order ambisonics", np.eye(4, dtype=np.float32))
 CHANNEL_FORMATS = {
@@ -114,14 +119,14 @@ class Recording:
         samples = self._samples
         if channel_format == "auto" and samples.is_fuma:
             channel_format = "fuma"
-        description, self.mixing = CHANNEL_FORMATS[channel_format]
-        expected = self.mixing.shape[1]
+        kind = CHANNEL_FORMATS[channel_format]
+        self.mixing, expected = kind.matrix, kind.num_channels
         if samples.num_channels != expected:
             hint = "give a recording of that kind"
             if isinstance(samples, ArraySamples) and samples.num_samples == expected:
                 hint = "it looks transposed, give array.T"
             channels = f"{samples.num_channels} channel{'s' * (samples.num_channels != 1)}"
-            raise ValueError(f"{samples.name}: {channels} where {description} has {expected}: {hint}")
+            raise ValueError(f"{samples.name}: {channels} where {kind.description} has {expected}: {hint}")
         if samples.num_samples == 0:
             raise ValueError(f"{samples.name}: no samples in it: record it again or leave it out")
 

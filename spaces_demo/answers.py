@@ -100,12 +100,7 @@ def advice(path: str, channel_format: str) -> str:
         channels = soundfile.info(path).channels
     except (soundfile.LibsndfileError, TypeError):
         return f"This page takes {TAKES}."
-    return channel_advice(channels, num_channels(channel_format), Path(path).name)
-
-
-def num_channels(channel_format: str) -> int:
-    """How many channels a recording has that is said to be of a format."""
-    return CHANNEL_FORMATS[channel_format].matrix.shape[1]
+    return channel_advice(channels, CHANNEL_FORMATS[channel_format].num_channels, Path(path).name)
 
 
 def channel_advice(channels: int, needed: int, name: str = "") -> str:

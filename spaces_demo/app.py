@@ -23,21 +23,12 @@ from starlette.staticfiles import StaticFiles
 from transformers.utils import logging
 
 from modeling_pseldnet import Events, PSELDNetForSELD
-from modeling_pseldnet.audio import Recording
+from modeling_pseldnet.audio import CHANNEL_FORMATS, Recording
 from modeling_pseldnet.inference import choose_channel_format
 from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo import NAME, main
-from spaces_demo.answers import (
-    MAX_MEGABYTES,
-    MAX_MINUTES,
-    TAKES,
-    Cancelled,
-    answering,
-    friendly,
-    measure,
-    num_channels,
-)
+from spaces_demo.answers import MAX_MEGABYTES, MAX_MINUTES, TAKES, Cancelled, answering, friendly, measure
 from spaces_demo.listening import write_solo
 from spaces_demo.live import Listener
 from spaces_demo.models import Model, load_from_hub, load_own
@@ -272,7 +263,7 @@ def refuse_in_one_line(blocks: gr.Blocks) -> None:
 def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     """The page itself, its files and the examples. What it has to know of the server stands in its HTML."""
     channel_format = choose_channel_format(None, finder.own.extractor)
-    channels = num_channels(channel_format)
+    channels = CHANNEL_FORMATS[channel_format].num_channels
     about = {
         **about_scene(finder.own, channel_format),
         "channels": channels,

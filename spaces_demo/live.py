@@ -11,9 +11,10 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from modeling_pseldnet.audio import CHANNEL_FORMATS
 from modeling_pseldnet.inference import choose_channel_format
 from modeling_pseldnet.tools.stream import detect_stream, in_real_time, read_pcm, samples_of, to_record
-from spaces_demo.answers import answering, channel_advice, num_channels
+from spaces_demo.answers import answering, channel_advice
 from spaces_demo.models import Model
 from spaces_demo.results import about_scene, as_seen
 
@@ -133,7 +134,7 @@ class Listener:
         used = self.load(name)
         config = used.network.config
         channel_format = choose_channel_format(channel_format or None, used.extractor)
-        needed = num_channels(channel_format)
+        needed = CHANNEL_FORMATS[channel_format].num_channels
         if channels < needed:
             raise ValueError(
                 f"Your microphone gives {channels} channel{'s' * (channels != 1)} where this model needs {needed}."

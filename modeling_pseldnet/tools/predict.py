@@ -192,7 +192,7 @@ def listen(options: argparse.Namespace) -> None:
     model, extractor = load(options.model, options.device)
     model = in_dtype(model, options.dtype)
     channel_format = choose_channel_format(options.channel_format, extractor)
-    num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
+    num_channels = CHANNEL_FORMATS[channel_format].num_channels
     sampling_rate = model.config.sampling_rate if options.rate is None else options.rate
     window_seconds = model.config.window_seconds
     hop_seconds = 0.5 if options.hop is None else options.hop

@@ -77,7 +77,7 @@ def detect_stream(
     delay_frames = checked_frames("delay", delay_seconds, 0, window_frames)
     sampling_rate = checked_rate(sampling_rate, "the stream")
     frame_samples = samples_of(FRAME_SECONDS, sampling_rate)
-    num_channels = CHANNEL_FORMATS[channel_format].matrix.shape[1]
+    num_channels = CHANNEL_FORMATS[channel_format].num_channels
 
     samples, first = np.zeros((num_channels, 0), dtype=np.float32), 0  # the last window, and the frame it begins with
     windows: list[Window] = []
