@@ -84,6 +84,9 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path, failure):
 def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match=r"none/file\.csv'$"):
         write_atomically(tmp_path / "none" / "file.csv", "text")
+    for write in (write_atomically, lambda path, _: atomic_folder(path).__enter__()):
+        with pytest.raises(OSError, match=r"'/dev/null(/file)?'$"):
+            write("/dev/null/file", "text")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match=r"folder'$"):
         write_atomically(tmp_path / "folder", "text")
