@@ -4,7 +4,6 @@ The folder holds all that it runs: the packages lie beside the app, and what the
 that it needs, with a torch for CPUs. Nothing of it is looked up by a name that somebody else could take.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import modeling_pseldnet
 import spaces_demo
 from modeling_pseldnet.files import atomic_folder
+from modeling_pseldnet.tools.cli import CommandParser, program
 
 
 PROJECT, EXTRA = "pseldnets", "demo"
@@ -50,13 +50,14 @@ def build(folder: Path) -> None:
         (new / "requirements.txt").write_text("\n".join([CPU_TORCH, *requirements()]) + "\n", encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m spaces_demo.build", description=__doc__.splitlines()[0])
+@program("python -m spaces_demo.build")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program `python -m spaces_demo.build`."""
+    parser = CommandParser(prog="python -m spaces_demo.build", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what to make; what is there is replaced")
     folder = parser.parse_args(arguments).folder
     build(folder)
     print(f"{folder}: hf upload user/space {folder} . --repo-type space")
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 It is to be run again when the model that comes with the package, or an example, is another one.
 """
 
-import argparse
 import hashlib
 import json
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from modeling_pseldnet import DEFAULT_MODEL
+from modeling_pseldnet.tools.cli import CommandParser, program
 from spaces_demo.models import load_own
 from spaces_demo.results import find_events, write_result
 
@@ -55,14 +55,14 @@ def examples() -> list[dict]:
     return [{"id": name, "title": json.loads(found[name].read_text(encoding="utf-8"))["title"]} for name in order]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m spaces_demo.precompute", description=__doc__.splitlines()[0])
-    parser.parse_args(arguments)
+@program("python -m spaces_demo.precompute")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program `python -m spaces_demo.precompute`."""
+    CommandParser(prog="python -m spaces_demo.precompute", description=__doc__.splitlines()[0]).parse_args(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     for recording in sorted(EXAMPLES.glob("*.flac")):
         print(precompute(recording))
-    return 0
 
 
 if __name__ == "__main__":

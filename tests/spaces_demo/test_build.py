@@ -25,6 +25,11 @@ def test_the_folder_is_a_space(space):
     assert {"emoji", "colorFrom", "colorTo", "python_version", "suggested_hardware"} <= front_matter.keys()
 
 
+def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(capsys):
+    assert main(["/dev/null/space"]) == 2
+    assert capsys.readouterr().err == "python -m spaces_demo.build: error: /dev/null: File exists\n"
+
+
 def test_it_installs_nothing_under_a_name_of_ours_and_torch_for_cpus(space):
     index, *lines = (space / "requirements.txt").read_text().splitlines()
     names = [re.match(r"[\w-]+", line)[0].replace("_", "-").lower() for line in lines]
