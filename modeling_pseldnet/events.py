@@ -264,13 +264,8 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
     table = _numbers(path, numbered, len(names) if names else None)
     if names is None:
         coordinates, names = _layout(path, table, coordinates)
-    columns = dict(zip(names, table.T, strict=False))
-    coordinates = "cartesian" if "x" in columns else "polar"
-    zeros = np.zeros(len(table))
-    columns = (
-        {"track": zeros} | columns if coordinates == "cartesian" else {"track": zeros, "elevation": zeros} | columns
-    )
-    direction = CARTESIAN if coordinates == "cartesian" else POLAR
+    columns = dict.fromkeys(("track", "elevation"), np.zeros(len(table))) | dict(zip(names, table.T, strict=False))
+    coordinates, direction = ("cartesian", CARTESIAN) if "x" in columns else ("polar", POLAR)
     table = np.stack([columns[name] for name in ("frame", "class", "track", *direction)], axis=1)
     distance = columns.get("distance")
     metres = None if distance is None else distance / (1 if coordinates == "cartesian" else 100)
