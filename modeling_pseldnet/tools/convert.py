@@ -116,18 +116,15 @@ def _head_size(state: dict[str, torch.Tensor], head: str, checkpoint: str | os.P
     return sum(sizes)
 
 
-def _required(state: dict[str, torch.Tensor], name: str, checkpoint: str | os.PathLike) -> torch.Tensor:
-    if name not in state:
-        raise ValueError(f"{checkpoint}: the entry for {name} is missing: is it another backbone or output format?")
-    return state[name]
-
-
 def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], checkpoint: str | os.PathLike) -> None:
     for name, parameter in model.state_dict().items():
-        found = _required(state, name, checkpoint)
-        if found.shape != parameter.shape:
+        if name not in state:
             raise ValueError(
-                f"{checkpoint}: the entry for {name} has shape {tuple(found.shape)} where the network has"
+                f"{checkpoint}: the entry for {name} is missing: is it another backbone or output format?"
+            )
+        if state[name].shape != parameter.shape:
+            raise ValueError(
+                f"{checkpoint}: the entry for {name} has shape {tuple(state[name].shape)} where the network has"
                 f" {tuple(parameter.shape)}"
             )
     if extra := sorted(state.keys() - model.state_dict().keys()):
@@ -182,15 +179,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output is None:
         parser.error("name a checkpoint and the folder to write, or a model of the authors by --published")
     labels = read_labels(options.labels) if options.labels else None
-    arguments = {name: getattr(options, name) for name in ("backbone", "output_format", "sampling_rate", "overwrite")}
+    given = {name: getattr(options, name) for name in ("backbone", "output_format", "sampling_rate", "overwrite")}
     if options.audioset:
         parser.refuse(options, ("loss_type",), "not with --audioset, which starts a new network")
         from .convert_audioset import convert_audioset
 
-        report = convert_audioset(options.checkpoint, options.output, labels=labels, **arguments)
+        report = convert_audioset(options.checkpoint, options.output, labels=labels, **given)
     else:
-        arguments["loss_type"] = options.loss_type
-        report = convert_checkpoint(options.checkpoint, options.output, labels=labels, **arguments)
+        given["loss_type"] = options.loss_type
+        report = convert_checkpoint(options.checkpoint, options.output, labels=labels, **given)
     print(f"{options.output}: {report}")
 
 
