@@ -202,7 +202,6 @@ def make_config(
         sampling_rate=sampling_rate,
         hop_length=sampling_rate // 100,
         id2label=dict(enumerate(labels)),
-        label2id={name: index for index, name in enumerate(labels)},
     )
 
 
