@@ -1,6 +1,6 @@
 """What the official scorers of the DCASE challenges would misread in a submission, or pass over in silence."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,32 +125,21 @@ def _unit_problems(task: Task, distance: np.ndarray) -> Iterator[str]:
 def _row_problems(
     name: str, events: Events, table: np.ndarray, last_frame: int | None, num_classes: int
 ) -> Iterator[str]:
-    frame_class = events.frame * num_classes + events.class_id
-    _, per_class = np.unique(frame_class, return_counts=True)
     source = np.column_stack([events.frame, events.class_id, events.track])
-    repeated = len(source) - len(np.unique(source, axis=0))
-    rules: list[tuple[bool, Callable[[], str]]] = [
-        (events.class_id.max() >= num_classes, lambda: f"class {events.class_id.max()} of {num_classes} classes"),
-        (
-            name != "dcase2025" and repeated > 0,
-            lambda: (
-                f"{repeated} rows repeat frame, class and track: number the tracks, some scorers keep the last alone"
-            ),
-        ),
-    ]
+    if (highest := events.class_id.max()) >= num_classes:
+        yield f"class {highest} of {num_classes} classes"
     if name == "dcase2025":
-        whole = table[:, [0, 1, 2, 3, 4, 5]] % 1 == 0
-        outside = int((events.frame >= CLIP_FRAMES_2025).sum())
-        folded = int((fold_azimuth(events.azimuth) != events.azimuth).sum())
-        rules += [
-            (not whole.all(), lambda: "numbers that are not whole, which the scorer cuts off or cannot read"),
-            (outside > 0, lambda: f"{outside} rows are beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"),
-            (folded > 0, lambda: f"{folded} azimuths beyond 90°: they are scored as if folded to the front"),
-            (per_class.max() > MOST_TRACKS_2025, lambda: f"more than {MOST_TRACKS_2025} rows of a class in a frame"),
-        ]
-    elif last_frame is not None and last_frame >= 0:
-        beyond = int((events.frame > last_frame).sum())
-        rules.append((beyond > 0, lambda: f"{beyond} rows are beyond frame {last_frame}, the last that is annotated"))
-    for broken, told in rules:
-        if broken:
-            yield told()
+        _, rows_of_class = np.unique(source[:, :2], axis=0, return_counts=True)
+        if (table % 1 != 0).any():
+            yield "numbers that are not whole, which the scorer cuts off or cannot read"
+        if outside := int((events.frame >= CLIP_FRAMES_2025).sum()):
+            yield f"{outside} rows are beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"
+        if folded := int((fold_azimuth(events.azimuth) != events.azimuth).sum()):
+            yield f"{folded} azimuths beyond 90°: they are scored as if folded to the front"
+        if rows_of_class.max() > MOST_TRACKS_2025:
+            yield f"more than {MOST_TRACKS_2025} rows of a class in a frame"
+        return
+    if repeated := len(source) - len(np.unique(source, axis=0)):
+        yield f"{repeated} rows repeat frame, class and track: number the tracks, some scorers keep the last alone"
+    if last_frame is not None and last_frame >= 0 and (beyond := int((events.frame > last_frame).sum())):
+        yield f"{beyond} rows are beyond frame {last_frame}, the last that is annotated"
