@@ -277,7 +277,10 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
         "takes": TAKES,
         "channels": CHANNELS[channels],
         "Channels": CHANNELS[channels].capitalize(),
-        "formats": "".join(_choice("radio", "format", *item, item[1] == "auto") for item in FORMAT_CHOICES),
+        "formats": "".join(
+            f'<label><input type="radio" name="format" value="{value}"{" checked" * (value == "auto")}>{name}</label>'
+            for name, value in FORMAT_CHOICES
+        ),
         "thresholds": "".join(f'<option value="{value}">{name}</option>' for name, value in THRESHOLDS),
         "overlaps": "".join(f'<option value="{value}">{name}</option>' for name, value in OVERLAPS),
         "client": html.escape(CLIENT_EXAMPLE),
@@ -303,11 +306,6 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
         Mount("/page", StaticFiles(directory=FOLDER / "page")),
         Mount("/example", StaticFiles(directory=EXAMPLES)),
     ]
-
-
-def _choice(kind: str, name: str, label: str, value: str, checked: bool) -> str:
-    state = " checked" if checked else ""
-    return f'<label><input type="{kind}" name="{name}" value="{value}"{state}>{label}</label>'
 
 
 def check_address(host: str, port: int) -> None:

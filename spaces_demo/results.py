@@ -45,7 +45,7 @@ def find_events(
         model.network,
         model.extractor,
         recording,
-        channel_format=choose_channel_format(channel_format or None, model.extractor),
+        channel_format=channel_format or None,
         threshold=threshold or None,
         hop_seconds=round(model.network.config.window_seconds * (1 - (overlap or 0)), 1),
         batch_size=BATCH_SIZE,
