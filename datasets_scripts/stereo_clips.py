@@ -1,6 +1,5 @@
 """First-order ambisonics with labels to the stereo clips of DCASE 2025 Task 3 (arXiv 2507.12042); sound alone."""
 
-import argparse
 import random
 import re
 import shutil
@@ -185,7 +184,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m datasets_scripts.stereo_clips",
         description="Makes the stereo clips of DCASE 2025 Task 3 of first-order ambisonics with labels.",
         epilog="example: python -m datasets_scripts.stereo_clips STARSS23 DCASE2025 --clips 30000",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="STARSS23, or any folder with foa_dev or foa and their metadata")
     parser.add_argument("output", type=Path, help="folder to write stereo_dev and metadata_dev in")

@@ -15,7 +15,6 @@ def tiny_config(**fields) -> PSELDNetConfig:
         "depths": [2, 1, 1, 1],
         "num_heads": [1, 2, 2, 2],
         "id2label": {0: "speech", 1: "footsteps", 2: "door"},
-        "label2id": {"speech": 0, "footsteps": 1, "door": 2},
     }
     return PSELDNetConfig(**{**small, **fields})
 
