@@ -11,11 +11,12 @@ from typing import Any
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import yaml_dump
 
+from .adapters import place_of
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 from .files import atomic_folder, write_atomically
 from .inference import check_extractor
-from .modeling_pseldnet import TAGS, PSELDNetForSELD, PSELDNetPreTrainedModel, place_of
+from .modeling_pseldnet import TAGS, PSELDNetForSELD, PSELDNetPreTrainedModel
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 

@@ -79,7 +79,7 @@ def read_start(pretrained: str | None) -> Start | None:
             "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
             " pseldnet-convert makes one of a published checkpoint"
         )
-    from modeling_pseldnet.modeling_pseldnet import place_of
+    from modeling_pseldnet.adapters import place_of
     from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
 
     # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.

@@ -8,7 +8,7 @@ from typing import Literal
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftType
 
-from ..modeling_pseldnet import DEFAULT_MODEL_NAME
+from ..adapters import DEFAULT_MODEL_NAME
 
 
 METHOD = "ADAPTERBIT"

@@ -14,11 +14,12 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .. import DEFAULT_MODEL
+from ..adapters import check_one_model, is_of, place_of
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import check_extractor
 from ..keywords import refuse_unknown
-from ..modeling_pseldnet import PSELDNetForSELD, check_one_model, is_of, place_of
+from ..modeling_pseldnet import PSELDNetForSELD
 from .cli import describe
 from .extras import require
 from .transfer import TransferReport, config_for_transfer, transfer_from

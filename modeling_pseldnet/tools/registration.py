@@ -42,7 +42,7 @@ def _register_pipeline() -> None:
     from transformers import AutoModelForAudioFrameClassification
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from ..modeling_pseldnet import DEFAULT_MODEL_NAME, place_of
+    from ..adapters import DEFAULT_MODEL_NAME, place_of
     from ..pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
@@ -80,9 +80,9 @@ def _register_adapters() -> None:
     """
     from peft import PeftModel
 
+    from ..adapters import check_adapter_classes
     from ..configuration_pseldnet import PSELDNetConfig
     from ..hub_folder import save_for_adapter
-    from ..modeling_pseldnet import check_adapter_classes
 
     save, load = PeftModel.save_pretrained, PeftModel.load_adapter
     if hasattr(save, "__wrapped__"):
