@@ -204,9 +204,7 @@ def _check(task: str, folder: str, reference: Sequence[Path] | None, num_classes
     return 1 if problems else 0
 
 
-@program("pseldnet-evaluate")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `pseldnet-evaluate`; returns the exit status."""
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="pseldnet-evaluate",
         description="Scores predicted sound events against reference events.",
@@ -250,37 +248,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="columns of the predictions after frame, class and track: azimuth, elevation or x, y, z"
         " (default: %(default)s)",
     )
-    args = parser.parse_args(arguments)
-    if args.check_submission:
+    options = parser.parse_args(arguments)
+    if options.check_submission:
         of_scores = ("prediction", "variant", "average", "jackknife", "by", "prediction_labels", "json", "coordinates")
-        parser.refuse(args, of_scores, "of scores: leave it out with --check-submission")
-        num_classes = len(read_labels(args.labels)) if args.labels else args.num_classes
-        return _check(*args.check_submission, args.reference, num_classes)
-    if not args.reference or not args.prediction:
+        parser.refuse(options, of_scores, "of scores: leave it out with --check-submission")
+    elif not options.reference or not options.prediction:
         parser.error("give --reference and --prediction, or --check-submission")
-    if args.json and not args.json.parent.is_dir():
-        parser.error(f"{args.json}: {args.json.parent} is not a folder")
+    elif options.json and not options.json.parent.is_dir():
+        parser.error(f"{options.json}: {options.json.parent} is not a folder")
+    return options
+
+
+@program("pseldnet-evaluate")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `pseldnet-evaluate`; returns the exit status."""
+    options = parse_arguments(arguments)
+    labels = read_labels(options.labels) if options.labels else None
+    if options.check_submission:
+        num_classes = len(labels) if labels else options.num_classes
+        return _check(*options.check_submission, options.reference, num_classes)
     scores = evaluate_files(
-        args.reference,
-        args.prediction,
-        num_classes=args.num_classes,
-        labels=read_labels(args.labels) if args.labels else None,
-        prediction_labels=read_labels(args.prediction_labels) if args.prediction_labels else None,
-        variant=args.variant,
-        jackknife=args.jackknife,
-        by=args.by,
-        coordinates=args.coordinates,
+        options.reference,
+        options.prediction,
+        num_classes=options.num_classes,
+        labels=labels,
+        prediction_labels=read_labels(options.prediction_labels) if options.prediction_labels else None,
+        variant=options.variant,
+        jackknife=options.jackknife,
+        by=options.by,
+        coordinates=options.coordinates,
     )
-    if args.json:
-        write_atomically(args.json, json.dumps(_undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
+    if options.json:
+        write_atomically(options.json, json.dumps(_undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
     for what, names in (
         ("no prediction, counted as empty", scores["without_prediction"]),
         ("no reference, left out", scores["without_reference"]),
     ):
         if names:
             print(f"{what}: {_join(names)}", file=sys.stderr)
-    print(f"{args.variant}, {scores['recordings']} recordings, {scores['num_classes']} classes")
-    print(format_scores(scores, [args.average] if args.average else AVERAGES, args.by))
+    print(f"{options.variant}, {scores['recordings']} recordings, {scores['num_classes']} classes")
+    print(format_scores(scores, [options.average] if options.average else AVERAGES, options.by))
     return 0
 
 
