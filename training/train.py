@@ -24,6 +24,7 @@ from .recipes import FEATURE_FIELDS, REQUIRED, Recipe, packaged_recipes, read_re
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import TrainingArguments
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
     from modeling_pseldnet.tools.transfer import TransferReport
@@ -389,6 +390,21 @@ def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
     return str(folder)
 
 
+def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments:
+    """The arguments of the trainer that a recipe gives or leaves to us."""
+    import torch
+    from transformers import TrainingArguments
+
+    # transformers takes bf16 on a CPU only where that is asked for.
+    defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
+    if only_evaluate:
+        defaults["hub_model_id"] = Path(output_dir(recipe)).name
+    if metric := recipe.training.get("metric_for_best_model"):
+        defaults["greater_is_better"] = is_better_higher(metric, recipe.evaluation.variant)
+    forced = {"output_dir": output_dir(recipe, only_evaluate), "remove_unused_columns": False}
+    return TrainingArguments(**{**defaults, **recipe.training, **forced})
+
+
 def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """Loads the data and makes the model of a recipe.
 
@@ -410,8 +426,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(
             f"model.pretrained must be given with --only-evaluate: the model to score, such as {output_dir(recipe)}"
         )
-    import torch
-    from transformers import TrainingArguments, set_seed
+    from transformers import set_seed
 
     from modeling_pseldnet import PSELDNetConfig
 
@@ -420,14 +435,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from .teacher import Distillation, WindowTeacher
     from .trainer import SELDTrainer
 
-    # transformers takes bf16 on a CPU only where that is asked for.
-    defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
-    if only_evaluate:
-        defaults["hub_model_id"] = Path(output_dir(recipe)).name
-    forced = {"output_dir": output_dir(recipe, only_evaluate), "remove_unused_columns": False}
-    if metric := recipe.training.get("metric_for_best_model"):
-        defaults["greater_is_better"] = is_better_higher(metric, recipe.evaluation.variant)
-    args = TrainingArguments(**{**defaults, **recipe.training, **forced})
+    args = training_arguments(recipe, only_evaluate)
     set_seed(args.seed)
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     start = read_start(recipe.model.get("pretrained"))
