@@ -9,8 +9,9 @@ INTERFERENCE ?=
 
 # The tests of what the Hugging Face packages are used for, which `make test-oldest` runs with the oldest of them.
 OLDEST_TESTS := tests/test_install.py tests/modeling_pseldnet/test_hub.py tests/modeling_pseldnet/test_pipeline.py \
-	tests/modeling_pseldnet/test_modeling.py tests/modeling_pseldnet/test_configuration.py \
-	tests/modeling_pseldnet/test_default_model.py tests/modeling_pseldnet/adapterbit
+	tests/modeling_pseldnet/test_modeling.py tests/modeling_pseldnet/test_backbones.py \
+	tests/modeling_pseldnet/test_configuration.py tests/modeling_pseldnet/test_default_model.py \
+	tests/modeling_pseldnet/adapterbit
 
 .PHONY: demo test test-oldest fuzz bench lint clean default-model
 
