@@ -96,6 +96,7 @@ for module in {PROGRAMS}:
         except SystemExit as stopped:
             assert stopped.code == 0
     assert printed.getvalue().startswith("usage: "), module
+    assert "example" in printed.getvalue() or module.startswith("training.experiments"), module
     print(module, *[name for name in sys.argv[1:] if name in sys.modules])
 """
     assert run_python(code, *HEAVY).splitlines() == PROGRAMS

@@ -2,9 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -280,14 +277,6 @@ def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_over
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pseldnet-train: ")]
         assert len(lines) == 1
         assert message in lines[0]
-
-
-def test_help_has_an_example():
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "training.train", "--help"]
-    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
-    assert "pseldnet-train starss23/scratch_augmix --override data.data_dir=" in shown
-    assert "l3das22/ov1mono_adapterbit" in shown
 
 
 @pytest.mark.parametrize(("name", "variant"), [("starss23/distance", "dcase2024"), ("dcase2025/stereo", "dcase2025")])

@@ -389,10 +389,3 @@ def test_no_action_or_no_scenes_is_a_usage_error(tmp_path, capsys):
             main([str(tmp_path), *options])
         assert caught.value.code == 2
     assert "not a whole number from 1" in capsys.readouterr().err
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    assert "pseldnet-synthesize data/train200_ov3 --sounds sounds/ --scenes 200" in capsys.readouterr().out

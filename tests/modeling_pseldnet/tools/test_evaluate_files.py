@@ -178,12 +178,6 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path, capsys):
     assert "prediction of a.csv: 1 of 1 classes (cat) are not among the others" in capsys.readouterr().err
 
 
-def test_help_shows_an_example(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    assert "example:\n  pseldnet-evaluate --reference" in capsys.readouterr().out
-
-
 @needs_shared
 def test_predictions_without_a_track_column_score_like_those_with_one():
     """`frame,class,azimuth,elevation`, as systems up to DCASE 2021 wrote them."""
