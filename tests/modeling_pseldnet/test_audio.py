@@ -225,3 +225,35 @@ def test_a_recording_at_an_odd_rate_does_not_drift(rate):
 def test_resampling_leaves_no_alias():
     wave = torch.sin(2 * torch.pi * 20000 * torch.arange(48000) / 48000)[None]
     assert Resampler(2, 1)(wave)[0, 200:-200].abs().max() < 0.01
+
+
+@pytest.mark.parametrize("source_rate", [48000, 44100, 22050, 16000, 11025, 96000, 44101])
+def test_pieces_of_a_resampled_recording_are_those_of_the_whole(source_rate):
+    seconds = np.arange(3 * source_rate) / source_rate
+    wave = np.stack([np.sin(2 * np.pi * f * seconds) for f in (440, 1000, 2000, 3500)]).astype(np.float32)
+    recording = Recording((wave, source_rate), 24000)
+    assert abs(recording.num_samples - 72000) <= 1
+    pieces = np.concatenate([recording.read(start, 7000) for start in range(0, 72000, 7000)], axis=1)[:, :72000]
+    whole = recording.read(0, 72000)
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    time = np.arange(72000) / 24000
+    expected = np.stack([np.sin(2 * np.pi * f * time) for f in (440, 1000, 2000, 3500)])
+    middle = slice(2400, -2400)
+    np.testing.assert_allclose(whole[:, middle], expected[:, middle], atol=0.02)
+
+
+def test_fuma_becomes_ambix():
+    w, x, y, z = np.eye(4, dtype=np.float32)
+    fuma = np.stack([w / 2**0.5, x, y, z])
+    np.testing.assert_allclose(read((fuma, RATE), "fuma"), np.stack([w, y, z, x]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"), [("a.wav", "PCM_16"), ("a.flac", "PCM_24"), ("a.ogg", None), ("a.wav", "FLOAT")]
+)
+def test_files_are_read_like_arrays(write_recording, name, subtype):
+    path = write_recording(name, seconds=1.0, subtype=subtype)
+    samples, _ = soundfile.read(path, dtype="float32")
+    with Recording(path, 24000) as recording:
+        assert recording.seconds == pytest.approx(1.0)
+        np.testing.assert_allclose(recording.read(5000, 1000), samples[5000:6000].T, atol=1e-6)
