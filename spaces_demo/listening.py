@@ -35,6 +35,7 @@ PINNA_RATE = 44100
 # concentrates their energy most (max rE: Daniel, "Représentation de champs acoustiques", 2000, section 3.3).
 CUBE = np.array([(x, y, z) for x in (1, -1) for y in (1, -1) for z in (1, -1)]) / 3**0.5
 MAX_ENERGY = 3**-0.5
+TAPS = 256
 
 
 class Preview(NamedTuple):
@@ -75,16 +76,16 @@ def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np
     return shadow * outer_ear * np.exp(-1j * omega * delay)
 
 
-def binaural_filters(sampling_rate: int, taps: int = 256) -> np.ndarray:
-    """Filters (left and right ear; W, Y, Z, X; taps) that make of ambisonics what a head at its place would hear."""
-    frequency = np.fft.rfftfreq(taps, 1 / sampling_rate)
+def binaural_filters(sampling_rate: int) -> np.ndarray:
+    """Filters (left and right ear; W, Y, Z, X; TAPS) that make of ambisonics what a head at its place would hear."""
+    frequency = np.fft.rfftfreq(TAPS, 1 / sampling_rate)
     x, y, z = CUBE.T
     decoder = np.stack([np.ones(8), *(3 * MAX_ENERGY * np.stack([y, z, x]))], axis=1) / 8
     ears = np.array([[head_response(frequency, corner, side) for corner in CUBE] for side in (1, -1)])
     # Late enough for the nearer ear and for what a band limit spreads out before an impulse.
     lag = 2 * HEAD_RADIUS / SPEED_OF_SOUND + 8 / sampling_rate
     response = np.einsum("evf,vc->ecf", ears, decoder) * np.exp(-2j * np.pi * frequency * lag)
-    return np.fft.irfft(response, taps).astype(np.float32)
+    return np.fft.irfft(response, TAPS).astype(np.float32)
 
 
 def mixes(num_channels: int, ambisonic: bool, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:

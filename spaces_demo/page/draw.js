@@ -4,7 +4,7 @@ import { active, direction, hasDistance, named, place, placeAt } from "./scene.j
 
 const TRAIL_SECONDS = 1.2;
 const MAX_NAMES = 24;
-const FONT = "system-ui, sans-serif";
+export const FONT = "system-ui, sans-serif";
 
 // The colours of the page as it is now, light or dark.
 export function theme() {

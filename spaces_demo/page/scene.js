@@ -1,7 +1,7 @@
 // What a scene is, as numbers and words: everything that is drawn and listed comes from here.
 // A scene is what the server writes: its records are events with onset, offset, label and trajectory.
 
-export const SHAPES = ["circle", "triangle", "square", "diamond", "cross", "star", "ring", "bar"];
+const SHAPES = ["circle", "triangle", "square", "diamond", "cross", "star", "ring", "bar"];
 const COLOURS = 8;
 
 // A colour and a shape for each label that occurs, neither of which repeats within eight; those of `known` are kept.

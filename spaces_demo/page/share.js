@@ -1,9 +1,8 @@
 // What visitors take along: a link, a picture, a video.
-import { draw, marker, theme } from "./draw.js";
+import { FONT, draw, marker, theme } from "./draw.js";
 import { active, named, seconds } from "./scene.js";
 
 const [WIDTH, HEIGHT] = [1280, 720];
-const FONT = "system-ui, sans-serif";
 export const MAX_FILM_SECONDS = 60;
 
 // What a link says: the example, the time, the filter, the view and what is heard.
