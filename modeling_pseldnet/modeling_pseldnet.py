@@ -286,6 +286,9 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             # One that was not there before is no user's, as that in the repository may be.
             options = {name: kwargs.get(name) for name in ("token", "revision")}
             take_pushed_extractor(self.config, working_dir, repo_id, **options)
+        if self.peft_model is not None:
+            # Once more, as transformers has put a form in the place of the card.
+            self.peft_model.save_pretrained(working_dir)
         self.complete_hub_folder(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, **kwargs)
 

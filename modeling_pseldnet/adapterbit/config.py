@@ -100,7 +100,11 @@ class AdapterBitConfig(PeftConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Saves the configuration, and how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
-        readme = Path(save_directory) / "README.md"
+        self.complete_card(save_directory)
+
+    def complete_card(self, folder: str | os.PathLike) -> None:
+        """Adds to the card in a folder, or puts in the place of a form, how to load the adapter."""
+        readme = Path(folder) / "README.md"
         card = ModelCard.load(readme) if readme.exists() else ModelCard("---\nlibrary_name: peft\n---\n")
         if USAGE_HEADING in card.text:
             return

@@ -56,7 +56,7 @@ def _register_pipeline() -> None:
 
 
 def _register_card() -> None:
-    """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT."""
+    """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT, and to AdapterBit."""
     from transformers import Trainer
 
     create = Trainer.create_model_card
@@ -67,8 +67,13 @@ def _register_card() -> None:
     def create_model_card(trainer: Trainer, *arguments, **options) -> None:
         create(trainer, *arguments, **options)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if trainer.is_world_process_zero() and "complete_hub_folder" in dir(type(model)):
+        if not trainer.is_world_process_zero():
+            return
+        if "complete_hub_folder" in dir(type(model)):
             model.complete_hub_folder(trainer.args.output_dir, trainer.hub_model_id)
+        for config in getattr(model, "peft_config", {}).values():
+            if hasattr(config, "complete_card"):
+                config.complete_card(trainer.args.output_dir)
 
     Trainer.create_model_card = create_model_card
 
@@ -76,7 +81,8 @@ def _register_card() -> None:
 def _register_adapters() -> None:
     """Has PEFT save with an adapter, of whatever method, the classes it is for, and refuse to load it for others.
 
-    The files of PEFT name none. AdapterBit itself is registered by its import, as other packages of methods do it.
+    The files of PEFT name none. An upload has the card that was saved with the adapter. AdapterBit itself is
+    registered by its import, as other packages of methods do it.
     """
     from peft import PeftModel
 
@@ -84,7 +90,7 @@ def _register_adapters() -> None:
     from ..configuration_pseldnet import PSELDNetConfig
     from ..hub_folder import save_for_adapter
 
-    save, load = PeftModel.save_pretrained, PeftModel.load_adapter
+    save, load, upload = PeftModel.save_pretrained, PeftModel.load_adapter, PeftModel._upload_modified_files
     if hasattr(save, "__wrapped__"):
         return
 
@@ -103,7 +109,15 @@ def _register_adapters() -> None:
             check_adapter_classes(model.config, model_id, **options)
         return load(model, model_id, *arguments, **options)
 
+    @functools.wraps(upload)
+    def _upload_modified_files(model: PeftModel, working_dir: str, *arguments, **options):
+        if isinstance(model.config, PSELDNetConfig):
+            # Once more, as transformers has put a form in the place of the card.
+            model.save_pretrained(working_dir)
+        return upload(model, working_dir, *arguments, **options)
+
     PeftModel.save_pretrained, PeftModel.load_adapter = save_pretrained, load_adapter
+    PeftModel._upload_modified_files = _upload_modified_files
 
 
 # A module of another library, the module of this package whose classes it is to know, and what tells it of them.

@@ -90,6 +90,25 @@ extractor.save_pretrained("both")
 model.save_pretrained("both", push_to_hub=True, repo_id="user/folder")
 print("null")
 """
+PUSH_ADAPTERS = """
+from modeling_pseldnet import AdapterBitConfig, DataCollatorForSELD, load
+from peft import get_peft_model
+from transformers import Trainer, TrainingArguments
+
+model, extractor = load(FOLDER, "cpu")
+adapted = get_peft_model(model, AdapterBitConfig(r=2))
+adapted.push_to_hub("user/adapter")
+load("user/adapter", "cpu")[0].push_to_hub("user/loaded-adapter")
+arguments = TrainingArguments(
+    "adapter-run", push_to_hub=True, hub_model_id="user/trained-adapter", max_steps=1, save_strategy="no",
+    use_cpu=True, report_to=[],
+)
+rows = [{"audio": PATH, "events": [[0, 1, 0, 30, 0]]}]
+trainer = Trainer(adapted, arguments, DataCollatorForSELD(extractor, adapted), rows, processing_class=extractor)
+trainer.train()
+trainer.push_to_hub()
+print("null")
+"""
 PUSH_DATA = """
 from datasets_scripts.synthetic_seld import SyntheticSELD
 
@@ -178,6 +197,15 @@ def test_an_extractor_that_was_pushed_or_saved_before_its_model_stays(hub):
     run(PUSH_BOTH)
     for name in ("one-by-one", "folder"):
         assert json.loads((folder / name / "preprocessor_config.json").read_text())["n_fft"] == 512
+
+
+def test_a_card_of_an_adapter_says_how_to_load_it_whichever_way_it_is_pushed(hub):
+    folder, _, run = hub
+    run(PUSH_ADAPTERS)
+    for name in ("adapter", "loaded-adapter", "trained-adapter"):
+        card = ModelCard.load(folder / name / "README.md")
+        assert card.data.library_name == "peft"
+        assert card.text.count("# Loading this AdapterBit adapter") == 1
 
 
 def test_a_data_set_comes_back_from_the_hub_with_its_audio(hub):
