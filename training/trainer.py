@@ -19,7 +19,7 @@ from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.hub_folder import model_card
-from modeling_pseldnet.inference import Window, join_windows
+from modeling_pseldnet.inference import Window, checked_threshold, join_windows
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 
@@ -294,7 +294,8 @@ class SELDTrainer(SavingTrainer):
         losses: dict[str, float] = {}
         recordings, kept = [], [] if not prediction_loss_only else None
         windows = self._predict_windows(model, dataloader, losses, kept)
-        hop, threshold = getattr(dataloader.dataset.dataset, "hop", 0), np.asarray(model.config.threshold)
+        hop = getattr(dataloader.dataset.dataset, "hop", 0)
+        threshold = checked_threshold(model.config.threshold, model.config)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
             heard = (
                 (Window(w["start_frame"], w["outputs"], w["peak"]), w["num_frames"], w["events"]) for w in of_recording

@@ -226,7 +226,7 @@ class SELDMetrics:
         self, outputs: dict[str, np.ndarray], labels: np.ndarray, starts: np.ndarray
     ) -> tuple[Events, Events]:
         """What is in a recording and what was found, from outputs and labels of its windows (windows, frames, …)."""
-        from ..inference import Window, join_windows
+        from ..inference import Window, checked_threshold, join_windows
 
         output_format = self.model.output_format
         # Where nothing is scored, nothing is heard.
@@ -239,5 +239,5 @@ class SELDMetrics:
             )
             for row, start in enumerate(starts.tolist())
         )
-        threshold = np.asarray(self.model.config.threshold)
+        threshold = checked_threshold(self.model.config.threshold, self.model.config)
         return join_windows(output_format, windows, getattr(self.windows, "hop", 0), threshold)

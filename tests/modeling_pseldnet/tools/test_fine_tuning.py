@@ -223,6 +223,14 @@ def test_the_pipelines_answer_is_scored_in_a_line():
     assert scores["micro"]["F"] == 1.0
 
 
+def test_thresholds_of_another_number_of_classes_are_refused():
+    model = network()
+    model.config.threshold = [0.3, 0.4]
+    labels = model.encode_labels(EVENTS, 10)[None].numpy()
+    with pytest.raises(ValueError, match="2 thresholds for 3 classes"):
+        SELDMetrics(model)(EvalPrediction(labels, labels))
+
+
 def test_padded_frames_are_not_scored():
     model = network(output_format="accdoa")
     outputs, labels = np.zeros((2, 10, 1, 3, 3), np.float32), np.zeros((2, 10, 1, 3, 3), np.float32)
