@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .configuration_pseldnet import PSELDNetConfig
-from .events import Events, direction_to_vector
+from .events import Events, direction_to_vector, fold_azimuth
 from .tracks import (
     as_indices,
     check_classes,
@@ -70,7 +70,8 @@ class ACCDOAFormat:
         }
 
     def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Labels (frames, tracks, 3 + …, classes): the events of a class in a frame, as unit vectors, fill its tracks.
+        """Labels (frames, tracks, 3 + …, classes): the events of a class in a frame, as unit vectors, fill its tracks;
+        with two axes what is behind is in front, as of stereo, and level.
 
         Events after `num_frames` are left out; of more events than tracks, the last has the last track, but for models
         of distances or two axes with three tracks, which leave the fourth out as the baselines of DCASE do.
@@ -89,9 +90,10 @@ class ACCDOAFormat:
             kept = (track < self.num_tracks - 1) | (following == 0)
             track = np.minimum(track, self.num_tracks - 1)
         events, track = events[kept], track[kept]
-        vector = (
-            events.vector if self.num_axes == 3 else direction_to_vector(events.azimuth, 0 * events.azimuth)[:, :2]
-        )
+        vector = events.vector
+        if self.num_axes == 2:
+            # As stereo does not tell what is behind from what is in front.
+            vector = direction_to_vector(fold_azimuth(events.azimuth), np.zeros(len(events)))[:, :2]
         columns = {"distance": known_distance(events), "onscreen": events.onscreen}
         if "onscreen" in self.beside and columns["onscreen"] is None:
             if len(events):
