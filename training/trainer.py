@@ -20,6 +20,7 @@ from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtract
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.hub_folder import model_card
 from modeling_pseldnet.inference import Window, checked_threshold, join_windows
+from modeling_pseldnet.timeline import link_tracks
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 
@@ -375,13 +376,16 @@ class SELDTrainer(SavingTrainer):
         return f"{self.variant}, {len(self.predictions)} recordings\n{table}"
 
     def save_predictions(self, folder: Path) -> None:
-        """Writes what the last evaluation found, a DCASE CSV a recording, in place of those of an earlier one."""
+        """Writes what the last evaluation found, a DCASE CSV a recording, in place of those of an earlier one.
+
+        As in prediction, a source keeps its track number.
+        """
         for path in folder.rglob("*.csv"):
             path.unlink()
         for name, events in self.predictions.items():
             path = folder / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_csv(path, events, self.model.config.csv_layout)
+            write_csv(path, link_tracks(events), self.model.config.csv_layout)
 
     def create_model_card(self, **kwargs) -> None:
         """Writes how to use the model, and what it scored last; PEFT writes the card of an adapter."""

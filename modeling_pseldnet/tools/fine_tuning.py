@@ -186,7 +186,7 @@ class SELDMetrics:
         windows: a `SegmentedDataset`, or what else tells by `recording` and `start`, arrays (windows,), of which
             recording each window is and where in it, in frames, it starts: the windows of a recording are then scored
             together, averaged where they overlap. By default each is a recording.
-        variant: how scores are counted, `"dcase2023"`, `"pseldnets"` or `"dcase2024"`.
+        variant: how scores are counted, `"dcase2023"`, `"pseldnets"`, `"dcase2024"` or `"dcase2025"`.
 
     Raises:
         ValueError: the variant is unknown; when called, the windows are others than those evaluated.

@@ -116,6 +116,8 @@ def test_evaluation_finds_in_long_recordings_what_detect_finds(train, make_scene
             zip(expected.frame.tolist(), expected.class_id.tolist(), strict=True)
         )
         np.testing.assert_allclose(np.sort(events.azimuth), np.sort(expected.azimuth), atol=1e-3)
+        saved = read_csv(tmp_path / f"run/predictions/{name}.csv")
+        assert saved.track.tolist() == expected.track.tolist()
         found += len(events)
     assert found > 50
 
