@@ -82,11 +82,11 @@ for _name, (_pattern, _first) in _CORE_SCHEMA.items():
 
 def packaged_recipes(packaged: Path) -> list[str]:
     """Names of the recipes in a folder of packaged ones, without those that others only build on."""
-    names = (_name(path, packaged) for path in packaged.rglob("*.yaml"))
+    names = (_packaged_name(path, packaged) for path in packaged.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith(f"{BASE_FOLDER}/"))
 
 
-def _name(path: Path, packaged: Path) -> str:
+def _packaged_name(path: Path, packaged: Path) -> str:
     return path.relative_to(packaged).with_suffix("").as_posix()
 
 
@@ -268,7 +268,7 @@ def _find(source: Any, folder: Path, packaged: Path) -> Path:
 
 
 def _label(path: Path, packaged: Path) -> str:
-    return f"recipe {_name(path, packaged)}" if path.is_relative_to(packaged) else str(path)
+    return f"recipe {_packaged_name(path, packaged)}" if path.is_relative_to(packaged) else str(path)
 
 
 def _read(path: Path, packaged: Path, schema: dict[str, Any], above: tuple[Path, ...]) -> dict[str, Any]:
