@@ -31,6 +31,8 @@ class Place(NamedTuple):
 
 class HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else a body waits 40 ms for its head to be acknowledged.
+    disable_nagle_algorithm = True
 
     def do_HEAD(self) -> None:
         self.respond(with_body=False)

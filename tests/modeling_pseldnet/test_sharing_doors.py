@@ -162,11 +162,18 @@ def hub(hub_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shared(hub, hub_folder):
+def pushed(hub):
+    """The folder of the Hub, once a model has gone through every door, and its adapters and extractors."""
+    folder, _, run = hub
+    run(PUSH + PUSH_BOTH + PUSH_ADAPTERS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(hub, pushed, hub_folder):
     """What each way of loading finds in a recording, by door, and what is there to be found."""
     _, path, run = hub
     expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
-    run(PUSH)
     found, with_the_package = run(WITHOUT_THE_PACKAGE), run(WITH_THE_PACKAGE)
     return {door: found[door] | with_the_package[door] for door in DOORS}, expected
 
@@ -180,9 +187,8 @@ def test_a_model_loads_from_every_door_by_every_way(shared, door, way):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_shared_has_a_card(hub, shared, door):
-    folder, _, _ = hub
-    card = ModelCard.load(folder / door / "README.md")
+def test_what_is_shared_has_a_card(pushed, shared, door):
+    card = ModelCard.load(pushed / door / "README.md")
     assert "pseldnet" in card.data.tags
     assert "speech, footsteps, door" in card.text
     assert "trust_remote_code=True" in card.text
@@ -192,18 +198,14 @@ def test_what_is_shared_has_a_card(hub, shared, door):
         assert "learning_rate: 0.0" in card.text
 
 
-def test_an_extractor_that_was_pushed_or_saved_before_its_model_stays(hub):
-    folder, _, run = hub
-    run(PUSH_BOTH)
+def test_an_extractor_that_was_pushed_or_saved_before_its_model_stays(pushed):
     for name in ("one-by-one", "folder"):
-        assert json.loads((folder / name / "preprocessor_config.json").read_text())["n_fft"] == 512
+        assert json.loads((pushed / name / "preprocessor_config.json").read_text())["n_fft"] == 512
 
 
-def test_a_card_of_an_adapter_says_how_to_load_it_whichever_way_it_is_pushed(hub):
-    folder, _, run = hub
-    run(PUSH_ADAPTERS)
+def test_a_card_of_an_adapter_says_how_to_load_it_whichever_way_it_is_pushed(pushed):
     for name in ("adapter", "loaded-adapter", "trained-adapter"):
-        card = ModelCard.load(folder / name / "README.md")
+        card = ModelCard.load(pushed / name / "README.md")
         assert card.data.library_name == "peft"
         assert card.text.count("# Loading this AdapterBit adapter") == 1
 
