@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import nn
+
 from .configuration_pseldnet import PSELDNetConfig
 
 
@@ -48,6 +50,18 @@ def check_one_model(place: str | os.PathLike) -> None:
         raise ValueError(
             f"{folder} holds a model and an adapter for another one, {base}: move one of them to a folder of its own"
         )
+
+
+def complete_adapter_card(model: nn.Module, folder: str | os.PathLike) -> None:
+    """Has the card of an adapter say again what it said when it was saved: transformers puts a form in its place.
+
+    Args:
+        model: a `PeftModel`.
+    """
+    model.create_or_update_model_card(folder)
+    config = model.peft_config.get("default")
+    if hasattr(config, "complete_card"):
+        config.complete_card(folder)
 
 
 # Options of loading that say which files are meant.

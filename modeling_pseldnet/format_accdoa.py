@@ -90,10 +90,11 @@ class ACCDOAFormat:
             kept = (track < self.num_tracks - 1) | (following == 0)
             track = np.minimum(track, self.num_tracks - 1)
         events, track = events[kept], track[kept]
-        vector = events.vector
         if self.num_axes == 2:
             # As stereo does not tell what is behind from what is in front.
             vector = direction_to_vector(fold_azimuth(events.azimuth), np.zeros(len(events)))[:, :2]
+        else:
+            vector = events.vector
         columns = {"distance": known_distance(events), "onscreen": events.onscreen}
         if "onscreen" in self.beside and columns["onscreen"] is None:
             if len(events):

@@ -22,6 +22,7 @@ from .adapters import (
     DEFAULT_MODEL_NAME,
     check_adapter_classes,
     check_one_model,
+    complete_adapter_card,
     is_adapter,
     is_of,
     place_of,
@@ -287,8 +288,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             options = {name: kwargs.get(name) for name in ("token", "revision")}
             take_pushed_extractor(self.config, working_dir, repo_id, **options)
         if self.peft_model is not None:
-            # Once more, as transformers has put a form in the place of the card.
-            self.peft_model.save_pretrained(working_dir)
+            complete_adapter_card(self.peft_model, working_dir)
         self.complete_hub_folder(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, **kwargs)
 

@@ -306,20 +306,18 @@ def check_same_run(recipe: Recipe, path: Path, processes: tuple[int, int] = (1, 
     if not path.is_file():
         return
     known, now = (_of_learning(*part) for part in zip((read_recipe(path), recipe), processes, strict=True))
-    for key in sorted(known.keys() | now.keys()):
-        if not _is_same(known.get(key), now.get(key)):
-            raise ValueError(
-                f"{path.parent} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
-                " or give another training.output_dir"
-            )
+    for key in _changed(known, now):
+        raise ValueError(
+            f"{path.parent} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
+            " or give another training.output_dir"
+        )
 
 
 def is_scored_alike(recipe: Recipe, path: Path) -> bool:
     """Whether the best model of a run, begun by the recipe that was written to `path`, was the best by this score."""
     if not path.is_file():
         return True
-    known, now = map(_of_score, (read_recipe(path), recipe))
-    return all(_is_same(known.get(key), now.get(key)) for key in known.keys() | now.keys())
+    return not _changed(_of_score(read_recipe(path)), _of_score(recipe))
 
 
 def _of_score(recipe: Recipe) -> dict[str, object]:
@@ -327,6 +325,11 @@ def _of_score(recipe: Recipe) -> dict[str, object]:
     names = ("metric_for_best_model", "greater_is_better")
     values = {name: recipe.training.get(name) for name in names} | dataclasses.asdict(recipe.evaluation)
     return values | {name: value for name, value in dataclasses.asdict(recipe.eval).items() if name != "cache_dir"}
+
+
+def _changed(known: dict[str, object], now: dict[str, object]) -> list[str]:
+    """The keys of two recipes' values that do not mean the same."""
+    return [key for key in sorted(known.keys() | now.keys()) if not _is_same(known.get(key), now.get(key))]
 
 
 def _is_same(known: object, now: object) -> bool:

@@ -86,7 +86,7 @@ def _register_adapters() -> None:
     """
     from peft import PeftModel
 
-    from ..adapters import check_adapter_classes
+    from ..adapters import check_adapter_classes, complete_adapter_card
     from ..configuration_pseldnet import PSELDNetConfig
     from ..hub_folder import save_for_adapter
 
@@ -112,8 +112,7 @@ def _register_adapters() -> None:
     @functools.wraps(upload)
     def _upload_modified_files(model: PeftModel, working_dir: str, *arguments, **options):
         if isinstance(model.config, PSELDNetConfig):
-            # Once more, as transformers has put a form in the place of the card.
-            model.save_pretrained(working_dir)
+            complete_adapter_card(model, working_dir)
         return upload(model, working_dir, *arguments, **options)
 
     PeftModel.save_pretrained, PeftModel.load_adapter = save_pretrained, load_adapter
