@@ -156,12 +156,14 @@ def build_model(
         if recipe.peft is not None:
             raise ValueError("peft trains an adapter, which is saved without its network: give model.pretrained too")
         return PSELDNetForSELD(PSELDNetConfig(**options))
-    config = copy.deepcopy(start.config)
-    config.update({name: options[name] for name in ("sampling_rate", "hop_length", "feature_type")})
-    check_extractor(extractor, config)
-    if options.get("backbone", config.backbone) != config.backbone:
-        raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {config.backbone}")
-    config = config_for_transfer(config, **options)
+    if options.get("backbone", start.config.backbone) != start.config.backbone:
+        raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {start.config.backbone}")
+    if only_evaluate or start.peft_method is not None:
+        # Data may have another sampling rate; what is made of it may not be of another kind.
+        known = copy.deepcopy(start.config)
+        known.update({name: options[name] for name in ("sampling_rate", "hop_length")})
+        check_extractor(extractor, known)
+    config = config_for_transfer(start.config, **options)
     if start.peft_method is not None:
         return _build_adapter(recipe, start, config)
     model = PSELDNetForSELD(config)

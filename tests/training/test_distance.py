@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from datasets_scripts.stereo_clips import clip_events, to_stereo
-from modeling_pseldnet import Events, detect
+from modeling_pseldnet import Events, detect, load_for_transfer
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.tools.evaluate_files import evaluate_files
 from modeling_pseldnet.tools.predict import main as predict
@@ -98,6 +99,21 @@ def test_a_network_learns_stereo_clips_by_heart_and_predicts_them(stereo_data, t
     assert found.onscreen.tolist() == expected.onscreen.tolist()
     record = json.loads((tmp_path / "out" / f"{audio.stem}.json").read_text())[0]
     assert {"distance", "onscreen"} <= record.keys()
+
+
+def test_a_network_for_stereo_begins_from_one_for_ambisonics_as_load_for_transfer_makes_it(
+    distant_data, stereo_data, tiny_overrides, tmp_path
+):
+    run(read_recipe("synth_multi_accdoa", tiny_overrides(distant_data, tmp_path / "first", "training.max_steps=1")))
+    more = [f"model.pretrained={tmp_path / 'first'}", "training.max_steps=1", "training.learning_rate=0"]
+    stereo = read_recipe("dcase2025/stereo", tiny_overrides(stereo_data, tmp_path / "run", *more))
+    model = run(stereo).model
+    expected, _ = load_for_transfer(tmp_path / "first", num_channels=5, num_axes=2, distance=True)
+    assert (model.config.feature_type, model.config.num_channels) == ("stereo", 5)
+    for name, weight in expected.pseldnet.named_parameters():
+        torch.testing.assert_close(model.pseldnet.get_parameter(name), weight, msg=name)
+    with pytest.raises(ValueError, match="stereo features do not fit the model, which takes logmel_iv"):
+        run(stereo, only_evaluate=True)
 
 
 def test_distances_cannot_be_scored_of_a_model_without_them(distant_data, tiny_overrides, tmp_path):
