@@ -144,7 +144,7 @@ def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np
         signal[: len(ramp)] *= ramp
     if source_stop < len(sound):
         signal[len(signal) - len(ramp) :] *= ramp[::-1]
-    return signal / max(np.sqrt(np.mean(np.square(signal, dtype=np.float64))), 1e-9).astype(np.float32)
+    return signal / np.float32(max(np.sqrt(np.mean(np.square(signal, dtype=np.float64))), 1e-9))
 
 
 @lru_cache(maxsize=64)

@@ -112,10 +112,13 @@ def describe(error: BaseException | str) -> str:
         return first_line(str(error).partition("Error: ")[2] or error)[:300]
     if isinstance(error, MemoryError):
         return f"not enough memory ({first_line(error)})"
-    message = " ".join(str(error).split())
+    kind, text = type(error).__name__, str(error).strip()
+    if "\nOriginal Traceback" in text:
+        # Of a worker of a DataLoader, whose last line tells what was wrong.
+        text = text.splitlines()[-1].removeprefix(f"{kind}: ")
+    message = " ".join(text.split())
     if len(message) > 300:
-        message = first_line(error)[:300]
-    kind = type(error).__name__
+        message = first_line(text)[:300] or kind
     tells = isinstance(error, str | OSError | ValueError | ImportError | FloatingPointError)
     return message.rstrip(". ") or kind if tells else f"{kind}: {message}" if message else kind
 

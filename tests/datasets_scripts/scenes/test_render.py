@@ -147,6 +147,12 @@ def test_cut_sounds_are_faded_and_whole_sounds_are_not():
     assert np.mean(cut**2) == pytest.approx(1)
 
 
+def test_a_part_of_a_sound_in_which_it_is_silent_is_silent():
+    played = event_signal(moving_event(), np.zeros(48000, dtype=np.float32), RATE)
+    assert played.dtype == np.float32
+    assert not played.any()
+
+
 @pytest.mark.parametrize("rate", [0.75, 1.5])
 def test_a_sound_played_faster_is_higher_and_shorter(rate):
     tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)

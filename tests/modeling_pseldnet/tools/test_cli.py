@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from modeling_pseldnet.tools import cli
 
@@ -51,6 +52,20 @@ def run(body: str, before: str = "", **options) -> subprocess.CompletedProcess:
 def test_an_error_is_one_line_and_status_2(body, line):
     ended = run(body)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"some-program: error: {line}\n")
+
+
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int):
+        raise ValueError("cannot read the sound hiss.wav")
+
+
+def test_an_error_in_a_worker_is_told_as_one_outside():
+    with pytest.raises(ValueError, match="Original Traceback") as raised:
+        next(iter(DataLoader(Broken(), num_workers=1)))
+    assert cli.describe(raised.value) == "cannot read the sound hiss.wav"
 
 
 def test_where_an_error_came_from_is_shown_on_request():
