@@ -161,7 +161,8 @@ class Events:
             try:
                 label, points = record["label"], record["trajectory"]
                 columns = {name: [point[name] for point in points] for name in ("time", "azimuth", "elevation")}
-                distance = [point.get("distance") for point in points]
+                # Not known where it is null.
+                distance = np.array([point["distance"] for point in points if "distance" in point], dtype=np.float64)
                 frame = np.rint(np.array(columns["time"], dtype=np.float64) / FRAME_SECONDS)
                 track = int(record["track"])
             except (KeyError, TypeError, ValueError) as error:
@@ -172,7 +173,7 @@ class Events:
                 raise ValueError(f"record {number}: class {label!r} is not one of the {len(label2id)} classes{hint}")
             same, confidence = np.ones(len(points)), record.get("confidence")
             columns = [frame, label2id[label] * same, track * same, columns["azimuth"], columns["elevation"]]
-            columns += [] if None in distance else [distance]
+            columns += [distance] if len(distance) == len(points) else []
             events = cls.from_rows(np.column_stack(columns)) if points else cls.empty()
             beside = {} if confidence is None else {"confidence": confidence * same}
             beside |= {} if record.get("onscreen") is None else {"onscreen": record["onscreen"] * same}

@@ -278,8 +278,9 @@ def test_records_and_lines_of_a_stream_tell_metres():
     assert (record["distance"], record["trajectory"][0]["distance"], record["onscreen"]) == (1.5, 1.5, True)
     back = Events.from_records(to_records(events, {0: "a", 1: "b"}), {"a": 0, "b": 1})
     assert (back.distance.tolist(), back.onscreen.tolist()) == ([1.5, 4.0], [True, False])
-    unknown, *_ = to_records(events.replace(distance=[np.nan] * 2), {0: "a", 1: "b"})
+    known, unknown = to_records(events.replace(distance=[1.5, np.nan]), {0: "a", 1: "b"})
     assert (unknown["distance"], unknown["trajectory"][0]["distance"]) == (None, None)
+    np.testing.assert_equal(Events.from_records([known, unknown], {"a": 0, "b": 1}).distance, [1.5, np.nan])
     line = to_record(0, events, {0: "a", 1: "b"})["events"]
     assert line[0] == {
         "label": "a", "track": 0, "azimuth": 10.0, "elevation": 0.0, "distance": 1.5, "onscreen": True,
