@@ -318,7 +318,7 @@ def _write_flac(path: Path, audio: np.ndarray, sampling_rate: int) -> None:
     encoded = io.BytesIO()
     soundfile.write(encoded, audio.T, sampling_rate, format="FLAC", subtype="PCM_16")
     with _naming_full_disk(path), atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+        temporary.write_bytes(encoded.getvalue())
 
 
 @contextmanager
