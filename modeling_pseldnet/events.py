@@ -330,7 +330,9 @@ def looks_cartesian(table: np.ndarray) -> bool:
     width = table.shape[1]
     if width > 5:
         length = np.linalg.norm(table[:, 3:6], axis=1)
-        return bool(((length > 0) & (length <= LONGEST_VECTOR)).all() and (table[:, 3:5] % 1 != 0).any())
+        # Of six columns, whole numbers may be angles and what stands for a distance; of seven none has one so small.
+        told = width == 7 or (table[:, 3:5] % 1 != 0).any()
+        return bool(told and ((length > 0) & (length <= LONGEST_VECTOR)).all())
     # A track is a whole number; x is not, but where all sources lie on an axis.
     return width == 5 and bool((table[:, 2] % 1 != 0).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
 

@@ -220,6 +220,15 @@ def test_vectors_of_baselines_are_told_from_angles_and_their_distance_is_in_metr
     assert not caplog.messages
 
 
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (180, 0), (-90, 0), (0, 90), (0, -90)])
+def test_vectors_along_an_axis_are_read_as_they_were_written(tmp_path, azimuth, elevation, caplog):
+    events = Events([0, 1], [3, 3], [0, 0], [azimuth] * 2, [elevation] * 2, distance=[2.5, 1])
+    write_csv(tmp_path / "events.csv", events, "dcase2024")
+    for coordinates in ("auto", "cartesian"):
+        assert read_csv(tmp_path / "events.csv", coordinates).to_rows() == events.to_rows()
+    assert not caplog.messages
+
+
 def test_a_seventh_column_of_source_ids_does_not_make_angles_vectors(tmp_path):
     (tmp_path / "events.csv").write_text("0,1,2,10,20,150,3\n1,1,2,1,0,150,3\n")
     events = read_csv(tmp_path / "events.csv")
