@@ -211,6 +211,9 @@ def open_samples(source) -> "ArraySamples | FileSamples":
 
 
 def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
+    # First, as a row of a data set may have a `path` that is a column of its own.
+    if source.get("audio") is not None:
+        return open_samples(source["audio"])
     array = source["array"] if source.get("array") is not None else source.get("raw")
     if array is not None:
         return ArraySamples(array, source.get("sampling_rate"))
@@ -219,8 +222,6 @@ def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
         return FileSamples(io.BytesIO(source["bytes"]), name)
     if source.get("path") is not None:
         return FileSamples(source["path"], name)
-    if source.get("audio") is not None:
-        return open_samples(source["audio"])
     raise ValueError(f"a dict of {', '.join(map(str, source)) or 'nothing'} is no recording: give {ACCEPTED}")
 
 

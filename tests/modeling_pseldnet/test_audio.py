@@ -47,7 +47,7 @@ def test_whatever_stands_for_a_recording_gives_the_same_samples(tmp_path):
             "bytes and path": {"path": "elsewhere.wav", "bytes": data},
             "array": {"array": WAVE, "sampling_rate": RATE, "path": None},
             "raw": {"raw": WAVE, "sampling_rate": float(RATE)},
-            "row of a data set": {"id": "scene", "audio": {"path": str(path), "bytes": None}},
+            "row of a data set": {"id": "scene", "path": "clips/scene", "audio": {"path": str(path), "bytes": None}},
             "tuple": (WAVE, np.int64(RATE)),
             "tensor": (tensor, RATE),
             "lists": (WAVE.tolist(), RATE),
