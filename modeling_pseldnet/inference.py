@@ -487,7 +487,8 @@ def rotation_averaging(
         From features (batch, 7, frames, mel bins) to the outputs of the format, as `model.predict` gives them.
 
     Raises:
-        ValueError: the features are not of ambisonics, or the outputs no ACCDOA vectors.
+        ValueError: the features are not of ambisonics, or the outputs not ACCDOA vectors of three axes and, at most,
+            distances.
     """
     if feature_extractor.feature_type != "logmel_iv":
         raise ValueError(
@@ -499,7 +500,9 @@ def rotation_averaging(
             f"averaging over rotations takes accdoa or multi_accdoa outputs, not {model.config.output_format}"
         )
 
-    num_axes = model.config.num_axes
+    if model.config.num_axes == 2 or model.config.onscreen:
+        # A source that is turned to the back is told in front, and off the screen.
+        raise ValueError("averaging over rotations takes vectors of three axes, not two, and not what is on screen")
 
     def predict(input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         answers = []
@@ -507,17 +510,16 @@ def rotation_averaging(
         for pattern, turn in zip(PATTERNS, feature_rotation(PATTERNS), strict=True):
             turned = torch.einsum("ij,bjtm->bitm", torch.from_numpy(turn).to(input_features), input_features)
             accdoa, *beside = model.predict(turned).values()
-            back = torch.from_numpy(pattern[:num_axes, :num_axes]).to(accdoa)
-            vectors = torch.einsum("ij,bfkic->bfkjc", back, accdoa)
+            vectors = torch.einsum("ij,bfkic->bfkjc", torch.from_numpy(pattern).to(accdoa), accdoa)
             answers.append(torch.cat([vectors, *(output.unsqueeze(3) for output in beside)], dim=3))
-        mean = mean_of_tracks(torch.stack(answers), num_axes)
-        vectors, beside = mean[:, :, :, :num_axes], mean[:, :, :, num_axes:].unbind(3)
+        mean = mean_of_tracks(torch.stack(answers))
+        vectors, beside = mean[:, :, :, :3], mean[:, :, :, 3:].unbind(3)
         return dict(zip(names, [vectors, *beside], strict=True))
 
     return predict
 
 
-def mean_of_tracks(outputs: torch.Tensor, num_axes: int = 3) -> torch.Tensor:
+def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
     """The mean of several answers whose tracks are in no common order.
 
     In each frame and class, one answer gives the order: the one that is least far from all others. Each of its tracks
@@ -525,15 +527,15 @@ def mean_of_tracks(outputs: torch.Tensor, num_axes: int = 3) -> torch.Tensor:
     several may stand for one source, and not the same in every answer. No answer is preferred for its place.
 
     Args:
-        outputs: (answers, batch, frames, tracks, 3 + …, classes).
-        num_axes: numbers that are the vector, which says what is near; those after it are averaged with it.
+        outputs: (answers, batch, frames, tracks, 3 + …, classes); the vector says what is near, and what stands after
+            it is averaged with it.
 
     Returns:
         (batch, frames, tracks, 3 + …, classes).
     """
     if outputs.shape[3] == 1:
         return outputs.mean(0)
-    far, vectors = [], outputs[..., :num_axes, :]
+    far, vectors = [], outputs[..., :3, :]
     for answer in vectors:
         distance = squared_distance(answer, vectors)
         # There and back, since an answer that lacks a source is near to those that have it but not they to it.

@@ -146,6 +146,13 @@ def test_outputs_that_are_no_vectors_are_refused(output_format):
         detect(network(output_format), EXTRACTOR, (noise(1).numpy(), 24000), tta=True)
 
 
+@pytest.mark.parametrize("fields", [{"num_axes": 2}, {"onscreen": True}])
+def test_what_does_not_turn_with_the_sound_field_is_refused(fields):
+    model = PSELDNetForSELD(tiny_config(output_format="accdoa", **fields))
+    with pytest.raises(ValueError, match="takes vectors of three axes, not two"):
+        detect(model, EXTRACTOR, (noise(1).numpy(), 24000), tta=True)
+
+
 def test_features_without_ambisonics_are_refused():
     model = PSELDNetForSELD(tiny_config(num_channels=10))
     with pytest.raises(ValueError, match="takes features of ambisonics, logmel_iv, not logmel_gcc"):
