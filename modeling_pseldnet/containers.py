@@ -71,6 +71,13 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     return WaveHeader(guid[4:] == B_FORMAT, longer, begin, rate, channels, subtype)
 
 
+def is_fuma(path: str | os.PathLike) -> bool:
+    """Whether a file says that its channels are W, X, Y, Z with W 3 dB down, as [`audio.Recording`] takes it."""
+    with open(path, "rb") as file:
+        wave = read_wave_header(file, str(path))
+    return str(path).lower().endswith(".amb") or (wave is not None and wave.is_ambisonic)
+
+
 def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
     """Whether what comes after `stop`, where samples end by the header, are samples too and not further chunks."""
     for position in (stop, stop + stop % 2):

@@ -1,5 +1,8 @@
 """What the tests of several folders share: small networks, and how programs end."""
 
+import struct
+
+import numpy as np
 import torch
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
@@ -48,3 +51,12 @@ def has_native_adapters() -> bool:
     from transformers.integrations import peft as integration
 
     return Version(peft.__version__) >= Version(integration.MIN_PEFT_VERSION)
+
+
+def b_format(fuma: np.ndarray, rate: int = 24000) -> bytes:
+    """W, X, Y, Z (4, samples) as a WAV of the ambisonic kind, PCM 16."""
+    pcm = np.round(fuma.T * 32767).astype("<i2").tobytes()
+    guid = struct.pack("<I", 1) + bytes.fromhex("2107d3118644c8c1ca000000")
+    layout = struct.pack("<HHIIHHHHI", 0xFFFE, 4, rate, rate * 8, 8, 16, 22, 16, 0) + guid
+    body = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(pcm)) + pcm
+    return b"RIFF" + struct.pack("<I", len(body)) + body

@@ -13,6 +13,7 @@ from datasets_scripts.scenes.arrays import CHANNELS
 from datasets_scripts.scenes.rooms import Room, decay_time, turned
 from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, SPEED_OF_SOUND
+from modeling_pseldnet.containers import is_fuma
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 
@@ -74,7 +75,9 @@ def read_measured_rooms(
     folder = Path(folder)
     table = folder / "responses.csv"
     sofa_files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".sofa")
-    rows = _read_table(table) if table.is_file() else (row for file in sofa_files for row in _read_sofa(file))
+    rows = (
+        _read_table(table, convention) if table.is_file() else (row for file in sofa_files for row in _read_sofa(file))
+    )
     rooms: dict[str, dict[tuple, list]] = {}
     for number, (where, room, path, position, samples, rate) in enumerate(rows):
         if convention == "fuma":
@@ -134,7 +137,7 @@ def _check_response(where: str, position: np.ndarray, samples: np.ndarray, sampl
         raise ValueError(f"{where}: sound from {distance:.3g} m comes {late:.2f} s late: cut that off the beginning")
 
 
-def _read_table(table: Path):
+def _read_table(table: Path, convention: str):
     import soundfile
 
     try:
@@ -150,6 +153,8 @@ def _read_table(table: Path):
         try:
             azimuth, elevation, distance = (float(row[name]) for name in ("azimuth", "elevation", "distance"))
             samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
+            if convention != "fuma" and is_fuma(table.parent / row["file"]):
+                raise ValueError(f"{row['file']} says that it is FuMa: set rooms.measured_convention to fuma")
         except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
             raise ValueError(f"{where}: {error}") from None
         finite = np.isfinite([azimuth, elevation, distance]).all()

@@ -22,6 +22,7 @@ from datasets_scripts.seld_builder import columns_to_events
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from tests.folders import SHARED
+from tests.helpers import b_format
 
 
 BUILDERS = (STARSS23, DCASE2021, DCASE2022Synthetic, DCASE2025Stereo, L3DAS22, SyntheticSELD)
@@ -345,6 +346,13 @@ def test_a_folder_is_known_by_its_link_beside_it_too(starss23, prepare):
 def test_wrong_audio_is_named(audio, message, starss23, prepare, write_audio):
     path = write_audio(starss23 / "foa_dev/dev-test-sony/fold4_room23_mix012.wav", **audio)
     with pytest.raises(DatasetGenerationError, match=f"{path}{message}"):
+        prepare(STARSS23, starss23)
+
+
+def test_a_file_that_says_that_it_is_fuma_is_refused_as_windows_are_read_without_its_header(starss23, prepare):
+    path = starss23 / "foa_dev/dev-test-sony/fold4_room23_mix012.wav"
+    path.write_bytes(b_format(np.zeros((4, 24000))))
+    with pytest.raises(DatasetGenerationError, match=f"{path} says that it is FuMa"):
         prepare(STARSS23, starss23)
 
 

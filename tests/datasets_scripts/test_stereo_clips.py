@@ -8,6 +8,7 @@ from datasets_scripts.dcase2025_stereo import DCASE2025Stereo
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.stereo_clips import clip_events, main, on_screen, screen_table, to_stereo
 from modeling_pseldnet.events import Events, fold_azimuth, read_csv
+from tests.helpers import b_format
 
 
 def test_stereo_is_that_of_the_challenge(reference):
@@ -102,7 +103,11 @@ def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys)
     assert main([str(starss), str(tmp_path / "clips")]) == 2
     (starss / "metadata_dev/dev-test-tau/fold4_room2_mix001.csv").unlink()
     assert main([str(starss), str(tmp_path / "clips")]) == 2
+    (starss / "foa_dev/dev-test-tau/fold4_room2_mix001.wav").write_bytes(b_format(np.zeros((4, 100))))
+    (starss / "metadata_dev/dev-test-tau/fold4_room2_mix001.csv").touch()
+    assert main([str(starss), str(tmp_path / "clips")]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert "no audio in a folder foa_dev or foa" in lines[0]
     assert "no distances" in lines[1]
     assert "no labels in a folder metadata_dev or metadata" in lines[2]
+    assert "fold4_room2_mix001.wav says that it is FuMa" in lines[3]

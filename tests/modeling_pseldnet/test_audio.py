@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from modeling_pseldnet.audio import Recording, Resampler, float_samples
+from tests.helpers import b_format
 
 
 RATE = 24000
@@ -115,15 +116,6 @@ def test_integers_are_scaled_by_their_type(dtype, silence, full_scale):
     np.testing.assert_array_equal(read((integers.astype(other_order), RATE)), found)
     as_tensor = float_samples(torch.from_numpy(integers.astype(dtype)))
     np.testing.assert_array_equal(as_tensor.numpy(), found)
-
-
-def b_format(fuma: np.ndarray) -> bytes:
-    """A WAV of the ambisonic kind, PCM 16."""
-    pcm = np.round(fuma.T * 32767).astype("<i2").tobytes()
-    guid = struct.pack("<I", 1) + bytes.fromhex("2107d3118644c8c1ca000000")
-    layout = struct.pack("<HHIIHHHHI", 0xFFFE, 4, RATE, RATE * 8, 8, 16, 22, 16, 0) + guid
-    body = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(pcm)) + pcm
-    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def test_files_that_say_that_they_are_fuma_are_read_so_unless_told_otherwise(tmp_path):

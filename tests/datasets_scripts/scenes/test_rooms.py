@@ -18,6 +18,7 @@ from datasets_scripts.scenes.rooms import (
     turned,
 )
 from modeling_pseldnet.events import direction_to_vector, vector_to_direction
+from tests.helpers import b_format
 
 
 RATE = 24000
@@ -289,11 +290,16 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
         ("file,azimuth,elevation,distance\nstereo.wav,0,0,1\n", "line 2: expected 4 channels"),
         ("file,azimuth,elevation,distance\nstereo.wav,left,0,1\n", "line 2: could not convert"),
         ("file,azimuth,elevation,distance\nfour.wav,nan,0,1\n", "line 2: expected 4 channels, two angles"),
+        (
+            "file,azimuth,elevation,distance\nfuma.wav,0,0,1\n",
+            "line 2: fuma.wav says that it is FuMa: set rooms",
+        ),
     ],
 )
 def test_errors_in_a_table_name_the_line(tmp_path, table, message):
     for name, channels in (("stereo", 2), ("four", 4)):
         soundfile.write(tmp_path / f"{name}.wav", np.zeros((100, channels)), RATE)
+    (tmp_path / "fuma.wav").write_bytes(b_format(np.zeros((4, 100))))
     (tmp_path / "responses.csv").write_bytes(table.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):
         read_measured_rooms(tmp_path, RATE)
