@@ -201,8 +201,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         """As in transformers; the folder of an adapter too, with the model that it was trained on.
 
         Raises:
-            ValueError: the adapter is of other classes than that model, or of a network with weights that are in
-                neither, as `load_for_transfer` makes them.
+            ValueError: the adapter is of other classes than that model, or over one with an adapter, or of a network
+                with weights that are in neither, as `load_for_transfer` makes them.
         """
         place = place_of(pretrained_model_name_or_path)
         if place is not None:
@@ -216,6 +216,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             own_heads = any("heads" in name for name in own)
             kwargs.setdefault("ignore_mismatched_sizes", own_heads)
             base = place_of(adapter["base_model_name_or_path"])
+            if is_adapter(Path(base)):
+                raise ValueError(f"{place} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
             base_config = cls.config_class.from_pretrained(base)
             if not own_heads:
                 check_adapter_classes(base_config, place)

@@ -241,7 +241,7 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
         if key != "method" and not same:
             raise ValueError(f"{start.name} is an adapter with {key} {there!r}, not {value!r}: set peft to null")
 
-    return load_adapter(start.name, config, trainable=True)
+    return load_adapter(start.name, config)
 
 
 def read_teacher(recipe: Recipe) -> Teacher | None:

@@ -62,7 +62,11 @@ def load(
             # Other methods of PEFT are not linear, or cannot be merged beside modules that are saved whole.
             linear = adapter_config(model)["peft_type"] == "LORA"
             network = adapted.merge_and_unload() if linear else adapted.get_base_model()
-            if not linear:
+            if linear:
+                # PEFT had frozen it; and what is trained over it is over the adapter too.
+                network.requires_grad_(True)
+                network.name_or_path = network.config.name_or_path = model
+            else:
                 # Beside the modules, as it holds the network in turn: it is what saves them.
                 network.__dict__["peft_model"] = adapted
     try:
@@ -179,13 +183,12 @@ def adapter_config(model: str) -> dict | None:
     return config
 
 
-def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
-    """An adapter over the model that it was trained on.
+def load_adapter(model: str, config: PSELDNetConfig):
+    """An adapter over the model that it was trained on, which may have one of LoRA in it.
 
     Args:
         model: folder or Hub repository of the adapter.
         config: of the whole, such as [`read_config`] gives it.
-        trainable: whether it is to be trained on.
 
     Returns:
         `peft.PeftModel`.
@@ -199,14 +202,17 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
     try:
-        own_config = read_config(base)
+        own_config, is_merged = read_config(base), base != model and adapter_config(base) is not None
         # These change nothing in a network.
-        same = all(
+        same = not is_merged and all(
             getattr(own_config, name) == getattr(config, name)
             for name in ("id2label", *PSELDNetConfig.__annotations__)
             if name not in ("threshold", "feature_type")
         )
-        network, loading = PSELDNetForSELD.from_pretrained(base, config=config if same else own_config, **AND_TELL)
+        if is_merged:
+            network, loading = load(base, "cpu")[0], {"missing_keys": (), "mismatched_keys": ()}
+        else:
+            network, loading = PSELDNetForSELD.from_pretrained(base, config=config if same else own_config, **AND_TELL)
     except OSError as error:
         raise ValueError(
             f"it is an adapter for {base}, which cannot be loaded: put that model there, or write its place to"
@@ -224,7 +230,7 @@ def load_adapter(model: str, config: PSELDNetConfig, trainable: bool = False):
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             with _blaming("adapter_config.json"):
-                return peft.PeftModel.from_pretrained(network, model, is_trainable=trainable)
+                return peft.PeftModel.from_pretrained(network, model, is_trainable=True)
         except RuntimeError as error:
             raise ValueError(f"weights of the adapter do not fit its base, {base} ({describe(error)})") from None
         except UserWarning as warning:

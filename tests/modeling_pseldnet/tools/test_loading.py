@@ -130,6 +130,28 @@ def test_a_network_is_not_made_from_one_with_an_adapter_in_it(adapter):
         load_for_transfer(folder)
 
 
+@pytest.mark.parametrize("transfer", [False, True])
+def test_an_adapter_over_a_network_with_one_that_was_merged_loads_with_both(tmp_path, transfer):
+    PSELDNetForSELD(tiny_config(drop_path_rate=0.0)).save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    changed(get_peft_model(base, METHODS["lora"])).save_pretrained(tmp_path / "first")
+    network, _ = (load_for_transfer if transfer else load)(tmp_path / "first")
+    model = changed(get_peft_model(network, METHODS["adapterbit"]))
+    model.save_pretrained(tmp_path / "second")
+    torch.testing.assert_close(outputs(load(tmp_path / "second", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="an adapter over another one"):
+        AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "second")
+
+
+def test_a_loaded_adapter_is_trained_on_as_any_model(adapter):
+    _, folder, _ = adapter
+    model, _ = load(folder, "cpu")
+    features, labels = torch.randn(1, 7, 101, 64), torch.zeros(1, 10, *model.output_format.label_shapes[0])
+    model.train()(features, labels=labels).loss.backward()
+    trained = sum(parameter.grad is not None for parameter in model.parameters())
+    assert trained == sum(parameter.requires_grad for parameter in model.parameters()) > 0
+
+
 def test_an_adapter_that_transformers_would_load_in_part_is_refused_there(tmp_path):
     base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
     base.save_pretrained(tmp_path / "base")
