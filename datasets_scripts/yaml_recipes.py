@@ -121,7 +121,9 @@ def naming(label: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{label}: {' '.join(str(error).split())}") from None
+        # A dataclass tells of its check before it tells what is wrong.
+        told = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
+        raise ValueError(f"{label}: {' '.join(str(told).split())}") from None
     except RecursionError:
         raise ValueError(f"{label}: nested too deep") from None
 

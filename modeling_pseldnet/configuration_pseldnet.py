@@ -533,7 +533,13 @@ class PSELDNetConfig(PreTrainedConfig):
 
 
 def in_order(id2label: Mapping[int | str, str]) -> dict:
-    """Classes by their numbers, of which JSON makes texts, in order; as they are where one has no number."""
+    """Classes by their numbers, of which JSON makes texts, in order; as they are where one has no number.
+
+    Raises:
+        ValueError: they are not by any numbers.
+    """
+    if not isinstance(id2label, Mapping):
+        raise ValueError("id2label must number the classes from 0")
     if not all(str(index).isdecimal() for index in id2label):
         return dict(id2label)
     # Whoever writes JSON with its keys sorted has "10" before "2".

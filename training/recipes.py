@@ -63,9 +63,10 @@ class DataRecipe:
     keep_features: bool = False
     interference_dir: str | None = None
 
-    def validate_scenes(self):
-        if self.scenes < 1:
-            raise ValueError(f"data.scenes must be at least 1, not {self.scenes}")
+    def validate_values(self):
+        for name, least in (("scenes", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"data.{name} must be at least {least}, not {value}")
 
 
 @strict

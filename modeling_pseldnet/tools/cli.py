@@ -102,7 +102,8 @@ def _end(name: str, interrupted: str, signalled: list[int], error: BaseException
 
 def describe(error: BaseException | str) -> str:
     """What went wrong, as one line: the message of an error that tells it, else its kind and message."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    # That of a distribution may have a whole message for a name.
+    if isinstance(error, ModuleNotFoundError) and error.name and " " not in error.name:
         return how_to_install(error.name)
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]

@@ -162,7 +162,8 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
         ("training.learning_rate=[1", "the value is not YAML"),
         ("training=3", "training must hold keys and values"),
-        ("data.scenes=0", "data.scenes must be at least 1, not 0"),
+        ("data.scenes=0", "recipe starss23/scratch_plain: data.scenes must be at least 1, not 0"),
+        ("data.train.seed=-1", "data.seed must be at least 0, not -1"),
         ("schedule.muon_learning_rate=-1", "schedule.muon_learning_rate must be at least 0, not -1"),
     ],
 )

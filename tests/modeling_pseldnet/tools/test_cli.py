@@ -43,6 +43,7 @@ def run(body: str, before: str = "", **options) -> subprocess.CompletedProcess:
             "raise ModuleNotFoundError('', name='gradio.blocks')",
             "the package gradio is missing: pip install 'pseldnets[demo]'",
         ),
+        ("raise ModuleNotFoundError('fast>=2 is required', name='fast>=2 is required')", "fast>=2 is required"),
         ("{}['key']", "KeyError: 'key'"),
         ("raise MemoryError", "not enough memory (MemoryError)"),
         ("raise RuntimeError", "RuntimeError"),

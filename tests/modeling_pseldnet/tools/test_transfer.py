@@ -123,6 +123,8 @@ def test_transfer_refuses_what_does_not_fit():
     source = PSELDNetForSELD(tiny_config())
     with pytest.raises(TypeError, match="load_for_transfer got an unknown argument: distanze; did you mean distance"):
         load_for_transfer(source, distanze=True)
+    with pytest.raises(ValueError, match="id2label must number the classes from 0"):
+        load_for_transfer(source, id2label=["bell", "horn"])
     with pytest.raises(ValueError, match="id2label names 1 classes and num_labels is 2"):
         load_for_transfer(source, id2label={0: "bell"}, num_labels=2)
     with pytest.raises(ValueError, match=r"norm.weight has shape \(64,\) where the network has \(128,\)"):
