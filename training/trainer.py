@@ -227,6 +227,8 @@ class SELDTrainer(SavingTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience = self.patience
+                # A run that had none so far has kept nothing of it.
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         self._seen += inputs["recording"]

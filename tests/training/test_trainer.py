@@ -243,6 +243,15 @@ def test_training_stops_early_where_the_score_no_longer_gets_better(train, tmp_p
     assert stopping.early_stopping_patience == 4
 
 
+def test_a_run_may_go_on_with_a_patience_that_it_had_not(train):
+    options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.metric_for_best_model=SELD"]
+    train(*options, "training.num_train_epochs=1")
+    trainer = train(*options, "schedule.patience=5", "training.num_train_epochs=2", resume=True)
+    assert trainer.state.epoch == 2
+    assert "EarlyStoppingCallback" in trainer.state.stateful_callbacks
+    assert train(*options, "training.num_train_epochs=3", resume=True).state.epoch == 3
+
+
 @pytest.fixture
 def five_classes(tiny_data, tmp_path):
     """The tiny data with a list of five classes."""
