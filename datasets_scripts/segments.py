@@ -10,6 +10,7 @@ import soundfile
 from datasets import Dataset
 
 from datasets_scripts.seld_builder import columns_to_events, count_frames
+from modeling_pseldnet.audio import mirrored
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 
 
@@ -75,16 +76,17 @@ def _read_events(value: pa.StructScalar) -> Events | None:
 class SegmentedDataset:
     """The windows of a data set of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
 
-    An item is a dict: `waveform` (float32, (channels, samples), zeros after the end of the recording), `events` (with
-    frames counted from the start of the window; `None` where the recording has no labels), `recording` (its id),
-    `start_frame`, and `num_frames` (of the window's frames those that lie in the recording). Nothing is kept in memory
-    but the list of windows.
+    An item is a dict: `waveform` (float32, (channels, samples); after the end of the recording zeros or, in
+    evaluation, its mirror image), `events` (with frames counted from the start of the window; `None` where the
+    recording has no labels), `recording` (its id), `start_frame`, and `num_frames` (of the window's frames those that
+    lie in the recording). Nothing is kept in memory but the list of windows.
 
     Args:
         dataset: recordings, as the builders here give them, with audio as paths or embedded.
         seconds: length of a window, a multiple of 100 ms.
         hop_seconds: from one window to the next, a multiple of 100 ms up to `seconds`, which is the default.
-        mode: whether the last window of a recording is always moved back: see [`segment_starts`].
+        mode: whether the last window of a recording is always moved back: see [`segment_starts`]; and what a recording
+            that is shorter than a window goes on with.
 
     Attributes:
         hop: from one window to the next, in frames.
@@ -111,6 +113,7 @@ class SegmentedDataset:
             raise ValueError(f"windows of {seconds} s every {hop_seconds} s are not whole frames of {FRAME_SECONDS} s")
         if not 0 < self.hop <= self.window:
             raise ValueError(f"hop_seconds must be above 0 and at most seconds, not {hop_seconds} of {seconds}")
+        self.mode = mode
         self.dataset = dataset.select_columns(COLUMNS).with_format("arrow")
         lengths = dataset.select_columns(["num_samples", "sampling_rate"]).with_format("numpy")[:]
         self.num_frames = count_frames(lengths["num_samples"], lengths["sampling_rate"])
@@ -136,8 +139,11 @@ class SegmentedDataset:
         if events is not None:
             events = events[(events.frame >= start) & (events.frame < start + self.window)]
             events = events.replace(frame=events.frame - start)
+        waveform = read_samples(row["audio"].as_py(), first, min(length, total - first), length)
+        if self.mode == "evaluation" and total < length:
+            waveform = mirrored(waveform[:, :total], length)
         return {
-            "waveform": read_samples(row["audio"].as_py(), first, min(length, total - first), length),
+            "waveform": waveform,
             "events": events,
             "recording": row["id"].as_py(),
             "start_frame": start,

@@ -198,7 +198,7 @@ def recording_pieces(index: int, recording: Recording, window_frames: int, hop_f
     total = 1 + ceil(latest / hop_frames)
     for number in range(total):
         start = min(hop_frames * number, latest)
-        waveform = recording.read(start * frame_samples, window_frames * frame_samples)
+        waveform = recording.read_window(start * frame_samples, window_frames * frame_samples)
         yield Piece(index, waveform, start, hop_frames * number - start, number + 1, total, num_frames)
 
 

@@ -23,6 +23,7 @@ from modeling_pseldnet.inference import Window, checked_threshold, join_windows
 from modeling_pseldnet.timeline import link_tracks
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
+from modeling_pseldnet.tracks import PADDED_LABEL
 
 from .augmentation import AugMix, place_mono, take_examples
 from .collate import collate
@@ -143,6 +144,10 @@ class SELDTrainer(SavingTrainer):
                 features = extract(sounds) if extract else sounds
         labels = self.model.output_format.encode(events, len(features) * self.window_frames, features.device)
         labels = labels.unflatten(0, (len(features), self.window_frames))
+        if not training:
+            # After its end a short recording is heard mirrored.
+            for of_window, num_frames in zip(labels, inputs["num_frames"], strict=True):
+                of_window[num_frames:] = PADDED_LABEL
         prepared = {"input_features": features, "labels": labels}
         if training and self.distillation is not None:
             kept = "features" in inputs

@@ -34,9 +34,9 @@ class DataCollatorForSELD:
     `input_features` (channels, frames, bins), made by the extractor, with `events` or `labels`. Other columns are
     left alone.
 
-    Audio is continued with silence to the length that the model takes, as in prediction, so that its features are the
-    same whatever else is in the batch. Features are padded as by the extractor's `pad`. Label frames after the end of
-    a recording, and those of digital silence in which no event is, are -100: they have no loss and no score.
+    Audio goes on with its mirror image to the length that the model takes, as in prediction, so that its features are
+    the same whatever else is in the batch. Features are padded as by the extractor's `pad`. Label frames after the end
+    of a recording, and those of digital silence in which no event is, are -100: they have no loss and no score.
 
     Args:
         extractor: of the model.
@@ -98,7 +98,7 @@ class DataCollatorForSELD:
         return values
 
     def _read(self, row: Mapping) -> tuple[np.ndarray, int]:
-        """The samples (channels, samples of a window), zeros after their end, and the label frames before it."""
+        """The samples (channels, samples of a window), mirrored after their end, and the label frames before it."""
         source, rate = row.get("waveform"), self.extractor.sampling_rate
         if source is not None:
             source = (source, row.get("sampling_rate") or rate)
@@ -120,7 +120,7 @@ class DataCollatorForSELD:
                     " windows, as datasets_scripts.segments.SegmentedDataset does"
                 )
             num_frames = row.get("num_frames") or ceil(10 * recording.num_samples / rate)
-            return recording.read(0, seconds * rate), num_frames
+            return recording.read_window(0, seconds * rate), num_frames
 
     def _events(self, row: Mapping) -> Events | None:
         events = row.get("events")

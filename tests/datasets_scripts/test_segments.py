@@ -98,6 +98,16 @@ def test_recording_without_labels_has_no_events(recordings):
     assert SegmentedDataset(recordings, seconds=1.0)[-1]["events"] is None
 
 
+def test_a_short_recording_goes_on_with_silence_in_training_and_with_its_mirror_image_in_evaluation(recordings):
+    length = recordings["num_samples"][1]
+    for mode in ("train", "evaluation"):
+        window = SegmentedDataset(recordings.select([1]), seconds=4.0, mode=mode)[0]
+        heard, after = window["waveform"][:, :length], window["waveform"][:, length : 2 * length]
+        np.testing.assert_array_equal(after, heard[:, ::-1] if mode == "evaluation" else np.zeros_like(heard))
+        assert window["waveform"].shape[1] == 96000
+        assert window["num_frames"] == -(-10 * length // 24000)
+
+
 def test_windows_follow_selection_and_shuffling(recordings):
     windows = SegmentedDataset(recordings.select([1, 0]), seconds=1.0, hop_seconds=1.0)
     assert [item["recording"] for item in windows] == ["mix001"] + ["fold3_room4_mix001"] * 3

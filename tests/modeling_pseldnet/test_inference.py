@@ -47,6 +47,20 @@ def test_ten_seconds_are_what_the_model_gives(model, extractor):
     assert sorted(found.azimuth.round(3)) == sorted(expected.azimuth.round(3))
 
 
+@pytest.mark.parametrize("seconds", [0.35, 1, 7.3])
+def test_a_short_recording_is_heard_as_if_it_went_on_with_its_mirror_image(model, extractor, seconds):
+    wave = noise(seconds)
+    window = np.tile(np.concatenate([wave, wave[:, ::-1]], axis=1), 20)[:, :240000]
+    found, expected = (detect(model, extractor, (heard, 24000)) for heard in (wave, window))
+    expected = expected[expected.frame < 10 * seconds]
+    assert len(found) > 0
+    for name in ("frame", "class_id", "azimuth"):
+        assert sorted(getattr(found, name).round(3)) == sorted(getattr(expected, name).round(3))
+    collated = DataCollatorForSELD(extractor, model)([{"audio": (wave, 24000), "events": Events.empty()}])
+    whole = extractor(window, sampling_rate=24000)["input_features"]
+    torch.testing.assert_close(collated["input_features"], whole)
+
+
 USES = {
     "detect": lambda model, extractor: detect(model, extractor, (noise(1), 24000)),
     "detect_stream": lambda model, extractor: next(detect_stream(model, extractor, [noise(1)], 24000)),
