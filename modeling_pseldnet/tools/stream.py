@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, check_samples, checked_rate, float_samples
+from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, check_samples, checked_rate, float_samples, mirrored
 from ..events import FRAME_SECONDS, Events, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import (
@@ -47,7 +47,8 @@ def detect_stream(
 ) -> Iterator[tuple[int, Events]]:
     """What sounds in a stream, frame by frame, as soon as it is final.
 
-    After each block the model hears the last window, ten seconds, of what has come, with silence before the beginning.
+    After each block the model hears the last window, ten seconds, of what has come, with its mirror image before the
+    beginning.
     A frame is final when `delay_seconds` have been heard after its end: its outputs are then averaged over the windows
     that have held it so far. Thus a frame is told at the latest `delay_seconds`, the length of a block and the time of
     one forward pass after it sounded. A longer delay gives it more of what comes afterwards and more windows; with
@@ -91,7 +92,9 @@ def detect_stream(
         samples, first = samples[:, surplus * frame_samples :], first + surplus
         recording = Recording((samples, sampling_rate), model.config.sampling_rate, channel_format)
         start, frame = end - window_frames, model.config.sampling_rate // FRAMES_PER_SECOND
-        waveform = recording.read((start - first) * frame, window_frames * frame)
+        begin = max(start - first, 0)
+        waveform = recording.read(begin * frame, (end - first - begin) * frame)
+        waveform = mirrored(waveform[:, ::-1], window_frames * frame)[:, ::-1]
         with evaluating(model):
             windows_now = window_outputs(model, model.predict, feature_extractor, [waveform], [start])
         windows = [earlier for earlier in windows if earlier.first + window_frames > told] + windows_now

@@ -68,6 +68,16 @@ def test_with_the_delay_of_a_window_events_are_those_of_detect_after_the_first_w
     np.testing.assert_allclose(rows(found), rows(expected), atol=0.05)
 
 
+def test_before_the_beginning_the_model_hears_the_mirror_image_of_what_has_come(model, extractor, scene):
+    block = scene[:, : 3 * RATE]
+    _, found = stream(model, extractor, [block])
+    window = np.tile(np.concatenate([block[:, ::-1], block], axis=1), 2)[:, -10 * RATE :]
+    expected = detect(model, extractor, (window, RATE), threshold=THRESHOLD)
+    expected = expected[expected.frame >= 70]
+    assert len(found) > 10
+    np.testing.assert_allclose(rows(found), rows(expected.replace(frame=expected.frame - 70)), atol=0.05)
+
+
 def test_where_blocks_end_within_a_hop_only_the_first_frames_of_the_last_window_are_others(model, extractor, scene):
     waveform = np.tile(scene, 2)[:, : round(22.3 * RATE)]
     _, found = stream(model, extractor, blocks_of(waveform, 5), delay_seconds=10)
