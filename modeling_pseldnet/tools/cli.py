@@ -119,7 +119,7 @@ def describe(error: BaseException | str) -> str:
         text = text.splitlines()[-1].removeprefix(f"{kind}: ")
     message = " ".join(text.split())
     if len(message) > 300:
-        message = first_line(text)[:300] or kind
+        message = first_line(text)[:300]
     tells = isinstance(error, str | OSError | ValueError | ImportError | FloatingPointError)
     return message.rstrip(". ") or kind if tells else f"{kind}: {message}" if message else kind
 
