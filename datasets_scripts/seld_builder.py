@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import DatasetCard
 
 from datasets_scripts.recordings import Part, RecordingFiles, absolute_path, find_recordings, fingerprint
-from modeling_pseldnet.containers import is_fuma
+from modeling_pseldnet.containers import check_ambix
 from modeling_pseldnet.events import FRAME_SECONDS, Events, read_csv
 
 
@@ -184,8 +184,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
             )
         if audio.frames == 0:
             raise ValueError(f"{recording.audio} is empty")
-        if is_fuma(recording.audio):
-            raise ValueError(f"{recording.audio} says that it is FuMa: write it anew as W, Y, Z, X (AmbiX)")
+        check_ambix(recording.audio)
         events = None if recording.labels is None else self._read_events(recording.labels)
         num_frames = count_frames(audio.frames, sampling_rate)
         if events is not None and len(events) and events.frame.max() >= num_frames:

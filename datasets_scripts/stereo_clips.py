@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from datasets_scripts.recordings import RECORDING_SUFFIXES
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
-from modeling_pseldnet.containers import is_fuma
+from modeling_pseldnet.containers import check_ambix
 from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
 from modeling_pseldnet.files import atomic_path, walk
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
@@ -124,8 +124,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
         info = soundfile.info(str(audio))
         if info.channels != 4:
             raise ValueError(f"{audio}: first-order ambisonics has 4 channels, not {info.channels}")
-        if is_fuma(audio):
-            raise ValueError(f"{audio} says that it is FuMa: write it anew as W, Y, Z, X (AmbiX)")
+        check_ambix(audio)
         events = read_csv(labels)
         if len(events) and events.distance is None:
             raise ValueError(f"{labels}: no distances, which the clips of the challenge have")

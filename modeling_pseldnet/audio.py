@@ -26,6 +26,7 @@ from .containers import (
     flac_with_length,
     is_truncated,
     read_wave_header,
+    says_fuma,
 )
 from .files import walk
 
@@ -154,9 +155,7 @@ class Recording:
 
     def read_window(self, start: int, num_samples: int) -> np.ndarray:
         """As [`read`], but a recording that is shorter goes on with its mirror image."""
-        if self.num_samples < num_samples:
-            return mirrored(self.read(0, self.num_samples), num_samples)
-        return self.read(start, num_samples)
+        return mirrored(self.read(start, min(num_samples, self.num_samples)), num_samples)
 
     def _read(self, start: int, num_samples: int) -> np.ndarray:
         astray = round(start * self._drift)
@@ -195,8 +194,11 @@ class Recording:
 def mirrored(samples: np.ndarray, num_samples: int) -> np.ndarray:
     """Samples (channels, n) that go on to `num_samples` with their mirror image, backwards and forwards in turn.
 
-    A network that learnt from windows full of sounds hears more in them than where silence follows.
+    As many or more are left as they are. A network that learnt from windows full of sounds hears more in them than
+    where silence follows.
     """
+    if samples.shape[1] >= num_samples:
+        return samples
     place = np.arange(num_samples) % (2 * samples.shape[1])
     return samples[:, np.minimum(place, 2 * samples.shape[1] - 1 - place)]
 
@@ -368,7 +370,6 @@ class FileSamples:
         except ValueError:
             self.close()
             raise
-        self.is_fuma = self.is_fuma or name.lower().endswith(".amb")
 
     def _open(self, file) -> None:
         is_path = isinstance(file, str | os.PathLike)
@@ -377,7 +378,7 @@ class FileSamples:
             self._opened.append(stream)
         wave = read_wave_header(stream, self.name)
         stream.seek(0)
-        self.is_fuma = wave is not None and wave.is_ambisonic
+        self.is_fuma = says_fuma(self.name, wave)
         if wave is not None and wave.is_longer:
             layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}
             self._file = soundfile.SoundFile(View(stream, wave.begin), endian="LITTLE", **layout)

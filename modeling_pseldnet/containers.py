@@ -71,11 +71,25 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     return WaveHeader(guid[4:] == B_FORMAT, longer, begin, rate, channels, subtype)
 
 
+def says_fuma(name: str, wave: WaveHeader | None) -> bool:
+    """Whether a file says, by its name or header, that its channels are W, X, Y, Z with W 3 dB down."""
+    return name.lower().endswith(".amb") or (wave is not None and wave.is_ambisonic)
+
+
 def is_fuma(path: str | os.PathLike) -> bool:
-    """Whether a file says that its channels are W, X, Y, Z with W 3 dB down, as [`audio.Recording`] takes it."""
+    """As [`says_fuma`], of the file at a path."""
     with open(path, "rb") as file:
-        wave = read_wave_header(file, str(path))
-    return str(path).lower().endswith(".amb") or (wave is not None and wave.is_ambisonic)
+        return says_fuma(str(path), read_wave_header(file, str(path)))
+
+
+def check_ambix(path: str | os.PathLike) -> None:
+    """Refuses a file that says that it is FuMa, where its channels are read as they are.
+
+    Raises:
+        ValueError: it does.
+    """
+    if is_fuma(path):
+        raise ValueError(f"{path} says that it is FuMa: write it anew as W, Y, Z, X (AmbiX)")
 
 
 def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:

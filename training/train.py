@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import math
@@ -160,9 +159,8 @@ def build_model(
         raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {start.config.backbone}")
     if only_evaluate or start.peft_method is not None:
         # Data may have another sampling rate; what is made of it may not be of another kind.
-        known = copy.deepcopy(start.config)
-        known.update({name: options[name] for name in ("sampling_rate", "hop_length")})
-        check_extractor(extractor, known)
+        of_data = {name: options[name] for name in ("sampling_rate", "hop_length")}
+        check_extractor(extractor, config_for_transfer(start.config, **of_data))
     config = config_for_transfer(start.config, **options)
     if start.peft_method is not None:
         return _build_adapter(recipe, start, config)

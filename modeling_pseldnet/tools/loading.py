@@ -201,6 +201,8 @@ def load_adapter(model: str, config: PSELDNetConfig):
     base, method = place_of(adapter["base_model_name_or_path"]), adapter["peft_type"]
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
+    # The base may lack what the adapter has itself, such as heads for other classes.
+    own_modules = adapter.get("modules_to_save") or ()
     try:
         own_config, is_merged = read_config(base), base != model and adapter_config(base) is not None
         # These change nothing in a network.
@@ -210,17 +212,15 @@ def load_adapter(model: str, config: PSELDNetConfig):
             if name not in ("threshold", "feature_type")
         )
         if is_merged:
-            network, loading = load(base, "cpu")[0], {"missing_keys": (), "mismatched_keys": ()}
+            network, _ = load(base, "cpu")
         else:
             network, loading = PSELDNetForSELD.from_pretrained(base, config=config if same else own_config, **AND_TELL)
+            _check_complete(loading, besides=own_modules)
     except OSError as error:
         raise ValueError(
             f"it is an adapter for {base}, which cannot be loaded: put that model there, or write its place to"
             f" base_model_name_or_path in adapter_config.json ({describe(error)})"
         ) from None
-    # The base may lack what the adapter has itself, such as heads for other classes.
-    own_modules = adapter.get("modules_to_save") or ()
-    _check_complete(loading, besides=own_modules)
     if not same:
         base_network, network = network, PSELDNetForSELD(config)
         report = transfer_from(network, base_network)

@@ -48,12 +48,12 @@ def detect_stream(
     """What sounds in a stream, frame by frame, as soon as it is final.
 
     After each block the model hears the last window, ten seconds, of what has come, with its mirror image before the
-    beginning.
-    A frame is final when `delay_seconds` have been heard after its end: its outputs are then averaged over the windows
-    that have held it so far. Thus a frame is told at the latest `delay_seconds`, the length of a block and the time of
-    one forward pass after it sounded. A longer delay gives it more of what comes afterwards and more windows; with
-    that of a window, all frames but those of the first window are as [`detect`] gives them with blocks for a hop; but
-    the first of the last window where the blocks end within a hop, which [`detect`] leaves to the windows before.
+    beginning. A frame is final when `delay_seconds` have been heard after its end: its outputs are then averaged over
+    the windows that have held it so far. Thus a frame is told at the latest `delay_seconds`, the length of a block and
+    the time of one forward pass after it sounded. A longer delay gives it more of what comes afterwards and more
+    windows; with that of a window, all frames but those of the first window are as [`detect`] gives them with blocks
+    for a hop; but the first of the last window where the blocks end within a hop, which [`detect`] leaves to the
+    windows before.
 
     Args:
         model, feature_extractor: as loaded; the model runs where its weights are.

@@ -102,9 +102,9 @@ def test_every_format_learns_twelve_clips_by_heart(train, tiny_data, tmp_path, r
     assert trainer.scores["classwise"]["F"] == pytest.approx(scores["classwise"]["F"], abs=1e-3)
 
 
-@pytest.mark.parametrize("num_frames", [47, 7])
+@pytest.mark.parametrize(("num_frames", "least"), [(47, 50), (7, 40)])
 def test_evaluation_finds_in_recordings_of_any_length_what_detect_finds(
-    train, make_scenes, write_scenes, tmp_path, num_frames
+    train, make_scenes, write_scenes, tmp_path, num_frames, least
 ):
     scenes = make_scenes(2, num_frames=num_frames)
     data = write_scenes(tmp_path / "data", scenes)
@@ -122,7 +122,7 @@ def test_evaluation_finds_in_recordings_of_any_length_what_detect_finds(
         saved = read_csv(tmp_path / f"run/predictions/{name}.csv")
         assert saved.track.tolist() == expected.track.tolist()
         found += len(events)
-    assert found > num_frames
+    assert found > least
 
 
 @pytest.mark.parametrize(
