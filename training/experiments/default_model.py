@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--trained-on", required=True, metavar="TEXT", help="what the model was trained on, for its card")
     add("--output", type=Path, metavar="DIR", help="where to write it (default: packaged, in the folder of the run)")
     add("--sounds-of", metavar="TEXT", help="what the sounds are, for its card (default: the name of their folder)")
-    add("--interference", metavar="DIR", help="sounds of no class, of which those held out are tried; none by default")
+    add("--interference", metavar="DIR", help="sounds of none of the classes, to try those held out (default: none)")
     add("--beside", metavar="MODEL", help="a model to be scored on the same scenes, by the classes that both know")
     options = parser.parse_args(arguments)
     options.output = options.output or Path(options.run, "packaged")

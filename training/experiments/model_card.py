@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
@@ -199,12 +200,14 @@ def _distances(report: Report) -> str:
     )
 
 
-def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_seconds: float) -> float:
-    """Events reported an hour; after a pause, or of another track or class, it is another event."""
-    count = sum(len(to_records(link_tracks(events), id2label)) for events in found)
-    return count * 3600 / (len(found) * scene_seconds)
+def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_seconds: float) -> dict[str, float]:
+    """Events reported an hour, by class; after a pause, or of another track or class, it is another event."""
+    counts = Counter(record["label"] for events in found for record in to_records(link_tracks(events), id2label))
+    return {label: count * 3600 / (len(found) * scene_seconds) for label, count in counts.most_common()}
 
 
+# Of how many classes a card tells that sounds of no class are taken for them.
+TAKEN_FOR = 5
 # Scenes in which there is nothing to report, or nothing but music, in words.
 NOTHING_TO_REPORT = {
     "unlabelled": "sounds of no class, one after the other, at the levels of the scenes",
@@ -216,12 +219,16 @@ NOTHING_TO_REPORT = {
 def false_alarms(report: Report) -> str:
     """The table of events an hour where there is nothing to report, and what higher thresholds make of them."""
     rows = [
-        [title, f"{_alarms_per_hour(report, name, getattr(report, name)[1]):.0f}"]
+        [title, f"{sum(_alarms(report, name, getattr(report, name)[1]).values()):.0f}"]
         for name, title in NOTHING_TO_REPORT.items()
         if getattr(report, name)
     ]
     text = "What it reports where none of its classes is, or none but music:\n\n"
     text += markdown_table(["scenes", "events an hour"], rows)
+    if report.unlabelled and (taken_for := _alarms(report, "unlabelled", report.unlabelled[1])):
+        # Sounds that are of one of its classes after all would show here.
+        most = ", ".join(f"{label} ({count:.0f})" for label, count in list(taken_for.items())[:TAKEN_FOR])
+        text += f"\n\nSounds of no class are most often taken for, an hour: {most}."
     if not report.raised:
         return text
     names = [name for name in NOTHING_TO_REPORT if name in next(iter(report.raised.values()))]
@@ -229,7 +236,7 @@ def false_alarms(report: Report) -> str:
         [
             f"{threshold:g}",
             f"{seld_scores(report.test[0], found['test'], len(report.labels))['macro']['F']:.3f}",
-            *(f"{_alarms_per_hour(report, name, found[name]):.0f}" for name in names),
+            *(f"{sum(_alarms(report, name, found[name]).values()):.0f}" for name in names),
         ]
         for threshold, found in report.raised.items()
     ]
@@ -242,10 +249,11 @@ def false_alarms(report: Report) -> str:
     return f"{text}\n\nWith one threshold for all classes, a higher one is more careful:\n\n{careful}"
 
 
-def _alarms_per_hour(report: Report, name: str, found: Sequence[Events]) -> float:
-    passed_over = [n for n, label in enumerate(report.labels) if label in OF_MUSIC] if name == "music" else []
-    kept = [events[~np.isin(events.class_id, passed_over)] for events in found]
-    return events_per_hour(kept, report.model.config.id2label, report.scene_seconds)
+def _alarms(report: Report, name: str, found: Sequence[Events]) -> dict[str, float]:
+    """False alarms an hour in the scenes of `NOTHING_TO_REPORT`, by class, the most frequent first."""
+    counts = events_per_hour(found, report.model.config.id2label, report.scene_seconds)
+    passed_over = OF_MUSIC if name == "music" else ()
+    return {label: count for label, count in counts.items() if label not in passed_over}
 
 
 def _beside(report: Report) -> str:
