@@ -44,6 +44,8 @@ BUILDERS = {
 }
 # Windows that may fail one after the other before the disk, rather than a file, is taken to be at fault.
 MAX_UNREADABLE = 10
+# Share of the frames of mono data that may have several sources, as rounded times make of one at a time.
+MOST_OVERLAP = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +163,10 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     share = fields.pop("share", None)
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise ValueError(f"data.train.mix_in.share must lie between 0 and 1, not {share!r}")
+    if fields.get("keep_features"):
+        raise ValueError(
+            "data.train.mix_in.keep_features does nothing: set data.train.keep_features, which keeps those too"
+        )
     values = {"source": recipe.source, **fields}
     recipe_of_others = build(DataRecipe, fit(values, schema_of(DataRecipe), "data.train.mix_in."))
     others = load_windows(recipe_of_others, window_seconds, num_workers=num_workers)
@@ -224,12 +230,29 @@ def load_windows(
     recordings = _choose(builder.as_dataset(split=recipe.split), recipe)
     mode = "evaluation" if evaluation else "train"
     windows = SegmentedDataset(recordings, window_seconds, recipe.hop_seconds, mode)
+    if recipe.mono:
+        check_single_sources(windows)
     return Windows(
         windows if evaluation else ReadableWindows(windows),
         list(builder.class_names),
         builder.config.sampling_rate,
         recipe.mono,
     )
+
+
+def check_single_sources(windows: SegmentedDataset) -> None:
+    """Refuses to place at random directions what one channel cannot tell apart.
+
+    Raises:
+        ValueError: sources sound at the same time.
+    """
+    sources = [np.unique(events.frame, return_counts=True)[1] for _, events in windows.references() if events]
+    sources = np.concatenate([np.ones(1, int), *sources])
+    if (share := (sources > 1).mean()) > MOST_OVERLAP:
+        raise ValueError(
+            f"data.train.mono: in {share:.0%} of the frames several sources sound, which one channel cannot tell"
+            " apart: choose recordings with one at a time by data.train.recordings"
+        )
 
 
 def check_references(windows: Windows, has_distance: bool) -> None:

@@ -35,7 +35,7 @@ class DataRecipe:
         fraction: share of the recordings to use, chosen by `seed`.
         seed: of that choice, or of the rendered scenes.
         hop_seconds: from one window to the next; the window's length by default.
-        mono: place the first channel of each recording at random directions.
+        mono: place the first channel of each recording, in which one source sounds at a time, at random directions.
         scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too, and
             which classes are used.
         scenes: rendered scenes an epoch, or to evaluate on.
