@@ -126,7 +126,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
             raise ValueError(f"{audio}: first-order ambisonics has 4 channels, not {info.channels}")
         check_ambix(audio)
         events = read_csv(labels)
-        if len(events) and events.distance is None:
+        if len(events) and (events.distance is None or np.isnan(events.distance).any()):
             raise ValueError(f"{labels}: no distances, which the clips of the challenge have")
         if (frames := int(info.frames / info.samplerate / FRAME_SECONDS + 1e-6)) >= CLIP_FRAMES:
             recordings.append((audio, events))

@@ -131,9 +131,7 @@ class Events:
             table = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError("rows of events must hold numbers alone") from None
-        checked = table[:, :6].copy()
-        checked[:, 5:][np.isnan(checked[:, 5:])] = 0
-        for complaint, wrong in _wrong_rows(checked, "polar").items():
+        for complaint, wrong in _wrong_rows(table[:, :6], "polar").items():
             if wrong.any():
                 raise ValueError(f"row {int(wrong.argmax())}: {complaint}")
         beside = dict(zip(("distance", "onscreen"), table[:, 5:].T, strict=False))
@@ -242,6 +240,8 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
     - files with a header, which names the columns, in any order. In those of DCASE 2025,
       `frame,class,source,azimuth,distance,onscreen`, the elevation is 0.
 
+    A distance that is not known is `nan`.
+
     Args:
         path: the file.
         coordinates: `"polar"`, `"cartesian"` for vectors, or `"auto"`: vectors are told by their length, up to 1,
@@ -330,9 +330,11 @@ def looks_cartesian(table: np.ndarray) -> bool:
     width = table.shape[1]
     if width > 5:
         length = np.linalg.norm(table[:, 3:6], axis=1)
+        # The sixth of angles is a distance, which may not be known.
+        length = length[~np.isnan(length)]
         # Of six columns, whole numbers may be angles and what stands for a distance; of seven none has one so small.
         told = width == 7 or (table[:, 3:5] % 1 != 0).any()
-        return bool(told and ((length > 0) & (length <= LONGEST_VECTOR)).all())
+        return bool(told and len(length) and ((length > 0) & (length <= LONGEST_VECTOR)).all())
     # A track is a whole number; x is not, but where all sources lie on an axis.
     return width == 5 and bool((table[:, 2] % 1 != 0).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
 
@@ -359,15 +361,18 @@ def looks_like_radians(angles: np.ndarray) -> bool:
 def _warn_of_units(path: str | os.PathLike, metres: np.ndarray, coordinates: str) -> None:
     """Says so where distances look like metres in place of centimetres, or the other way round."""
     taken, other = ("metres", "centimetres") if coordinates == "cartesian" else ("centimetres", "metres")
+    metres = metres[~np.isnan(metres)]
+    if not len(metres):
+        return
     if metres.max() < NEAREST_METRES if coordinates == "polar" else np.median(metres) > FARTHEST_METRES:
         logger.warning(f"{path}: distances are taken for {taken}, but look like {other}: write them in {taken}")
 
 
 def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
-    """Which rows of a table (rows, columns) break which rule; angles in degrees, distances last, if any."""
-    numbers = table[:, :3]
+    """Which rows of a table (rows, columns) break which rule; angles in degrees, distances, if any, last or NaN."""
+    numbers, width = table[:, :3], 5 if coordinates == "polar" else 6
     rules = {
-        "a value is not finite": ~np.isfinite(table).all(1),
+        "a value is not finite": ~np.isfinite(table[:, :width]).all(1) | np.isinf(table[:, width:]).any(1),
         "frame, class and track must be whole numbers from 0": ((numbers < 0) | (numbers % 1 != 0)).any(1),
         f"frame must be below {MAX_FRAMES} (100 hours), track too": (numbers[:, [0, 2]] >= MAX_FRAMES).any(1),
         f"class must be below {MAX_CLASSES}": numbers[:, 1] >= MAX_CLASSES,
@@ -377,7 +382,7 @@ def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
         rules["azimuth must be in [-360, 360] and elevation in [-90, 90] degrees"] = outside
     else:
         rules["a vector of length 0 has no direction"] = ~table[:, 3:6].any(1)
-    if table.shape[1] > (5 if coordinates == "polar" else 6):
+    if table.shape[1] > width:
         rules["a distance is negative"] = table[:, -1] < 0
     return rules
 
@@ -389,20 +394,22 @@ def write_csv(path: str | os.PathLike, events: Events, layout: str = "metadata")
         path: the file.
         events: what to write.
         layout: `"metadata"`, that of all data sets, angles rounded to a tenth of a degree, distances, which are in
-            centimetres there, to a hundredth of one; `"dcase2024"`, that of systems for DCASE 2024, vectors and
-            distances in metres; or `"dcase2025"`, with a header, whole degrees folded to the front and centimetres.
+            centimetres there, to a hundredth of one, `nan` where not known, and left out where none is known;
+            `"dcase2024"`, that of systems for DCASE 2024, vectors and distances in metres; or `"dcase2025"`, with a
+            header, whole degrees folded to the front and centimetres.
 
     Raises:
-        ValueError: a value is not finite, or the layout is not known or has distances and the events have none.
+        ValueError: a value is not finite, or the layout is not known or has distances and an event has none.
     """
     if layout not in ROWS:
         raise ValueError(f"layout must be one of {', '.join(ROWS)}, not {layout!r}")
-    if layout != "metadata" and len(events) and events.distance is None:
-        raise ValueError(f"{path}: a CSV of {layout} has distances, and the events have none")
-    events = events.sort()
-    columns = ROWS[layout](events if len(events) else Events.empty().replace(distance=()))
-    if not all(np.isfinite(column).all() for column in columns):
+    known = np.zeros(0) if events.distance is None else events.distance[~np.isnan(events.distance)]
+    if layout != "metadata" and len(known) < len(events):
+        raise ValueError(f"{path}: a CSV of {layout} has distances, and events have none")
+    if not all(np.isfinite(column).all() for column in (events.azimuth, events.elevation, known)):
         raise ValueError(f"{path}: an angle or a distance is not finite")
+    events = events.sort() if len(known) else events.replace(distance=None).sort()
+    columns = ROWS[layout](events if len(events) else Events.empty().replace(distance=()))
     # Adding 0 makes 0 of -0.
     rows = zip(*((column + 0).tolist() for column in columns), strict=True)
     text = "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in rows)

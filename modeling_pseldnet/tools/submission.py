@@ -23,7 +23,7 @@ class Task(NamedTuple):
         columns: for each number of columns that its scorer reads as it is meant, what they are.
         others: what to do about files of other columns.
         header: the first line, if there has to be one.
-        in_metres: whether distances are metres, and not centimetres; None where there are none.
+        in_metres: whether distances are metres, and not centimetres; None where nobody looks at them.
     """
 
     columns: dict[int, str]
@@ -34,7 +34,14 @@ class Task(NamedTuple):
 
 TASKS = {
     "dcase2023": Task(
-        {5: "frame,class,track,azimuth,elevation"}, "write frame,class,track,azimuth,elevation alone", None, None
+        {
+            5: "frame,class,track,azimuth,elevation",
+            6: "frame,class,track,azimuth,elevation,distance",
+            7: "frame,class,track,x,y,z,distance",
+        },
+        "write frame,class,track,azimuth,elevation, with a distance or without",
+        None,
+        None,
     ),
     "dcase2024": Task(
         {6: "frame,class,track,azimuth,elevation,metres", 7: "frame,class,track,x,y,z,metres"},
@@ -111,7 +118,10 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     elif task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):
         yield "its angles look like radians, and the scorer takes degrees"
     if task.in_metres is not None:
-        yield from _unit_problems(task, table[:, 4 if name == "dcase2025" else -1])
+        distance = table[:, 4 if name == "dcase2025" else -1]
+        if unknown := int(np.isnan(distance).sum()):
+            yield f"{unknown} rows have no distance, which is scored: leave them out, or give one"
+        yield from _unit_problems(task, distance)
     yield from _row_problems(name, events, table, last_frame, num_classes)
 
 

@@ -183,6 +183,21 @@ def test_a_distance_that_is_not_known_is_none_or_nan(unknown):
     assert len(Events.from_rows(events.to_rows())) == 2
 
 
+def test_distances_that_are_not_known_are_written_and_read_as_such(tmp_path):
+    path, events = tmp_path / "events.csv", Events([0, 1], [3, 3], [0, 0], [30, 40], [5, 5], distance=[np.nan, 2.5])
+    write_csv(path, events)
+    assert path.read_text() == "0,3,0,30,5,nan\n1,3,0,40,5,250\n"
+    np.testing.assert_array_equal(read_csv(path).distance, events.distance)
+    write_csv(path, events.replace(distance=[np.nan, np.nan]))
+    assert path.read_text() == "0,3,0,30,5\n1,3,0,40,5\n"
+    path.write_text("0,3,0,30,5,inf\n")
+    with pytest.raises(ValueError, match="line 1: a value is not finite"):
+        read_csv(path)
+    path.write_text("0,3,0,0.5,0.1,nan\n0,3,0,0.5,0.1,0.2\n")
+    with pytest.raises(ValueError, match="line 1: a value is not finite"):
+        read_csv(path)
+
+
 def test_columns_of_indices_must_be_whole():
     with pytest.raises(ValueError, match="frame must hold whole numbers"):
         Events([0.5], [0], [0], [0], [0])
@@ -319,8 +334,9 @@ def test_the_layouts_of_the_challenges_are_written_and_read(tmp_path):
     back = read_csv(path)
     assert path.read_text().splitlines()[1].endswith(",2.004")
     np.testing.assert_allclose(back.azimuth, [-30, 120.4], atol=1e-3)
-    with pytest.raises(ValueError, match="the events have none"):
-        write_csv(path, events.replace(distance=None), "dcase2024")
+    for distance in (None, [2, np.nan]):
+        with pytest.raises(ValueError, match="events have none"):
+            write_csv(path, events.replace(distance=distance), "dcase2024")
     with pytest.raises(ValueError, match="layout must be one of metadata, dcase2024, dcase2025"):
         write_csv(path, events, "dcase2023")
     (tmp_path / "wrong.csv").write_text("frame,class,source,azimuth,distance,onscreen\n0,2,1,-30,50,2\n")
