@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets_scripts.scenes.arrays import CHANNELS
-from datasets_scripts.scenes.rooms import Room, decay_time, turned
+from datasets_scripts.scenes.rooms import Room, decay_time
 from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, SPEED_OF_SOUND
 from modeling_pseldnet.containers import is_fuma
@@ -182,18 +182,47 @@ def _sofa_responses(file: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
         rate = float(np.ravel(content["Data.SamplingRate"])[0])
         sources = _sofa_metres(content, "SourcePosition")
         listeners = _sofa_metres(content, "ListenerPosition")
-        view = _sofa_metres(content, "ListenerView") if "ListenerView" in content else np.array([[1.0, 0.0, 0.0]])
+        axes = _sofa_axes(content)
+        delays = np.rint(content["Data.Delay"]) if "Data.Delay" in content else np.zeros((1, 1))
     if samples.ndim != 3 or samples.shape[1] != CHANNELS:
         raise ValueError(f"Data.IR has shape {samples.shape}, expected (measurements, {CHANNELS}, samples)")
     positions = np.broadcast_to(sources - listeners, (len(samples), 3))
-    yaws = np.broadcast_to(np.degrees(np.arctan2(view[:, 1], view[:, 0])), len(samples))
-    return [turned(position, -yaw) for position, yaw in zip(positions, yaws, strict=True)], samples, rate
+    # Of all measurements or of each.
+    axes = np.broadcast_to(axes, (len(samples), 3, 3))
+    return list(np.einsum("mij,mj->mi", axes, positions)), _delayed(samples, delays, rate), rate
+
+
+def _delayed(samples: np.ndarray, delays: np.ndarray, rate: float) -> np.ndarray:
+    """Responses (measurements, channels, samples) so many samples later, (measurements or 1, channels or 1)."""
+    if not ((delays >= 0) & (delays <= rate)).all():
+        raise ValueError("Data.Delay is not from 0 to 1 s")
+    delays = np.broadcast_to(delays, samples.shape[:2]).astype(int)
+    later = np.zeros((*samples.shape[:2], samples.shape[2] + delays.max(initial=0)), samples.dtype)
+    for place in np.ndindex(delays.shape):
+        later[place][delays[place] :][: samples.shape[2]] = samples[place]
+    return later
+
+
+def _sofa_axes(content) -> np.ndarray:
+    """What is in front of the listener, to its left and above it: unit vectors (measurements or 1, 3, 3), rows."""
+    front, up = (
+        _sofa_metres(content, name) if name in content else np.array([default])
+        for name, default in (("ListenerView", [1.0, 0.0, 0.0]), ("ListenerUp", [0.0, 0.0, 1.0]))
+    )
+    left = np.cross(up, front)
+    axes = np.stack(np.broadcast_arrays(front, left, np.cross(front, left)), axis=1)
+    lengths = np.linalg.norm(axes, axis=2, keepdims=True)
+    if not (lengths > 1e-6).all():
+        raise ValueError("ListenerView and ListenerUp do not tell where is front, left and up")
+    return axes / lengths
 
 
 def _sofa_metres(content, name: str) -> np.ndarray:
     """Positions (measurements, 3) in x, y, z, whatever their `Type` and `Units` are."""
     values = np.atleast_2d(np.asarray(content[name], dtype=np.float64))
-    kind, units = (_sofa_text(content[name].attrs.get(attribute, "")) for attribute in ("Type", "Units"))
+    # The listener's up has none of its own, but those of the view.
+    attributes = content["ListenerView" if name == "ListenerUp" and "ListenerView" in content else name].attrs
+    kind, units = (_sofa_text(attributes.get(attribute, "")) for attribute in ("Type", "Units"))
     if kind in ("", "cartesian"):
         return values
     if kind != "spherical":

@@ -237,6 +237,37 @@ def test_spherical_sofa_positions_are_in_the_units_that_they_tell(tmp_path, posi
     assert room.paths[0][0] == pytest.approx(1.2 * direction_to_vector(45, 30))
 
 
+@pytest.mark.parametrize(
+    ("kind", "view", "up", "seen"),
+    [
+        # Looking up; lying on the right side; looking to the left, in angles; looking half up.
+        ("cartesian", [0, 0, 1], [-1, 0, 0], [3, 2, -1]),
+        ("cartesian", [1, 0, 0], [0, -1, 0], [1, 3, -2]),
+        ("spherical", [90, 0, 1], [0, 90, 1], [2, -1, 3]),
+        ("cartesian", [2, 0, 1], [0, 0, 1], [5**0.5, 2, 5**0.5]),
+    ],
+)
+def test_sofa_listeners_may_look_anywhere(tmp_path, kind, view, up, seen):
+    write_sofa(tmp_path / "room.sofa", measured_response(45, 30, 0)[None], distance=1.0)
+    with pytest.importorskip("h5py").File(tmp_path / "room.sofa", "a") as sofa:
+        sofa["SourcePosition"][...] = [[1, 2, 3]]
+        sofa["ListenerView"], sofa["ListenerUp"] = [view], [up]
+        sofa["ListenerView"].attrs["Type"] = kind
+    (room,) = read_measured_rooms(tmp_path, RATE)
+    assert room.paths[0][0] == pytest.approx(seen)
+
+
+def test_sofa_responses_come_with_their_delay(tmp_path):
+    response = measured_response(45, 30, 0)
+    write_sofa(tmp_path / "room.sofa", np.stack([response, response]), distance=1.0)
+    with pytest.importorskip("h5py").File(tmp_path / "room.sofa", "a") as sofa:
+        sofa["Data.Delay"] = np.array([[0.0] * 4, [24.0] * 4])
+    (room,) = read_measured_rooms(tmp_path, RATE)
+    first, second = (room.responses(path)[0] for path in range(2))
+    np.testing.assert_array_equal(second[:, 24:], first[:, :-24])
+    assert not second[:, :24].any()
+
+
 def test_responses_of_other_bytes_have_another_digest_that_begins_as_in_earlier_versions(tmp_path):
     write_response(tmp_path, measured_response(0, 0, 0))
     before = digest_of_responses(tmp_path)
@@ -276,6 +307,15 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
     write_sofa(file, np.zeros((1, 3, 100)), distance=1.0)
     with pytest.raises(ValueError, match=r"room.sofa: Data.IR has shape \(1, 3, 100\)"):
         read_measured_rooms(tmp_path, RATE)
+    for name, value, message in (
+        ("Data.Delay", [[-1.0]], "Data.Delay is not from 0 to 1 s"),
+        ("ListenerUp", [[1.0, 0.0, 0.0]], "ListenerView and ListenerUp do not tell"),
+    ):
+        write_sofa(file, measured_response(0, 0, 0)[None], distance=1.0)
+        with pytest.importorskip("h5py").File(file, "a") as sofa:
+            sofa[name] = value
+        with pytest.raises(ValueError, match=f"room.sofa: {message}"):
+            read_measured_rooms(tmp_path, RATE)
     file.write_text("no HDF5")
     with pytest.raises(ValueError, match=r"room.sofa: .*signature not found"):
         read_measured_rooms(tmp_path, RATE)
