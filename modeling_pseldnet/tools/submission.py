@@ -113,6 +113,8 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     except ValueError as error:
         yield str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
         return
+    if not all(cell.strip().isdecimal() for line in rows for cell in line.split(",")[:3]):
+        yield "frames, classes or tracks written with a point, which the scorer cannot read: write 3, not 3.0"
     if task.header is None and looks_cartesian(table) != cartesian:
         yield f"the scorer takes its columns for {task.columns[table.shape[1]]}, and the numbers look otherwise"
     elif task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):

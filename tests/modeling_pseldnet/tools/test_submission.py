@@ -49,6 +49,8 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
         ("dcase2024", "frame,class,track,azimuth,elevation,distance\n0,1,0,30,10,2\n", "line 1 is a header"),
         ("dcase2024", "0,14,0,30,10,2\n", "class 14 of 13"),
         ("dcase2024", "0,1,0,30,10,2\n0,1,0,90,10,2\n", "1 rows repeat frame, class and track"),
+        ("dcase2023", "0.0,1.0,0.0,30,10\n", "write 3, not 3.0"),
+        ("dcase2024", "0,1,0.0,30,10,2\n", "write 3, not 3.0"),
         ("dcase2023", "0,1,30,10\n", "4 columns, which the scorer misreads"),
         ("dcase2023", "0,1,0,0.5,0.5,0.1\n", "and the numbers look otherwise"),
         ("dcase2024", "0,1,0,30,10,nan\n", "1 rows have no distance"),
