@@ -158,8 +158,11 @@ def _read_table(table: Path, convention: str):
         except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
             raise ValueError(f"{where}: {error}") from None
         finite = np.isfinite([azimuth, elevation, distance]).all()
-        if samples.shape[1] != CHANNELS or not finite or distance <= 0:
-            raise ValueError(f"{where}: expected {CHANNELS} channels, two angles and a distance above 0 m")
+        if samples.shape[1] != CHANNELS or not finite or abs(elevation) > 90 or distance <= 0:
+            raise ValueError(
+                f"{where}: expected {CHANNELS} channels, an azimuth, an elevation in [-90, 90] degrees and a distance"
+                " above 0 m"
+            )
         position = distance * direction_to_vector(azimuth, elevation)
         yield where, row.get("room") or table.parent.name, row.get("path"), position, samples.T, rate
 

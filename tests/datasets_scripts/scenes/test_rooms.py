@@ -329,7 +329,8 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
         ("file,azimuth,elevation,distance\nnone.wav,0,0,1\n", "line 2: .*none.wav"),
         ("file,azimuth,elevation,distance\nstereo.wav,0,0,1\n", "line 2: expected 4 channels"),
         ("file,azimuth,elevation,distance\nstereo.wav,left,0,1\n", "line 2: could not convert"),
-        ("file,azimuth,elevation,distance\nfour.wav,nan,0,1\n", "line 2: expected 4 channels, two angles"),
+        ("file,azimuth,elevation,distance\nfour.wav,nan,0,1\n", "line 2: expected 4 channels, an azimuth"),
+        ("file,azimuth,elevation,distance\nfour.wav,30,120,1\n", "line 2: expected 4 channels, an azimuth, an elev"),
         (
             "file,azimuth,elevation,distance\nfuma.wav,0,0,1\n",
             "line 2: fuma.wav says that it is FuMa: set rooms",
