@@ -279,6 +279,8 @@ class SceneSet:
 
     def _draw_layer(self, generator, room: Room, track: int, others: tuple[SceneEvent, ...]) -> list[SceneEvent]:
         rate, total, shortest = self.recipe.sampling_rate, self.recipe.scene_samples, self._shortest
+        # Where no event fits; not sample by sample, which would take minutes a scene.
+        pause = max(shortest, round(FRAME_SECONDS * rate))
         layer = []
         # A first pause of any length, so that layers do not begin together.
         start = round(generator.uniform(0, self.recipe.events.gap[1]) * rate)
@@ -286,7 +288,7 @@ class SceneSet:
             event = self._draw_event(generator, room, track, start, others)
             if event is not None:
                 layer.append(event)
-            stop = event.stop if event else start + shortest
+            stop = event.stop if event else start + pause
             start = stop + round(generator.uniform(*self.recipe.events.gap) * rate)
         return layer
 

@@ -105,6 +105,14 @@ def test_simultaneous_events_share_a_class_as_often_as_asked():
     assert often > 0.5 * total > 5
 
 
+def test_where_no_event_fits_the_next_is_tried_a_frame_later(monkeypatch):
+    made = scene_set(polyphony={2: 1}, same_class=0, classes=["piano"], seconds=(0, 8), gap=(0, 0), moving=0)
+    tried, draw = [], made._draw_event
+    monkeypatch.setattr(made, "_draw_event", lambda *given: tried.append(given[3]) or draw(*given))
+    made.scene(0)
+    assert len(tried) < 300
+
+
 def test_simultaneous_events_keep_apart():
     made = scene_set(polyphony={2: 1.0}, separation=25.0, rooms={"positions": 40, "paths": 8})
     angles = []
