@@ -153,23 +153,31 @@ class MixedWindows(ByEpoch):
         return item | {"waveform": item["waveform"][:1]} if self.mono else item
 
 
+def recipe_of_others(recipe: DataRecipe) -> DataRecipe:
+    """What the `mix_in` of a recipe names.
+
+    Raises:
+        ValueError: a field is unknown, or a value not as it should be.
+    """
+    values = {"source": recipe.source, **recipe.mix_in}
+    values.pop("share", None)
+    return build(DataRecipe, fit(values, schema_of(DataRecipe), "data.train.mix_in."))
+
+
 def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num_workers: int) -> Windows:
     """The windows of a recipe with those that its `mix_in` names.
 
     Raises:
         ValueError: the share is none, or the data does not go together.
     """
-    fields = dict(recipe.mix_in)
-    share = fields.pop("share", None)
+    share = recipe.mix_in.get("share")
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise ValueError(f"data.train.mix_in.share must lie between 0 and 1, not {share!r}")
-    if fields.get("keep_features"):
+    if recipe.mix_in.get("keep_features"):
         raise ValueError(
             "data.train.mix_in.keep_features does nothing: set data.train.keep_features, which keeps those too"
         )
-    values = {"source": recipe.source, **fields}
-    recipe_of_others = build(DataRecipe, fit(values, schema_of(DataRecipe), "data.train.mix_in."))
-    others = load_windows(recipe_of_others, window_seconds, num_workers=num_workers)
+    others = load_windows(recipe_of_others(recipe), window_seconds, num_workers=num_workers)
     if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
         raise ValueError("data.train and its mix_in differ in sampling_rate or mono")
     if unknown := sorted(set(others.class_names) - set(windows.class_names)):

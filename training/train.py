@@ -99,17 +99,21 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     """
     from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 
-    from .data import OTHER_SOURCES
+    from .data import BUILDERS, recipe_of_others
 
     fields = {}
     if start is not None:
         fields = {name: getattr(start.extractor, name) for name in FEATURE_FIELDS}
         fields["hop_length"] = start.extractor.hop_length * sampling_rate // start.extractor.sampling_rate
     extractor = PSELDNetFeatureExtractor(sampling_rate=sampling_rate, **{**fields, **recipe.features})
-    for side, data in (("train", recipe.train), ("eval", recipe.eval)):
+    sides = {"train": recipe.train, "eval": recipe.eval}
+    if recipe.train.mix_in is not None:
+        sides["train.mix_in"] = recipe_of_others(recipe.train)
+    for side, data in sides.items():
         # Mono sounds are placed in a sound field, and scenes rendered in one.
-        is_field = data.mono or data.source in OTHER_SOURCES
-        channel_format = "ambix" if is_field else FORMAT_OF_CONFIG.get(data.config_name, "ambix")
+        is_field = data.mono or data.source not in BUILDERS
+        config_name = None if is_field else data.config_name or BUILDERS[data.source].BUILDER_CONFIGS[0].name
+        channel_format = FORMAT_OF_CONFIG.get(config_name, "ambix")
         if channel_format not in extractor.channel_formats:
             fitting = [name for name, kind in FEATURE_TYPES.items() if channel_format in kind.channel_formats]
             raise ValueError(

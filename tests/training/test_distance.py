@@ -14,7 +14,7 @@ from modeling_pseldnet.tools.evaluate_files import evaluate_files
 from modeling_pseldnet.tools.predict import main as predict
 from training.data import load_windows
 from training.recipes import DataRecipe, read_recipe
-from training.train import run
+from training.train import build_extractor, run
 
 
 CLASSES = ["low", "middle", "high"]
@@ -147,6 +147,11 @@ def test_a_share_of_other_data_is_mixed_in_by_class_name(distant_data, tiny_data
     (other / "cls_indices_train.tsv").write_text("0\t-\tbark\t1\t1\n1\t-\tlow\t1\t1\n2\t-\tmiddle\t1\t1\n")
     with pytest.raises(ValueError, match=r"classes that data\.train has not: bark"):
         load_windows(recipe, 1.0)
+
+
+def test_what_is_mixed_in_has_the_first_form_of_its_data_set_where_none_is_named():
+    mix_in = "data.train.mix_in={share: 0.5, data_dir: clips}"
+    assert build_extractor(read_recipe("dcase2025/stereo", [mix_in]), None, 24000).feature_type == "stereo"
 
 
 def test_batches_of_windows_with_and_without_distances_have_them_where_they_are_known():

@@ -557,10 +557,19 @@ def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keep
             ["data.config_name=mic", "features.feature_type=salsa_lite", "augmentation={rotation: {}}"],
             "augmentation.rotation does not go with salsa_lite",
         ),
+        (
+            [
+                "data.config_name=mic",
+                "features.feature_type=salsa_lite",
+                "data.train.mix_in={share: 0.5, config_name: foa, data_dir: foa_data}",
+            ],
+            "data.train.mix_in is 'ambix' audio, which salsa_lite features are not made of",
+        ),
         (["augmentation={frequency_shift: {mel_bins: 64}}"], "frequency_shift.mel_bins must be below 64"),
     ],
 )
 def test_features_that_do_not_fit_the_data_are_refused(train, tiny_data, array_data, overrides, message):
+    overrides = [override.replace("foa_data", str(tiny_data)) for override in overrides]
     with pytest.raises(ValueError, match=re.escape(message)):
         train(*overrides, data_dir=array_data if "data.config_name=mic" in overrides else tiny_data)
 
