@@ -28,6 +28,8 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import StrictDataclassError
 
+from modeling_pseldnet.keywords import in_one_line
+
 
 # Recipes in this folder are only to build on.
 BASE_FOLDER = "base"
@@ -121,9 +123,7 @@ def naming(label: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, StrictDataclassError) as error:
-        # A dataclass tells of its check before it tells what is wrong.
-        told = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
-        raise ValueError(f"{label}: {' '.join(str(told).split())}") from None
+        raise ValueError(f"{label}: {in_one_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{label}: nested too deep") from None
 

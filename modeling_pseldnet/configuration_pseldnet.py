@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .events import MAX_CLASSES
-from .keywords import refuse_misspelt
+from .keywords import in_one_line, refuse_misspelt
 
 
 logger = logging.get_logger(__name__)
@@ -320,8 +320,7 @@ class PSELDNetConfig(PreTrainedConfig):
             loaded = super().from_dict(config_dict, **kwargs)
             (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
         except StrictDataclassError as error:
-            # Its first line names the field or the check, the others say what is wrong.
-            raise ValueError("config: " + " ".join(str(error.__cause__ or error).split())) from None
+            raise ValueError(f"config: {in_one_line(error)}") from None
         return loaded
 
     def __post_init__(self, **kwargs):

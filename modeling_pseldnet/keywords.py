@@ -1,7 +1,9 @@
-"""Keyword arguments that nobody takes."""
+"""Mistakes in keyword arguments: those that nobody takes, and values that a dataclass refuses."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+
+from huggingface_hub.errors import StrictDataclassError
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], function: str) -> None:
@@ -37,3 +39,9 @@ def refuse_misspelt(given: Iterable[str], known: Collection[str], owner: type) -
         near = get_close_matches(name, known, 1, 0.8)
         if near and name not in known and not hasattr(owner, name):
             raise TypeError(f"{owner.__name__} got an unknown argument: {name}; did you mean {near[0]}?")
+
+
+def in_one_line(error: Exception) -> str:
+    """What was wrong, without which of its checks a strict dataclass names first."""
+    told = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
+    return " ".join(str(told).split())

@@ -15,6 +15,7 @@ from typing import NoReturn, TextIO
 
 from huggingface_hub.errors import StrictDataclassError
 
+from ..keywords import in_one_line
 from .extras import how_to_install
 
 
@@ -109,8 +110,7 @@ def describe(error: BaseException | str) -> str:
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         return first_line(": ".join([" to ".join(names), error.strerror] if names else [error.strerror]))
     if isinstance(error, StrictDataclassError):
-        # "Validation error for field 'a':\n    TypeError: Field 'a' expected int, got str (value: 'b')".
-        return first_line(str(error).partition("Error: ")[2] or error)[:300]
+        return describe(in_one_line(error))
     if isinstance(error, MemoryError):
         return f"not enough memory ({first_line(error)})"
     kind, text = type(error).__name__, str(error).strip()
