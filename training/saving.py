@@ -23,8 +23,6 @@ class SavingTrainer(Trainer):
     An adapter is saved with the config of the model that it is trained in.
     """
 
-    # Whether the best score of a run that goes on can be compared with those to come.
-    knows_best = True
     # Where a checkpoint is being written, and that from which training goes on.
     _staging: str | None = None
     _resumed_from: Path | None = None
@@ -64,7 +62,7 @@ class SavingTrainer(Trainer):
         recorded = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME)).best_model_checkpoint
         best = recorded and Path(self.args.output_dir) / Path(recorded).name
         self.state.best_model_checkpoint = str(best) if best and best.is_dir() else None
-        if not self.knows_best or (self.args.load_best_model_at_end and best and not best.is_dir()):
+        if self.args.load_best_model_at_end and best and not best.is_dir():
             # Else no later one might be as good, and none would be kept.
             self.state.best_metric = None
 

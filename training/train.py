@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.scores import VARIANTS
@@ -297,31 +298,28 @@ OF_UPDATES = (
 )  # fmt: skip
 
 
-def check_same_run(recipe: Recipe, path: Path, processes: tuple[int, int] = (1, 1)) -> None:
+def check_same_run(recipe: Recipe, begun: Recipe, folder: str, processes: tuple[int, int] = (1, 1)) -> None:
     """Refuses to go on with a run that was begun by another recipe; epochs, evaluation and saving may be others.
 
     Args:
-        path: the recipe that the run was begun by, as it was written.
+        begun: the recipe that the run was begun by.
+        folder: where it is.
         processes: how many trained then, and do now.
 
     Raises:
         ValueError: a value that decides what is learnt is another; the message names it.
     """
-    if not path.is_file():
-        return
-    known, now = (_of_learning(*part) for part in zip((read_recipe(path), recipe), processes, strict=True))
+    known, now = (_of_learning(*part) for part in zip((begun, recipe), processes, strict=True))
     for key in _changed(known, now):
         raise ValueError(
-            f"{path.parent} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
+            f"{folder} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
             " or give another training.output_dir"
         )
 
 
-def is_scored_alike(recipe: Recipe, path: Path) -> bool:
-    """Whether the best model of a run, begun by the recipe that was written to `path`, was the best by this score."""
-    if not path.is_file():
-        return True
-    return not _changed(_of_score(read_recipe(path)), _of_score(recipe))
+def is_scored_alike(recipe: Recipe, begun: Recipe) -> bool:
+    """Whether the best model of a run that was begun by another recipe was the best by this one's score."""
+    return not _changed(_of_score(begun), _of_score(recipe))
 
 
 def _of_score(recipe: Recipe) -> dict[str, object]:
@@ -524,6 +522,13 @@ def has_waited(state: dict[str, Any], patience: int | None) -> bool:
     return bool(patience) and waited.get("early_stopping_patience_counter", 0) >= patience
 
 
+def without_best(state: dict[str, Any]) -> dict[str, Any]:
+    """The state for a run that goes on by another score: none of before is the best, and nothing was waited for."""
+    callbacks = dict(state.get("stateful_callbacks", {}))
+    callbacks.pop("EarlyStoppingCallback", None)
+    return state | {"best_metric": None, "stateful_callbacks": callbacks}
+
+
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
     """Trains by a recipe and scores the best model; both, and what it found, are in the output folder afterwards.
 
@@ -539,19 +544,25 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
 
     trainer = build_trainer(recipe, only_evaluate)
     args = trainer.args
+    resolved = Path(args.output_dir) / "recipe.yaml"
     checkpoint, is_over = None, False
     if not only_evaluate:
         checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
         if checkpoint is not None and not resume:
             raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
         if checkpoint is not None:
+            begun = read_recipe(resolved) if resolved.is_file() else recipe
             processes = max(len([*Path(checkpoint).glob("rng_state_*")]), 1), args.world_size
-            check_same_run(recipe, Path(args.output_dir) / "recipe.yaml", processes)
-            trainer.knows_best = is_scored_alike(recipe, Path(args.output_dir) / "recipe.yaml")
+            check_same_run(recipe, begun, args.output_dir, processes)
             state = read_state(Path(checkpoint))
             check_epochs(trainer, Path(checkpoint), state)
+            # No process may read what another has written since.
+            trainer.accelerator.wait_for_everyone()
+            if not is_scored_alike(recipe, begun):
+                state = without_best(state)
+                if args.should_save:
+                    write_atomically(Path(checkpoint) / "trainer_state.json", json.dumps(state, indent=2))
             is_over = has_waited(state, recipe.schedule.patience)
-    resolved = Path(args.output_dir) / "recipe.yaml"
     if trainer.is_world_process_zero():
         resolved.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, resolved, names_only=args.push_to_hub)

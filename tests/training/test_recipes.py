@@ -82,16 +82,17 @@ def test_a_metric_that_there_is_not_is_refused_at_once(metric, variant):
 def test_a_run_goes_on_by_its_own_recipe_alone(tmp_path):
     begun = ["data.data_dir=sounds", "teacher.module=tagger.py", "training.output_dir=runs/a"]
     write_recipe(read_recipe("default_model", begun), tmp_path / "recipe.yaml")
+    of_run = read_recipe(tmp_path / "recipe.yaml")
     longer = [
         "training.num_train_epochs=99",
         "training.output_dir=runs/b",
         "data.eval.scenes=3",
         "schedule.patience=2",
     ]
-    check_same_run(read_recipe("default_model", [*begun, *longer]), tmp_path / "recipe.yaml")
+    check_same_run(read_recipe("default_model", [*begun, *longer]), of_run, "runs/a")
     for other in ("data.data_dir=mine", "teacher.module=null", "training.learning_rate=1e-5", "model.embed_dim=32"):
         with pytest.raises(ValueError, match=re.escape(other.partition("=")[0].replace("data.", "data.train."))):
-            check_same_run(read_recipe("default_model", [*begun, other]), tmp_path / "recipe.yaml")
+            check_same_run(read_recipe("default_model", [*begun, other]), of_run, "runs/a")
 
 
 def test_there_is_a_recipe_for_each_published_experiment():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from training.augmentation import AugMix
 from training.data import load_windows
 from training.recipes import DataRecipe, read_recipe
 from training.train import build_trainer, main, run
+from training.trainer import SELDTrainer
 
 
 ROOT = Path(__file__).parents[2]
@@ -466,14 +468,27 @@ def test_the_best_model_is_kept_when_a_run_goes_on_in_another_place(train, tmp_p
     assert_same(tmp_path / "moved", best, atol=0, rtol=0)
 
 
-def test_a_run_that_goes_on_by_another_score_compares_none_with_the_best_of_before(train):
+def test_a_run_that_goes_on_by_another_score_compares_none_with_the_best_of_before(train, monkeypatch):
     options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
     first = train(*options, "training.num_train_epochs=1", "training.metric_for_best_model=LE")
     assert first.state.best_metric > 1
     options.append("training.num_train_epochs=2")
+    # Also where it was begun so and ended before its first checkpoint.
+    with monkeypatch.context() as patched:
+        patched.setattr(SELDTrainer, "training_step", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(*options, "training.metric_for_best_model=F", resume=True)
     again = train(*options, "training.metric_for_best_model=F", resume=True)
     assert (again.state.best_global_step, again.state.best_metric < 1) == (6, True)
     assert train(*options, "training.metric_for_best_model=F", resume=True).state.best_global_step == 6
+
+
+def test_a_run_that_stopped_early_by_another_score_goes_on(train):
+    options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
+    options += ["training.num_train_epochs=9", "training.learning_rate=0.0", "schedule.patience=1"]
+    first = train(*options)
+    assert first.state.epoch < 9
+    assert train(*options, "training.metric_for_best_model=LE", resume=True).state.epoch > first.state.epoch
 
 
 def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(train, tmp_path):
