@@ -279,6 +279,23 @@ def join_windows(
     return Events.concatenate(references), prediction[prediction.frame < end]
 
 
+def scored_frames(peak: np.ndarray, num_frames: int, events: Events) -> np.ndarray:
+    """Which frames of a window have a loss and a score: those of the recording, but for silence without an event.
+
+    Args:
+        peak: level of each frame, (frames,).
+        num_frames: how many of them are of the recording.
+        events: in the window.
+
+    Returns:
+        (frames,) of bool.
+    """
+    counts = peak > SILENCE
+    counts[events.frame[events.frame < len(peak)]] = True
+    counts[num_frames:] = False
+    return counts
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -19,14 +19,14 @@ from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.hub_folder import model_card
-from modeling_pseldnet.inference import Window, checked_threshold, join_windows
+from modeling_pseldnet.inference import Window, checked_threshold, join_windows, scored_frames
 from modeling_pseldnet.timeline import link_tracks
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
 from modeling_pseldnet.tracks import PADDED_LABEL
 
-from .augmentation import AugMix, place_mono, take_examples
-from .collate import collate
+from .augmentation import AugMix, place_mono
+from .collate import collate, take_examples_apart
 from .data import Windows
 from .muon import muon_factory
 from .saving import SavingTrainer
@@ -144,10 +144,6 @@ class SELDTrainer(SavingTrainer):
                 features = extract(sounds) if extract else sounds
         labels = self.model.output_format.encode(events, len(features) * self.window_frames, features.device)
         labels = labels.unflatten(0, (len(features), self.window_frames))
-        if not training:
-            # After its end a short recording is heard mirrored.
-            for of_window, num_frames in zip(labels, inputs["num_frames"], strict=True):
-                of_window[num_frames:] = PADDED_LABEL
         prepared = {"input_features": features, "labels": labels}
         if training and self.distillation is not None:
             kept = "features" in inputs
@@ -354,9 +350,12 @@ class SELDTrainer(SavingTrainer):
         for batch in dataloader:
             if "waveform" not in batch:
                 raise ValueError("to evaluate takes waveforms: load scenes without a device, and keep no features")
-            events, size = batch["events"], len(batch["waveform"])
+            size = len(batch["waveform"])
+            events = take_examples_apart(batch["events"], size, self.window_frames)
             peak = batch["waveform"].abs().amax(1).unflatten(1, (self.window_frames, -1)).amax(2).numpy()
             inputs = self._prepare_inputs(batch)
+            for labels, *of_window in zip(inputs["labels"], peak, batch["num_frames"], events, strict=True):
+                labels[torch.from_numpy(~scored_frames(*of_window))] = PADDED_LABEL
             with torch.inference_mode(), self.accelerator.autocast():
                 output = model(**inputs)
             outputs = {name: output[name].float() for name in model.output_format.output_names}
@@ -372,7 +371,7 @@ class SELDTrainer(SavingTrainer):
                     **{name: batch[name][row] for name in ("recording", "start_frame", "num_frames")},
                     "outputs": {name: array[row] for name, array in arrays.items()},
                     "peak": peak[row],
-                    "events": take_examples(events, self.window_frames, np.array([row])),
+                    "events": events[row],
                 }
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 

@@ -135,14 +135,11 @@ class DataCollatorForSELD:
 
     def _labels(self, waveform: np.ndarray, num_frames: int, events: Events) -> torch.Tensor:
         """Labels (frames of a window, …) of a recording that has so many frames."""
-        from ..inference import SILENCE
+        from ..inference import scored_frames
 
         peak = np.abs(waveform).max(0).reshape(10 * self.config.window_seconds, -1).max(1)
         labels = self.output_format.encode(events, len(peak))
-        counts = peak > SILENCE
-        counts[events.frame[events.frame < len(peak)]] = True
-        counts[num_frames:] = False
-        labels[~counts] = PADDED_LABEL
+        labels[~scored_frames(peak, num_frames, events)] = PADDED_LABEL
         return labels
 
 

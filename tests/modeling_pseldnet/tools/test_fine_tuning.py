@@ -87,6 +87,7 @@ def test_a_plain_evaluation_gives_the_scores_of_the_projects_own(recordings, tmp
     )
     found = plain.evaluate()
     scores = [f"eval_{level}{name}" for level in ("", "micro_") for name in ("ER", "F", "LE", "LR", "SELD")]
+    scores.append("eval_loss")
     assert {name: found[name] for name in scores} == pytest.approx({name: expected[name] for name in scores}, abs=1e-5)
     assert 0 < found["eval_LE"] < 180
 
