@@ -73,20 +73,29 @@ def _read_events(value: pa.StructScalar) -> Events | None:
     )
 
 
+def _mirrored_events(events: Events, num_samples: int, length: int, num_frames: int) -> Events:
+    """The events of so many samples that go on to `length`, in `num_frames` frames, with their mirror image."""
+    middle = ((np.arange(num_frames) + 0.5) * length / num_frames).astype(int)
+    heard = mirrored(np.arange(num_samples)[None], length)[0, middle] * num_frames // length
+    rows = [np.flatnonzero(events.frame == frame) for frame in heard]
+    return events[np.concatenate(rows)].replace(frame=np.repeat(np.arange(num_frames), list(map(len, rows))))
+
+
 class SegmentedDataset:
     """The windows of a data set of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
 
-    An item is a dict: `waveform` (float32, (channels, samples); after the end of the recording zeros or, in
-    evaluation, its mirror image), `events` (with frames counted from the start of the window; `None` where the
-    recording has no labels), `recording` (its id), `start_frame`, and `num_frames` (of the window's frames those that
-    lie in the recording). Nothing is kept in memory but the list of windows.
+    An item is a dict: `waveform` (float32, (channels, samples)), `events` (with frames counted from the start of the
+    window; `None` where the recording has no labels), `recording` (its id), `start_frame`, and `num_frames` (of the
+    window's frames those that lie in the recording). A recording that is shorter than a window goes on with its mirror
+    image, in training with its events; after the end of another there are zeros. Nothing is kept in memory but the
+    list of windows.
 
     Args:
         dataset: recordings, as the builders here give them, with audio as paths or embedded.
         seconds: length of a window, a multiple of 100 ms.
         hop_seconds: from one window to the next, a multiple of 100 ms up to `seconds`, which is the default.
-        mode: whether the last window of a recording is always moved back: see [`segment_starts`]; and what a recording
-            that is shorter than a window goes on with.
+        mode: whether the last window of a recording is always moved back: see [`segment_starts`]; and whether there
+            are events in the mirror image, which are not scored.
 
     Attributes:
         hop: from one window to the next, in frames.
@@ -140,8 +149,10 @@ class SegmentedDataset:
             events = events[(events.frame >= start) & (events.frame < start + self.window)]
             events = events.replace(frame=events.frame - start)
         waveform = read_samples(row["audio"].as_py(), first, min(length, total - first), length)
-        if self.mode == "evaluation" and total < length:
+        if total < length:
             waveform = mirrored(waveform[:, :total], length)
+            if self.mode == "train" and events is not None:
+                events = _mirrored_events(events, total, length, self.window)
         return {
             "waveform": waveform,
             "events": events,

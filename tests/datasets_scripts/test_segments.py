@@ -98,14 +98,25 @@ def test_recording_without_labels_has_no_events(recordings):
     assert SegmentedDataset(recordings, seconds=1.0)[-1]["events"] is None
 
 
-def test_a_short_recording_goes_on_with_silence_in_training_and_with_its_mirror_image_in_evaluation(recordings):
+@pytest.mark.parametrize("mode", ["train", "evaluation"])
+def test_a_short_recording_goes_on_with_its_mirror_image(recordings, mode):
     length = recordings["num_samples"][1]
-    for mode in ("train", "evaluation"):
-        window = SegmentedDataset(recordings.select([1]), seconds=4.0, mode=mode)[0]
-        heard, after = window["waveform"][:, :length], window["waveform"][:, length : 2 * length]
-        np.testing.assert_array_equal(after, heard[:, ::-1] if mode == "evaluation" else np.zeros_like(heard))
-        assert window["waveform"].shape[1] == 96000
-        assert window["num_frames"] == -(-10 * length // 24000)
+    window = SegmentedDataset(recordings.select([1]), seconds=4.0, mode=mode)[0]
+    heard, after = window["waveform"][:, :length], window["waveform"][:, length : 2 * length]
+    np.testing.assert_array_equal(after, heard[:, ::-1])
+    assert window["waveform"].shape[1] == 96000
+    assert (window["num_frames"], window["events"]) == (-(-10 * length // 24000), None)
+
+
+def test_events_of_a_short_recording_go_on_with_it_in_training(recordings):
+    training, evaluation = (SegmentedDataset(recordings, 6.0, mode=mode)[0] for mode in ("train", "evaluation"))
+    assert evaluation["events"].frame.max() == 23
+    order = [*range(24), *reversed(range(24)), *range(12)]
+    # Frame 12 has two.
+    assert training["events"].frame.tolist() == sorted([*range(60), 12, 35])
+    first = {int(frame): row for row, frame in reversed([*enumerate(training["events"].frame)])}
+    assert training["events"].azimuth[[first[frame] for frame in range(60)]].tolist() == order
+    assert (training["num_frames"], evaluation["num_frames"]) == (24, 24)
 
 
 def test_windows_follow_selection_and_shuffling(recordings):
