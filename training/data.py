@@ -105,7 +105,7 @@ class ByEpoch(Dataset):
         return int(np.random.default_rng((self.seed, self.epoch, index)).integers(count))
 
 
-def _set_epoch(windows: Dataset, epoch: int) -> None:
+def set_epoch(windows: Dataset, epoch: int) -> None:
     """As [`ByEpoch.set_epoch`], where the windows of epochs differ."""
     if hasattr(windows, "set_epoch"):
         windows.set_epoch(epoch)
@@ -136,8 +136,8 @@ class MixedWindows(ByEpoch):
     def set_epoch(self, epoch: int) -> None:
         """Chooses which of the others are given, and what both draw themselves."""
         super().set_epoch(epoch)
-        _set_epoch(self.windows, epoch)
-        _set_epoch(self.others, epoch)
+        set_epoch(self.windows, epoch)
+        set_epoch(self.others, epoch)
 
     def __len__(self) -> int:
         return len(self.windows) + self.count
@@ -312,7 +312,7 @@ class ReadableWindows(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Passes it on."""
-        _set_epoch(self.windows, epoch)
+        set_epoch(self.windows, epoch)
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
@@ -27,7 +27,7 @@ from modeling_pseldnet.tracks import PADDED_LABEL
 
 from .augmentation import AugMix, place_mono
 from .collate import collate, take_examples_apart
-from .data import Windows
+from .data import Windows, set_epoch
 from .muon import muon_factory
 from .saving import SavingTrainer
 from .teacher import Answers, Distillation
@@ -38,6 +38,13 @@ MAX_SKIPPED_UPDATES = 10
 # Windows that the heads begin from that learn a teacher's answers.
 BEGIN_WINDOWS = 256
 logger = logging.getLogger(__name__)
+
+
+class TellEpoch(TrainerCallback):
+    """Tells windows of each epoch: accelerate does not in several processes, nor where a run goes on within one."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader: DataLoader, **_) -> None:
+        set_epoch(train_dataloader.dataset, int(state.epoch))
 
 
 class SELDTrainer(SavingTrainer):
@@ -100,7 +107,7 @@ class SELDTrainer(SavingTrainer):
             eval_dataset=eval_windows.dataset if eval_windows else None,
             processing_class=feature_extractor,
             compute_metrics=compute_metrics,
-            callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+            callbacks=[TellEpoch(), *([EarlyStoppingCallback(patience)] if patience else [])],
             optimizer_cls_and_kwargs=optimizer,
         )
         self.feature_extractor = feature_extractor
@@ -157,6 +164,12 @@ class SELDTrainer(SavingTrainer):
         return 0
 
     # How it learns
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As everywhere; with seeds of workers of their own, as those that outlast epochs are not seeded again."""
+        loader = super().get_train_dataloader()
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the published recipes spare none from weight decay."""

@@ -130,12 +130,20 @@ def test_evaluation_finds_in_recordings_of_any_length_what_detect_finds(
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "muon"), [(4, "null"), (6, "null"), (4, 0.02)], ids=["within an epoch", "between epochs", "Muon"]
+    ("checkpoint", "more"),
+    [
+        (4, []),
+        (6, []),
+        (4, ["schedule.muon_learning_rate=0.02"]),
+        (8, ["data.train.mix_in={{share: 0.4, data_dir: {data}}}"]),
+        (4, ["training.dataloader_num_workers=1", "training.dataloader_persistent_workers=true"]),
+    ],
+    ids=["within an epoch", "between epochs", "Muon", "other windows in each epoch", "workers that outlast epochs"],
 )
-def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tmp_path, checkpoint, muon):
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tiny_data, tmp_path, checkpoint, more):
     options = [
         ALL_METHODS,
-        f"schedule.muon_learning_rate={muon}",
+        *(option.format(data=tiny_data) for option in more),
         "model.drop_path_rate=0.2",
         "training.num_train_epochs=3",
         "training.save_strategy=steps",
