@@ -48,6 +48,8 @@ class SavingTrainer(Trainer):
                 if self.args.should_save:
                     self.state.save_to_json(str(staging / name / "trainer_state.json"))
             self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / name))
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=str(run_dir),
@@ -55,6 +57,11 @@ class SavingTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=False,
             )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """What is uploaded, while training goes on, lies where it stays."""
+        if self._staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_callback_state(self) -> None:
         """As the state of a run is read to go on: the best checkpoint is that in this folder, wherever it lay then."""

@@ -21,6 +21,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioFrameClassification,
     EarlyStoppingCallback,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -692,6 +693,17 @@ def test_a_full_disk_leaves_whole_checkpoints_to_resume_from(tiny_data, tiny_ove
     resumed = run(read_recipe("synth_accdoa", overrides), resume=True)
     assert resumed.state.global_step == 6
     assert (output / "model.safetensors").exists()
+
+
+def test_a_checkpoint_is_uploaded_from_where_it_stays(tiny_data, tiny_overrides, tmp_path, monkeypatch):
+    options = ["training.save_strategy=epoch", "training.num_train_epochs=1"]
+    trainer = build_trainer(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path / "run", *options)))
+    uploaded = []
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda _, folder: uploaded.append(folder))
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert uploaded == [str(tmp_path / "run/checkpoint-3")]
+    assert (tmp_path / "run/checkpoint-3/optimizer.pt").exists()
 
 
 def test_a_run_is_not_overwritten_by_another(train):
