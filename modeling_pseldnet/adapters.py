@@ -13,6 +13,8 @@ from .configuration_pseldnet import PSELDNetConfig
 # What adapters record in place of the folder of the model that comes with the package, which is another everywhere.
 DEFAULT_MODEL_NAME = "modeling_pseldnet/default_model"
 DEFAULT_MODEL_FOLDER = Path(__file__).with_name("default_model")
+# What the names of entries have in them where PEFT has put an adapter around modules.
+OF_ADAPTERS = (".base_layer.", ".original_module.", ".parametrizations.")
 
 
 def place_of(name: str | os.PathLike) -> str | os.PathLike:
@@ -20,19 +22,48 @@ def place_of(name: str | os.PathLike) -> str | os.PathLike:
     return str(DEFAULT_MODEL_FOLDER) if name == DEFAULT_MODEL_NAME and DEFAULT_MODEL_FOLDER.is_dir() else name
 
 
+def same_place(first: str | os.PathLike, second: str | os.PathLike) -> bool:
+    """Whether two names, of folders or of Hub repositories, are of the same model."""
+    return Path(place_of(first)).resolve() == Path(place_of(second)).resolve()
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and the config of the whole, and no model."""
     there = all((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
-    return there and not _has_weights(folder)
+    return there and not has_weights(folder)
 
 
-def _has_weights(folder: Path) -> bool:
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model, with an adapter or without."""
     return any(next(folder.glob(name), None) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
+
+
+def _adapter_config(folder: Path) -> dict:
+    file = folder / "adapter_config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def is_of(weight: str, modules: Iterable[str]) -> bool:
     """Whether a weight is of one of the modules that PEFT saves whole, by their names."""
     return any(f".{module}." in f".{weight}" for module in modules)
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether an adapter is in a network, and not merged with it."""
+    return any(mark in name for name in model.state_dict() for mark in OF_ADAPTERS)
+
+
+def check_no_adapter(model: nn.Module) -> None:
+    """Refuses a network with an adapter in it for another one over it, which would be saved, and loaded, without it.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if has_adapter(model):
+        raise ValueError(
+            "the model has an adapter in it, over which there can be no other: train that one on, merge it where its"
+            " method can, as modeling_pseldnet.load does with LoRA, or start from the model it was trained on"
+        )
 
 
 def check_one_model(place: str | os.PathLike) -> None:
@@ -42,13 +73,11 @@ def check_one_model(place: str | os.PathLike) -> None:
         ValueError: it holds both.
     """
     folder = Path(place)
-    config = folder / "adapter_config.json"
-    if not config.is_file() or not _has_weights(folder):
-        return
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if base and Path(place_of(base)).resolve() != folder.resolve():
+    base = _adapter_config(folder).get("base_model_name_or_path") if has_weights(folder) else None
+    if base and not same_place(base, folder):
         raise ValueError(
-            f"{folder} holds a model and an adapter for another one, {base}: move one of them to a folder of its own"
+            f"{folder} holds a model and an adapter for another one: move one of them to a folder of its own or, if"
+            f" this folder was renamed, write its new name in place of {base} in adapter_config.json"
         )
 
 
@@ -68,8 +97,9 @@ def complete_adapter_card(model: nn.Module, folder: str | os.PathLike) -> None:
 _HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
 
 
-def check_adapter_classes(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
-    """Refuses an adapter for other classes than a model has, where both say which: names would be wrong.
+def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
+    """Refuses an adapter for other classes than a model has, where both say which, as names would be wrong; and one
+    that was trained over another, merged one, for a model without that.
 
     Args:
         config: of the model.
@@ -77,8 +107,18 @@ def check_adapter_classes(config: PSELDNetConfig, adapter: str | os.PathLike, **
         options: of loading; those are used that say which files are meant, such as `revision`.
 
     Raises:
-        ValueError: it is for other classes.
+        ValueError: it is one of these.
     """
+    subfolder = Path(adapter, options.get("subfolder") or "")
+    base = _adapter_config(subfolder).get("base_model_name_or_path")
+    if base and is_adapter(Path(base)) and not same_place(base, config.name_or_path):
+        raise ValueError(f"{adapter} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
+    beside = base and has_weights(Path(base)) and not same_place(base, subfolder) and _adapter_config(Path(base))
+    if beside and beside.get("peft_type") == "LORA":
+        # What was loaded from there may have had both.
+        raise ValueError(
+            f"{adapter} is an adapter for {base}, which has another one beside it: move that to a folder of its own"
+        )
     try:
         where = {name: options[name] for name in _HUB_OPTIONS if name in options}
         saved = type(config).from_pretrained(adapter, **where)

@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .adapters import (
     DEFAULT_MODEL_FOLDER,
     DEFAULT_MODEL_NAME,
-    check_adapter_classes,
+    check_adapter,
     check_one_model,
     complete_adapter_card,
     is_adapter,
@@ -220,7 +220,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
                 raise ValueError(f"{place} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
             base_config = cls.config_class.from_pretrained(base)
             if not own_heads:
-                check_adapter_classes(base_config, place)
+                check_adapter(base_config, place)
             if missing := cls._weights_besides(base_config, kwargs["config"], own):
                 raise ValueError(
                     f"{len(missing)} weights of the network of {place} are neither there nor, in their shape, in"
@@ -241,18 +241,20 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         ]
 
     def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
-        """As in transformers, but for adapters of other classes, and of DoRA, of which transformers leaves out a part.
+        """As in transformers, but for adapters of other classes, and those of which it leaves out a part, as of DoRA.
 
         Raises:
-            ValueError: it is one of these.
+            ValueError: it is one of these, or over another adapter.
         """
         if peft_model_id is not None:
-            check_adapter_classes(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
+            check_adapter(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
         loaded = super().load_adapter(peft_model_id, *args, **kwargs)
-        if any(getattr(config, "use_dora", False) for config in self.peft_config.values()):
+        mismatched = (name for name, *_ in loaded.mismatched_keys)
+        if left_out := sorted({*loaded.missing_keys, *loaded.unexpected_keys, *mismatched}):
+            # transformers but logs it.
             raise ValueError(
-                "transformers leaves the magnitudes of a DoRA adapter out: load it by modeling_pseldnet.load or"
-                " PeftModel.from_pretrained"
+                f"transformers leaves {len(left_out)} weights of the adapter out, {left_out[0]} among them: load it by"
+                " modeling_pseldnet.load or PeftModel.from_pretrained"
             )
         return loaded
 

@@ -14,7 +14,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .. import DEFAULT_MODEL
-from ..adapters import check_one_model, is_of, place_of
+from ..adapters import check_one_model, has_weights, is_of, place_of, same_place
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..inference import check_extractor
@@ -29,6 +29,8 @@ from .transfer import TransferReport, config_for_transfer, transfer_from
 AND_TELL = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 # What every config of transformers takes beside the fields that it lists.
 OF_EVERY_CONFIG = ("attn_implementation", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype")
+# Where transformers is to look for an adapter beside a model, and finds none.
+NO_ADAPTER = {"subfolder": "none"}
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
 
@@ -62,10 +64,11 @@ def load(
             # Other methods of PEFT are not linear, or cannot be merged beside modules that are saved whole.
             linear = adapter_config(model)["peft_type"] == "LORA"
             network = adapted.merge_and_unload() if linear else adapted.get_base_model()
+            # What is trained over it is over the adapter too.
+            network.name_or_path = network.config.name_or_path = model
             if linear:
-                # PEFT had frozen it; and what is trained over it is over the adapter too.
+                # PEFT had frozen it.
                 network.requires_grad_(True)
-                network.name_or_path = network.config.name_or_path = model
             else:
                 # Beside the modules, as it holds the network in turn: it is what saves them.
                 network.__dict__["peft_model"] = adapted
@@ -204,7 +207,9 @@ def load_adapter(model: str, config: PSELDNetConfig):
     # The base may lack what the adapter has itself, such as heads for other classes.
     own_modules = adapter.get("modules_to_save") or ()
     try:
-        own_config, is_merged = read_config(base), base != model and adapter_config(base) is not None
+        own_config, of_base = read_config(base), adapter_config(base)
+        beside = of_base is not None and (same_place(base, model) or has_weights(Path(base)))
+        is_merged = of_base is not None and not beside
         # These change nothing in a network.
         same = not is_merged and all(
             getattr(own_config, name) == getattr(config, name)
@@ -214,7 +219,9 @@ def load_adapter(model: str, config: PSELDNetConfig):
         if is_merged:
             network, _ = load(base, "cpu")
         else:
-            network, loading = PSELDNetForSELD.from_pretrained(base, config=config if same else own_config, **AND_TELL)
+            alone = {"adapter_kwargs": NO_ADAPTER} if beside else {}
+            own_config = config if same else own_config
+            network, loading = PSELDNetForSELD.from_pretrained(base, config=own_config, **alone, **AND_TELL)
             _check_complete(loading, besides=own_modules)
     except OSError as error:
         raise ValueError(
@@ -223,6 +230,7 @@ def load_adapter(model: str, config: PSELDNetConfig):
         ) from None
     if not same:
         base_network, network = network, PSELDNetForSELD(config)
+        network.config.name_or_path = base
         report = transfer_from(network, base_network)
         _check_complete({"missing_keys": report.new_in(network), "mismatched_keys": ()}, besides=own_modules)
     with warnings.catch_warnings():

@@ -81,18 +81,25 @@ def _register_card() -> None:
 def _register_adapters() -> None:
     """Has PEFT save with an adapter, of whatever method, the classes it is for, and refuse to load it for others.
 
-    The files of PEFT name none. An upload has the card that was saved with the adapter. AdapterBit itself is
-    registered by its import, as other packages of methods do it.
+    The files of PEFT name none. Over an adapter that is not merged it refuses another. An upload has the card that was
+    saved with the adapter. AdapterBit itself is registered by its import, as other packages of methods do it.
     """
     from peft import PeftModel
 
-    from ..adapters import check_adapter_classes, complete_adapter_card
+    from ..adapters import check_adapter, check_no_adapter, complete_adapter_card
     from ..configuration_pseldnet import PSELDNetConfig
     from ..hub_folder import save_for_adapter
 
-    save, load, upload = PeftModel.save_pretrained, PeftModel.load_adapter, PeftModel._upload_modified_files
+    init, save = PeftModel.__init__, PeftModel.save_pretrained
+    load, upload = PeftModel.load_adapter, PeftModel._upload_modified_files
     if hasattr(save, "__wrapped__"):
         return
+
+    @functools.wraps(init)
+    def __init__(peft_model: PeftModel, model, *arguments, **options) -> None:
+        if isinstance(getattr(model, "config", None), PSELDNetConfig):
+            check_no_adapter(model)
+        init(peft_model, model, *arguments, **options)
 
     @functools.wraps(save)
     def save_pretrained(model: PeftModel, save_directory: str, *arguments, **options) -> None:
@@ -106,7 +113,7 @@ def _register_adapters() -> None:
     @functools.wraps(load)
     def load_adapter(model: PeftModel, model_id: str, *arguments, **options):
         if isinstance(model.config, PSELDNetConfig):
-            check_adapter_classes(model.config, model_id, **options)
+            check_adapter(model.config, model_id, **options)
         return load(model, model_id, *arguments, **options)
 
     @functools.wraps(upload)
@@ -115,8 +122,8 @@ def _register_adapters() -> None:
             complete_adapter_card(model, working_dir)
         return upload(model, working_dir, *arguments, **options)
 
-    PeftModel.save_pretrained, PeftModel.load_adapter = save_pretrained, load_adapter
-    PeftModel._upload_modified_files = _upload_modified_files
+    PeftModel.__init__, PeftModel.save_pretrained = __init__, save_pretrained
+    PeftModel.load_adapter, PeftModel._upload_modified_files = load_adapter, _upload_modified_files
 
 
 # A module of another library, the module of this package whose classes it is to know, and what tells it of them.

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ..adapters import has_adapter
 from ..configuration_pseldnet import PSELDNetConfig, in_order
 from ..modeling_pseldnet import PSELDNetForSELD
 
 
 # An entry of a block of HTS-AT, and those that make what the block adds to its input.
 BLOCK = re.compile(r"(.*\.stages\.(\d+)\.blocks\.)(\d+)(\..*)")
-# What the names of entries have in them where PEFT has put an adapter around modules.
-OF_ADAPTERS = (".base_layer.", ".original_module.", ".parametrizations.")
 LAST_LAYERS = (".attention.o_proj.weight", ".attention.o_proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias")
 
 
@@ -88,7 +87,7 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
         ValueError: the encoders differ, or entries of theirs do not fit; the message names them. Or the source has an
             adapter in it that is not merged.
     """
-    if any(mark in name for name in source.state_dict() for mark in OF_ADAPTERS):
+    if has_adapter(source):
         raise ValueError(
             "the source has an adapter in it: merge it where its method can, by merge_and_unload(), or start from the"
             " model it was trained on"

@@ -83,7 +83,28 @@ def test_a_model_saved_beside_an_adapter_for_another_is_not_mixed_with_it(tmp_pa
         with pytest.raises(ValueError, match="holds a model and an adapter for another one"):
             way(tmp_path / "adapter")
     # One for the model beside it is meant to be put together with it.
-    assert load(tmp_path / "base", "cpu")
+    expected = outputs(load(tmp_path / "base", "cpu")[0])
+    moved = (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"write its new name in place of {tmp_path / 'base'} in adapter_config"):
+        load(moved)
+    config = moved / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(tmp_path / "base"), str(moved)))
+    torch.testing.assert_close(outputs(load(moved, "cpu")[0]), expected)
+
+
+def test_an_adapter_beside_its_model_is_saved_again_and_is_no_part_of_another_adapters_base(adapter, tmp_path):
+    base, folder, expected = adapter
+    shutil.copytree(folder, base, dirs_exist_ok=True)
+    model, _ = load(base, "cpu")
+    torch.testing.assert_close(outputs(model), expected, atol=1e-5, rtol=1e-4)
+    model.save_pretrained(tmp_path / "again")
+    torch.testing.assert_close(outputs(load(tmp_path / "again", "cpu")[0]), expected, atol=1e-5, rtol=1e-4)
+    if model.peft_model is None:
+        for way in (load, AutoModelForAudioFrameClassification.from_pretrained):
+            with pytest.raises(ValueError, match="has another one beside it"):
+                way(folder)
+    else:
+        torch.testing.assert_close(outputs(load(folder, "cpu")[0]), expected)
 
 
 def test_an_adapter_gives_what_it_gave_whatever_batches_its_training_saw(tmp_path):
@@ -139,8 +160,25 @@ def test_an_adapter_over_a_network_with_one_that_was_merged_loads_with_both(tmp_
     model = changed(get_peft_model(network, METHODS["adapterbit"]))
     model.save_pretrained(tmp_path / "second")
     torch.testing.assert_close(outputs(load(tmp_path / "second", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="an adapter over another one"):
-        AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "second")
+    for way in (
+        AutoModelForAudioFrameClassification.from_pretrained,
+        lambda second: PeftModel.from_pretrained(PSELDNetForSELD.from_pretrained(tmp_path / "base"), second),
+        PSELDNetForSELD.from_pretrained(tmp_path / "base").load_adapter,
+        lambda second: AutoPeftModel.from_pretrained(second, import_allowlist=["modeling_pseldnet"]),
+    ):
+        with pytest.raises(ValueError, match=r"modeling_pseldnet\.load"):
+            way(tmp_path / "second")
+
+
+@pytest.mark.parametrize("second", METHODS)
+def test_no_adapter_is_put_over_one_that_is_not_merged(adapter, second):
+    _, folder, _ = adapter
+    is_merged = json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    networks = [AutoModelForAudioFrameClassification.from_pretrained(folder)]
+    networks += [] if is_merged else [load(folder, "cpu")[0]]
+    for network in networks:
+        with pytest.raises(ValueError, match="has an adapter in it, over which there can be no other"):
+            get_peft_model(network, METHODS[second])
 
 
 def test_a_loaded_adapter_is_trained_on_as_any_model(adapter):
@@ -158,7 +196,7 @@ def test_an_adapter_that_transformers_would_load_in_part_is_refused_there(tmp_pa
     base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
     model = changed(get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)))
     model.save_pretrained(tmp_path / "dora")
-    with pytest.raises(ValueError, match="DoRA"):
+    with pytest.raises(ValueError, match="leaves 10 weights of the adapter out"):
         AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "dora")
     torch.testing.assert_close(outputs(load(tmp_path / "dora", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
 
