@@ -21,8 +21,10 @@ from .adapters import (
     DEFAULT_MODEL_FOLDER,
     DEFAULT_MODEL_NAME,
     check_adapter,
+    check_no_adapter,
     check_one_model,
     complete_adapter_card,
+    has_adapter,
     is_adapter,
     is_of,
     place_of,
@@ -186,8 +188,6 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     }
     # The loss is a mean over the batch: Trainer must not scale it by a number of items.
     accepts_loss_kwargs = False
-    # What PEFT made of the network, if an adapter that cannot be merged was loaded with it: saves the adapter.
-    peft_model = None
 
     def __init__(self, config: PSELDNetConfig, *args, **kwargs):
         if config.name_or_path and Path(config.name_or_path).absolute() == DEFAULT_MODEL_FOLDER.absolute():
@@ -240,17 +240,29 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             if (name not in there or there[name].shape != value.shape) and not is_of(name, modules)
         ]
 
-    def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
+    @property
+    def peft_model(self) -> nn.Module | None:
+        """What PEFT made of the network, as long as an adapter that was loaded with it is in it: saves the adapter."""
+        adapted = self.__dict__.get("peft_model")
+        return adapted if adapted is not None and has_adapter(self) else None
+
+    def load_adapter(
+        self, peft_model_id: str | os.PathLike | None = None, adapter_name: str | None = None, *args, **kwargs
+    ):
         """As in transformers, but for adapters of other classes, and those of which it leaves out a part, as of DoRA.
 
         Raises:
             ValueError: it is one of these, or over another adapter.
         """
+        if self.peft_model is not None:
+            check_no_adapter(self)
         if peft_model_id is not None:
             check_adapter(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
-        loaded = super().load_adapter(peft_model_id, *args, **kwargs)
+        loaded = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
+        # Among these are those of other adapters.
+        missing = [name for name in loaded.missing_keys if f".{adapter_name or 'default'}." in f"{name}."]
         mismatched = (name for name, *_ in loaded.mismatched_keys)
-        if left_out := sorted({*loaded.missing_keys, *loaded.unexpected_keys, *mismatched}):
+        if left_out := sorted({*missing, *loaded.unexpected_keys, *mismatched}):
             # transformers but logs it.
             raise ValueError(
                 f"transformers leaves {len(left_out)} weights of the adapter out, {left_out[0]} among them: load it by"

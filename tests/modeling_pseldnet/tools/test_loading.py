@@ -214,6 +214,25 @@ def test_a_loaded_adapter_is_saved_so_that_it_loads_again(adapter, tmp_path, mon
     torch.testing.assert_close(outputs(again), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_an_adapter_that_was_taken_out_of_a_model_is_not_saved_with_it(tmp_path):
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    before = outputs(base)
+    changed(get_peft_model(base, METHODS["adapterbit"])).save_pretrained(tmp_path / "adapter")
+    load(tmp_path / "adapter", "cpu")[0].peft_model.unload().save_pretrained(tmp_path / "bare")
+    torch.testing.assert_close(outputs(load(tmp_path / "bare", "cpu")[0]), before)
+
+
+def test_adapters_load_side_by_side(adapter):
+    base, folder, expected = adapter
+    model = AutoModelForAudioFrameClassification.from_pretrained(base)
+    for name in ("first", "second"):
+        model.load_adapter(str(folder), name)
+    if has_native_adapters():
+        model.set_adapter("first")
+        torch.testing.assert_close(outputs(model), expected)
+
+
 @native_adapters
 def test_adapters_that_are_switched_off_and_on_give_what_they_gave(adapter):
     base, folder, expected = adapter
