@@ -64,6 +64,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "hop_length": (1, 768_000),
     "num_mel_bins": (1, 512),
     "num_channels": (1, 64),
+    "n_fft": (2, 16384),
     "window_seconds": (1, 60),
     "unify_degrees": (0, 180),
     "sed_loss_weight": (0, 1000),
@@ -149,6 +150,8 @@ class PSELDNetConfig(PreTrainedConfig):
         feature_type (`str`, *optional*):
             Which features these are, the `feature_type` of the feature extractor; without it ambisonics where there
             are 7 channels. It goes with the model, so that it is never saved with another extractor.
+        n_fft (`int`, *optional*):
+            The `n_fft` of the feature extractor, which goes with the model in the same way; without it any.
         window_seconds (`int`, *optional*, defaults to 10):
             The longest input in seconds.
         threshold (`float` or `list[float]`, *optional*, defaults to 0.5):
@@ -245,6 +248,7 @@ class PSELDNetConfig(PreTrainedConfig):
     num_mel_bins: int = 64
     num_channels: int = 7
     feature_type: str | None = None
+    n_fft: int | None = None
     window_seconds: int = 10
     threshold: float | list[float] = 0.5
     unify_degrees: float | int | None = None

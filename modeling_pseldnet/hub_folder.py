@@ -151,6 +151,15 @@ def take_pushed_extractor(config: PSELDNetConfig, folder: str | os.PathLike, nam
         extractor.save_pretrained(folder)
 
 
+def is_default_extractor(folder: str | os.PathLike, config: PSELDNetConfig) -> bool:
+    """Whether the extractor in a folder, if any, is the one that a network gets for want of another."""
+    extractor = _extractor_at(folder, config)
+    if extractor is None:
+        return True
+    default = fitting_extractor(config)
+    return (extractor.feature_type, extractor.n_fft) == (default.feature_type, default.n_fft)
+
+
 def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtractor | None:
     """Saves the extractor in a folder, or else the one that a model was loaded with or one that fits."""
     extractor = _extractor_at(folder, config) or _extractor_at(place_of(config.name_or_path), config)
@@ -199,6 +208,7 @@ def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
         sampling_rate=config.sampling_rate,
         hop_length=config.hop_length,
         feature_type=fitting[0],
+        **({} if config.n_fft is None else {"n_fft": config.n_fft}),
     )
 
 

@@ -32,6 +32,7 @@ FITTING = {
     "feature_size": "num_mel_bins",
     "sampling_rate": "sampling_rate",
     "hop_length": "hop_length",
+    "n_fft": "n_fft",
 }
 
 
@@ -429,16 +430,26 @@ def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig)
     """Refuses an extractor whose features a network does not take.
 
     Raises:
-        ValueError: they differ in type, channels, bins, sampling rate or hop; the message says where.
+        ValueError: they differ in type, channels, bins, sampling rate, hop or transform; the message says where.
     """
     if config.feature_type not in (None, extractor.feature_type):
         raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
     for name, of_network in FITTING.items():
         given, taken = getattr(extractor, name), getattr(config, of_network)
-        if given != taken:
+        if taken not in (None, given):
             raise ValueError(
                 f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
             )
+
+
+def adopt_extractor(config: PSELDNetConfig, extractor: PSELDNetFeatureExtractor) -> None:
+    """Has a config say what features its network takes, so that the network is saved with an extractor of those.
+
+    Raises:
+        ValueError: as of [`check_extractor`].
+    """
+    check_extractor(extractor, config)
+    config.feature_type, config.n_fft = extractor.feature_type, extractor.n_fft
 
 
 def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNetFeatureExtractor) -> str:

@@ -161,6 +161,7 @@ FOLLOWS_FROM = {
     "feature_type": "features.feature_type",
     "num_mel_bins": "features.feature_size",
     "hop_length": "features.hop_length",
+    "n_fft": "features.n_fft",
     "sampling_rate": "the data",
 }
 

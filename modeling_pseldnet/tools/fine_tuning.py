@@ -57,9 +57,9 @@ class DataCollatorForSELD:
         channel_format: str | None = None,
         class_names: Sequence[str] | None = None,
     ):
-        from ..inference import check_extractor, choose_channel_format
+        from ..inference import adopt_extractor, choose_channel_format
 
-        check_extractor(extractor, model.config)
+        adopt_extractor(model.config, extractor)
         # Not the model: workers that are spawned would get a copy of its weights, and adapters cannot be pickled.
         self.extractor, self.config, self.output_format = extractor, model.config, model.output_format
         self.channel_format = choose_channel_format(channel_format, extractor)

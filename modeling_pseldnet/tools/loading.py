@@ -17,7 +17,7 @@ from .. import DEFAULT_MODEL
 from ..adapters import check_one_model, has_weights, is_of, place_of, same_place
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..inference import check_extractor
+from ..inference import adopt_extractor
 from ..keywords import refuse_unknown
 from ..modeling_pseldnet import PSELDNetForSELD
 from .cli import describe
@@ -53,8 +53,7 @@ def load(
     model = place_of(os.fspath(model))
     with _in_a_line(model):
         config, extractor = read_config(model), read_extractor(model)
-        check_extractor(extractor, config)
-        config.feature_type = extractor.feature_type
+        adopt_extractor(config, extractor)
         if adapter_config(model) is None:
             network, loading = PSELDNetForSELD.from_pretrained(model, config=config, **AND_TELL)
             _check_complete(loading)
@@ -214,7 +213,7 @@ def load_adapter(model: str, config: PSELDNetConfig):
         same = not is_merged and all(
             getattr(own_config, name) == getattr(config, name)
             for name in ("id2label", *PSELDNetConfig.__annotations__)
-            if name not in ("threshold", "feature_type")
+            if name not in ("threshold", "feature_type", "n_fft")
         )
         if is_merged:
             network, _ = load(base, "cpu")

@@ -56,8 +56,13 @@ def _register_pipeline() -> None:
 
 
 def _register_card() -> None:
-    """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT, and to AdapterBit."""
+    """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT, and to AdapterBit.
+
+    The extractor of the repository stays where `Trainer` has been given none.
+    """
     from transformers import Trainer
+
+    from ..configuration_pseldnet import PSELDNetConfig
 
     create = Trainer.create_model_card
     if hasattr(create, "__wrapped__"):
@@ -69,11 +74,18 @@ def _register_card() -> None:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if not trainer.is_world_process_zero():
             return
+        folder, name = trainer.args.output_dir, trainer.hub_model_id
+        is_ours = isinstance(getattr(model, "config", None), PSELDNetConfig)
+        if is_ours and name is not None and trainer.processing_class is None:
+            from ..hub_folder import is_default_extractor, take_pushed_extractor
+
+            if is_default_extractor(folder, model.config):
+                take_pushed_extractor(model.config, folder, name, token=trainer.args.hub_token)
         if "complete_hub_folder" in dir(type(model)):
-            model.complete_hub_folder(trainer.args.output_dir, trainer.hub_model_id)
+            model.complete_hub_folder(folder, name)
         for config in getattr(model, "peft_config", {}).values():
             if hasattr(config, "complete_card"):
-                config.complete_card(trainer.args.output_dir)
+                config.complete_card(folder)
 
     Trainer.create_model_card = create_model_card
 

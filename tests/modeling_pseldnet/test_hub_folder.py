@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoFeatureExtractor, pipeline
+from transformers import AutoFeatureExtractor, Trainer, TrainingArguments, pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import modeling_pseldnet
-from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, load, load_for_transfer
+from modeling_pseldnet import DataCollatorForSELD, PSELDNetFeatureExtractor, PSELDNetForSELD, load, load_for_transfer
 from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, model_card, save_hub_folder
 from modeling_pseldnet.modeling_pseldnet import TAGS
 from tests.helpers import tiny_config
@@ -71,6 +71,21 @@ def test_a_model_is_saved_with_its_features_wherever_it_was_loaded_from(tmp_path
         load(tmp_path / "again", "cpu")
     stereo, _ = load_for_transfer(model, num_channels=5, num_axes=2)
     assert stereo.config.feature_type is None
+
+
+def test_a_model_is_saved_with_the_features_that_it_is_known_to_take(tmp_path):
+    fine = PSELDNetFeatureExtractor(n_fft=512)
+    model = PSELDNetForSELD(tiny_config())
+    DataCollatorForSELD(fine, model)
+    PSELDNetFeatureExtractor().save_pretrained(tmp_path / "old")
+    Trainer(model, TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to=[])).save_model()
+    for folder in ("old", "new"):
+        PSELDNetForSELD.from_pretrained(tmp_path / "run").save_pretrained(tmp_path / folder)
+        assert AutoFeatureExtractor.from_pretrained(tmp_path / folder).n_fft == 512
+    PSELDNetFeatureExtractor().save_pretrained(tmp_path / "new")
+    with pytest.raises(ValueError, match="features with a n_fft of 1024 do not fit the model, which takes 512"):
+        load(tmp_path / "new", "cpu")
+    assert load_for_transfer(model, num_channels=5, num_axes=2)[0].config.n_fft is None
 
 
 def test_an_extractor_that_does_not_fit_and_a_form_for_a_card_are_replaced(tmp_path):
