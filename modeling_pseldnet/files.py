@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+# What a folder of a model, or of an adapter, is not read without.
+_READ_FIRST = ("config.json", "adapter_config.json")
 # Failures that the system reports without the name of the file.
 _UNNAMED_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
@@ -111,6 +113,40 @@ def atomic_folder(output: str | os.PathLike) -> Iterator[Path]:
             else:
                 with suppress(OSError):
                     path.unlink()
+
+
+@contextmanager
+def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder within `folder`, from which all moves up into that at the end; what else is there stays.
+
+    Its name begins with an underscore, as of what is not pushed to the Hub.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = Path(folder)
+    staging = folder / f"_{secrets.token_hex(8)}.tmp"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        move_up(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def move_up(source: Path, target: Path) -> None:
+    """Moves what is in a folder into another, in place of what has the same names there.
+
+    Cut short, it leaves no model of old and new files that could be loaded: configs go first and come last.
+    """
+    entries = sorted(source.iterdir(), key=lambda entry: entry.name in _READ_FIRST)
+    for entry in entries:
+        if entry.name in _READ_FIRST:
+            (target / entry.name).unlink(missing_ok=True)
+    for entry in entries:
+        if (target / entry.name).is_dir():
+            shutil.rmtree(target / entry.name)
+        os.replace(entry, target / entry.name)
 
 
 def _temporary_name(path: Path) -> Path:

@@ -3,6 +3,8 @@
 import inspect
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -31,6 +33,7 @@ from .adapters import (
 )
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
+from .files import staged_files
 from .keywords import refuse_unknown
 from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
@@ -66,6 +69,8 @@ INITIALISERS = (
 )
 
 
+# Files that transformers saves a model's weights to, in one or in several.
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 # What the forward of both models takes.
 FORWARD_ARGUMENTS = ("input_features", "attention_mask", "output_hidden_states", "output_attentions", "return_dict")
 # Columns of data that labels and features are made of by the collator: `Trainer` keeps those alone that forward names.
@@ -290,9 +295,24 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
                 taken = inspect.signature(PreTrainedModel.push_to_hub).parameters.keys() - {"repo_id"}
                 self.push_to_hub(name, **{option: kwargs[option] for option in taken & kwargs.keys()})
             return
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            self.complete_hub_folder(save_directory)
+        folder = Path(save_directory)
+        if not is_main_process or folder.is_file():
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+            return
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.absolute().name)
+        with staged_files(folder) as staging:
+            for name in (FEATURE_EXTRACTOR_NAME, "README.md"):
+                if (folder / name).is_file():
+                    shutil.copy2(folder / name, staging)
+            super().save_pretrained(staging, **kwargs)
+            self.complete_hub_folder(staging)
+            saved = {path.name for path in staging.iterdir()}
+            if any(map(WEIGHTS.fullmatch, saved)):
+                # Of weights in one file and in several, the one file would be loaded, however old.
+                for path in folder.iterdir():
+                    if WEIGHTS.fullmatch(path.name) and path.name not in saved:
+                        path.unlink()
 
     def _upload_modified_files(
         self, working_dir: str | os.PathLike, repo_id: str, files_timestamps: dict[str, float], *args, **kwargs

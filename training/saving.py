@@ -1,6 +1,5 @@
 """A `Trainer` whose checkpoints and models appear whole or not at all."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from modeling_pseldnet.files import move_up
 
 
 # Left out of what is pushed to the Hub, as it begins with an underscore.
@@ -109,8 +110,7 @@ class SavingTrainer(Trainer):
             staging.mkdir(parents=True, exist_ok=True)
             yield staging
             if self.args.should_save:
-                for entry in staging.iterdir():
-                    _replace(entry, folder / entry.name)
+                move_up(staging, folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise OSError(
@@ -120,10 +120,3 @@ class SavingTrainer(Trainer):
         finally:
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Gives a file or folder the name of another, which goes."""
-    if target.is_dir():
-        shutil.rmtree(target)
-    os.replace(source, target)

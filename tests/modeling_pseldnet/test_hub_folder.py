@@ -1,14 +1,25 @@
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from transformers import AutoFeatureExtractor, Trainer, TrainingArguments, pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import modeling_pseldnet
-from modeling_pseldnet import DataCollatorForSELD, PSELDNetFeatureExtractor, PSELDNetForSELD, load, load_for_transfer
+from modeling_pseldnet import (
+    DataCollatorForSELD,
+    PSELDNetFeatureExtractor,
+    PSELDNetForSELD,
+    hub_folder,
+    load,
+    load_for_transfer,
+)
+from modeling_pseldnet.files import staged_files
 from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, model_card, save_hub_folder
 from modeling_pseldnet.modeling_pseldnet import TAGS
 from tests.helpers import tiny_config
@@ -94,6 +105,48 @@ def test_an_extractor_that_does_not_fit_and_a_form_for_a_card_are_replaced(tmp_p
     PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
     assert AutoFeatureExtractor.from_pretrained(tmp_path).feature_type == "logmel_iv"
     assert "PSELDNet" in (tmp_path / "README.md").read_text()
+
+
+def weights_of(model: PSELDNetForSELD) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+def test_a_model_that_is_saved_over_another_is_loaded_in_its_place_in_however_many_files(tmp_path):
+    for seed, size in enumerate(["5GB", "20KB", "40KB", "5GB"]):
+        torch.manual_seed(seed)
+        model = PSELDNetForSELD(tiny_config())
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        assert torch.equal(weights_of(PSELDNetForSELD.from_pretrained(tmp_path)), weights_of(model))
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_a_model_whose_saving_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    old = PSELDNetForSELD(tiny_config())
+    old.save_pretrained(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(hub_folder, "model_card", None)
+    (tmp_path / "README.md").unlink()
+    with pytest.raises(TypeError):
+        PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before - {"README.md"}
+    assert torch.equal(weights_of(load(tmp_path, "cpu")[0]), weights_of(old))
+
+
+@pytest.mark.parametrize("moved", [0, 1, 20])
+def test_a_model_of_which_a_part_has_taken_the_place_of_another_is_not_loaded(tmp_path, monkeypatch, moved):
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
+    left, move = iter(range(moved)), os.replace
+
+    def replace(source, target):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), staged_files(tmp_path) as staging:
+        shutil.copytree(tmp_path, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_*"))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load(tmp_path)
 
 
 def test_what_was_given_for_the_metadata_of_a_form_stays(tmp_path):
