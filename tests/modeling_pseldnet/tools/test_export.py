@@ -31,8 +31,9 @@ CASES = [
 ]
 
 
-def network(backbone: str, output_format: str) -> PSELDNetForSELD:
-    config = tiny_config(backbone=backbone, output_format=output_format, window_seconds=SECONDS, **NETWORKS[backbone])
+def network(backbone: str, output_format: str, **fields) -> PSELDNetForSELD:
+    fields = {"window_seconds": SECONDS, **NETWORKS[backbone], **fields}
+    config = tiny_config(backbone=backbone, output_format=output_format, **fields)
     return scattered(PSELDNetForSELD(config)).eval()
 
 
@@ -71,7 +72,7 @@ def exported(tmp_path_factory):
 
     @cache
     def export_once(backbone: str, output_format: str) -> tuple[PSELDNetForSELD, Path, dict]:
-        model = network(backbone, output_format)
+        model = network(backbone, output_format, distance=True)
         path = tmp_path_factory.mktemp("onnx") / "model.onnx"
         return model, path, export.export(model, PSELDNetFeatureExtractor(), path)
 
@@ -88,9 +89,9 @@ def test_onnx_runtime_agrees_on_a_real_recording_in_a_batch_of_any_size(backbone
         **{name: ("batch", *output.shape[1:]) for name, output in expected.items()},
     }
     assert max(output.std() for output in expected.values()) > 0.05
-    assert_close(run_onnx(path, waveforms), expected, 1e-4)
+    assert_close(run_onnx(path, waveforms), expected, 1e-5)
     single = {name: output[1:] for name, output in expected.items()}
-    assert_close(run_onnx(path, waveforms[1:]), single, 1e-4)
+    assert_close(run_onnx(path, waveforms[1:]), single, 1e-5)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -102,7 +103,7 @@ def test_onnx_runtime_agrees_on_stereo_that_ends_in_silence(tmp_path):
     export.export(model, extractor, tmp_path / "model.onnx")
     waveforms = 0.1 * torch.randn(2, 2, 24000 * SECONDS, generator=torch.Generator().manual_seed(0)).numpy()
     waveforms[1, :, 12000:] = 0
-    assert_close(run_onnx(tmp_path / "model.onnx", waveforms), outputs_of(model, waveforms, extractor), 1e-4)
+    assert_close(run_onnx(tmp_path / "model.onnx", waveforms), outputs_of(model, waveforms, extractor), 1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["htsat", "passt", "cnn14_conformer"])
