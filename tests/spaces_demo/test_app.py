@@ -1,4 +1,5 @@
 import socket
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,10 @@ def detect(server, tmp_path_factory):
         client = Client(server.url, verbose=False, download_files=tmp_path_factory.mktemp("client"))
         return client.predict(recording=handle_file(recording), api_name="/detect", **inputs)
 
-    return call
+    with pytest.MonkeyPatch.context() as patch:
+        # The client leaves an empty folder there for each file that it fetches.
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("left")))
+        yield call
 
 
 def test_the_endpoint_gives_what_the_program_writes(detect, scene, predicted):
