@@ -399,6 +399,13 @@ def test_on_a_phone_nothing_is_cut_in_either_scheme(page, scheme):
     assert (ground == "rgb(11, 15, 20)") == (scheme == "dark")
 
 
+def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server):
+    late = [{**record, **{name: record[name] + 500 for name in ("onset", "offset")}} for record in RECORDS]
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json={**SCENE, "seconds": 600, "records": late}))
+    visit(page, server)
+    assert page.evaluate("(list => list.scrollWidth <= list.clientWidth)(document.querySelector('#list'))")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_is_drawn_has_contrast(page, scheme):
     """Texts in figures have 4.5:1 against what is behind them, marks 3:1 against the ground of the figure."""
