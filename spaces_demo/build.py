@@ -1,4 +1,4 @@
-"""Makes the folder of a Hugging Face Space: `python -m spaces_demo.build DIR`, then `hf upload user/space DIR`.
+"""Makes the folder of a Hugging Face Space, which `hf upload user/space DIR . --repo-type space` publishes.
 
 The folder holds all that it runs: the packages lie beside the app, and what they need is what this project declares
 that it needs, with a torch for CPUs. Nothing of it is looked up by a name that somebody else could take.

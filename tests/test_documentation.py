@@ -196,6 +196,15 @@ def test_everything_in_the_documentation_runs(document, small_data, monkeypatch,
             assert language in ("text", "bibtex"), f"{where}: what is {language}?"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_page_installs_what_its_programs_take(document):
+    takes = {"pseldnet-train": "train", "pseldnet-synthesize": "synth"}
+    bash = [text for _, language, _, text in read_blocks(document) if language == "bash"]
+    programs = {command.split()[0] for text in bash for command in read_commands(text)}
+    lists = re.findall(r'`(?:pip install -e )?"\.\[([\w,]+)\]"`', document.read_text(encoding="utf-8"))
+    assert {takes[name] for name in programs & takes.keys()} <= set(",".join(lists).split(","))
+
+
 def test_the_notebook_is_the_page():
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert notebook == to_notebook(PAGE.read_text(encoding="utf-8")), "write it anew: python -m tests.notebook"
