@@ -52,7 +52,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
             threshold (`float` or `list[float]`, *optional*):
                 Activity above which an event is reported, one or one a class; the model's own if left out.
             hop_seconds (`float`, *optional*):
-                Step between windows, whose overlapping outputs are averaged; ten seconds, no overlap, if left out.
+                Step between windows, whose overlapping outputs are averaged; their length, no overlap, if left out.
             tta (`bool`, *optional*, defaults to `False`):
                 Whether to average over 16 rotations and reflections of the sound field, at 16 times the work.
             batch_size (`int`, *optional*, defaults to 8):

@@ -246,7 +246,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--hop",
         "--every",
         type=number(above=0),
-        help="seconds between windows; default: 10, no overlap, but 0.5 with --stream",
+        help="seconds between windows; default: their length, no overlap, but 0.5 with --stream",
     )
     parser.add_argument(
         "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
