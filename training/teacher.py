@@ -44,6 +44,8 @@ from modeling_pseldnet.events import FRAME_SECONDS
 from modeling_pseldnet.inference import in_evaluation_mode
 from modeling_pseldnet.modeling_pseldnet import PSELDNetForSELD
 
+from .recipes import REQUIRED, Recipe
+
 
 # Standardised embeddings are kept within, as a rare large one would drown all others.
 MOST_DEVIATIONS = 8.0
@@ -69,6 +71,27 @@ class Answers(NamedTuple):
 
     embedding: Tensor
     logits: Tensor
+
+
+def read_teacher(recipe: Recipe) -> Teacher | None:
+    """The teacher of a recipe, if it has one.
+
+    Raises:
+        ValueError: it is not given where it must be, is no teacher, or does not go with the augmentation.
+    """
+    if recipe.teacher.module is None:
+        return None
+    if recipe.teacher.module == REQUIRED:
+        raise ValueError(
+            "teacher.module must be given: a Python file with a Teacher, as training/teacher.py tells; without one"
+            " (teacher.module=null) the labels alone are learnt"
+        )
+    if recipe.peft is not None:
+        raise ValueError("a teacher is for whole models: set peft to null, or teacher.module")
+    for method in ("wav_mix", "track_mix"):
+        if (recipe.augmentation or {}).get(method) is not None:
+            raise ValueError(f"augmentation.{method} mixes scenes, which a teacher hears one by one: set it null")
+    return load_teacher(recipe.teacher.module)
 
 
 def load_teacher(module: str) -> Teacher:

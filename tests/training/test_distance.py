@@ -13,8 +13,9 @@ from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.tools.evaluate_files import evaluate_files
 from modeling_pseldnet.tools.predict import main as predict
 from training.data import load_windows
+from training.network import build_extractor
 from training.recipes import DataRecipe, read_recipe
-from training.train import build_extractor, run
+from training.train import run
 
 
 CLASSES = ["low", "middle", "high"]

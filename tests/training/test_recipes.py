@@ -8,7 +8,8 @@ import pytest
 from tests.helpers import status_of
 from training.augmentation import AugMix
 from training.recipes import packaged_recipes, read_recipe, write_recipe
-from training.train import check_same_run, check_schedule, is_better_higher, main
+from training.resume import check_same_run
+from training.train import check_schedule, is_better_higher, main
 
 
 # Batch size, learning rate, epochs to a step, epochs, augmentation methods: the published ones.

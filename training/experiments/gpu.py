@@ -218,7 +218,8 @@ def run(options: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * options.minutes
     import torch
 
-    from ..train import build_trainer, read_teacher
+    from ..teacher import read_teacher
+    from ..train import build_trainer
 
     output, parts = options.output, options.only or PARTS
     output.mkdir(parents=True, exist_ok=True)

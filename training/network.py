@@ -1,0 +1,218 @@
+"""The feature extractor and the network that a recipe trains: new, from another one, or an adapter."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .recipes import FEATURE_FIELDS, REQUIRED, Recipe
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from modeling_pseldnet import PSELDNetConfig, PSELDNetFeatureExtractor, PSELDNetForSELD
+    from modeling_pseldnet.tools.transfer import TransferReport
+
+
+# What recordings of a data set are, by its `config_name`, where they are not ambisonics.
+FORMAT_OF_CONFIG = {"mic": "array", "sum": "mono", "stereo": "stereo"}
+# Augmentation turns ambisonics only, and does not shift what are lags, not frequencies.
+UNFIT_FEATURES = {
+    "rotation": ("logmel_gcc", "salsa_lite", "logmel", "stereo"),
+    "frequency_shift": ("logmel_gcc",),
+    "filter_augment": ("stereo",),
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that a recipe starts from: name, config, feature extractor and, of an adapter, the method of PEFT."""
+
+    name: str
+    config: PSELDNetConfig
+    extractor: PSELDNetFeatureExtractor
+    peft_method: str | None
+
+
+def read_start(pretrained: str | None) -> Start | None:
+    """What `model.pretrained` is, without its weights; None for a new model.
+
+    Raises:
+        ValueError: it is not given where it must be, or no PSELDNet.
+        OSError: there is no such model.
+    """
+    if pretrained is None:
+        return None
+    if pretrained == REQUIRED:
+        raise ValueError(
+            "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
+            " pseldnet-convert makes one of a published checkpoint"
+        )
+    from modeling_pseldnet.adapters import place_of
+    from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
+
+    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
+    name = os.path.expanduser(place_of(pretrained))
+    name = str(Path(name).absolute()) if Path(name).is_dir() else name
+    adapter = adapter_config(name)
+    return Start(name, read_config(name), read_extractor(name), adapter["peft_type"].lower() if adapter else None)
+
+
+def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> PSELDNetFeatureExtractor:
+    """The feature extractor of a recipe, at the sampling rate of the data.
+
+    What the recipe does not say is as in the model that it starts from, with frames as long as there.
+
+    Raises:
+        ValueError: there are no such features, or the data or the augmentation does not go with them.
+    """
+    from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
+
+    from .data import BUILDERS, recipe_of_others
+
+    fields = {}
+    if start is not None:
+        fields = {name: getattr(start.extractor, name) for name in FEATURE_FIELDS}
+        fields["hop_length"] = start.extractor.hop_length * sampling_rate // start.extractor.sampling_rate
+    extractor = PSELDNetFeatureExtractor(sampling_rate=sampling_rate, **{**fields, **recipe.features})
+    sides = {"train": recipe.train, "eval": recipe.eval}
+    if recipe.train.mix_in is not None:
+        sides["train.mix_in"] = recipe_of_others(recipe.train)
+    for side, data in sides.items():
+        # Mono sounds are placed in a sound field, and scenes rendered in one.
+        is_field = data.mono or data.source not in BUILDERS
+        config_name = None if is_field else data.config_name or BUILDERS[data.source].BUILDER_CONFIGS[0].name
+        channel_format = FORMAT_OF_CONFIG.get(config_name, "ambix")
+        if channel_format not in extractor.channel_formats:
+            fitting = [name for name, kind in FEATURE_TYPES.items() if channel_format in kind.channel_formats]
+            raise ValueError(
+                f"data.{side} is {channel_format!r} audio, which {extractor.feature_type} features are not made of:"
+                f" set features.feature_type to {' or '.join(fitting)}, or take another data.config_name"
+            )
+    for method, options in (recipe.augmentation or {}).items():
+        if options is not None and extractor.feature_type in UNFIT_FEATURES.get(method, ()):
+            raise ValueError(f"augmentation.{method} does not go with {extractor.feature_type} features: set it null")
+    shift = (recipe.augmentation or {}).get("frequency_shift") or {}
+    if shift.get("mel_bins", 0) >= extractor.feature_size:
+        raise ValueError(f"frequency_shift.mel_bins must be below {extractor.feature_size}, which there are")
+    return extractor
+
+
+def build_model(
+    recipe: Recipe,
+    start: Start | None,
+    class_names: list[str],
+    extractor: PSELDNetFeatureExtractor,
+    only_evaluate: bool = False,
+) -> PSELDNetForSELD | PeftModel:
+    """The model that a recipe trains, for these classes and features.
+
+    Of the head of the model that it starts from the classes of the same name are kept; others are new. What was kept
+    and what is new is printed. An adapter is trained further.
+
+    Raises:
+        ValueError: the recipe asks for what is not known, or the model it starts from does not fit, or to be scored
+            without training a part of it would be new.
+    """
+    from accelerate import PartialState
+
+    from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
+    from modeling_pseldnet.inference import FITTING, check_extractor
+    from modeling_pseldnet.tools.loading import load
+    from modeling_pseldnet.tools.transfer import config_for_transfer, transfer_from
+
+    options = {name: value for name, value in recipe.model.items() if name != "pretrained"}
+    options |= {of_model: getattr(extractor, name) for name, of_model in FITTING.items()}
+    options |= {"id2label": dict(enumerate(class_names)), "feature_type": extractor.feature_type}
+    if start is None:
+        if recipe.peft is not None:
+            raise ValueError("peft trains an adapter, which is saved without its network: give model.pretrained too")
+        return PSELDNetForSELD(PSELDNetConfig(**options))
+    if options.get("backbone", start.config.backbone) != start.config.backbone:
+        raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {start.config.backbone}")
+    if only_evaluate or start.peft_method is not None:
+        # Data may have another sampling rate; what is made of it may not be of another kind.
+        of_data = {name: options[name] for name in ("sampling_rate", "hop_length")}
+        check_extractor(extractor, config_for_transfer(start.config, **of_data))
+    config = config_for_transfer(start.config, **options)
+    if start.peft_method is not None:
+        return _build_adapter(recipe, start, config)
+    model = PSELDNetForSELD(config)
+    try:
+        report = transfer_from(model, load(start.name, "cpu")[0])
+    except ValueError as error:
+        raise ValueError(f"model.pretrained, {start.name}: {error}") from None
+    if only_evaluate and (new := report.new_in(model)):
+        raise ValueError(
+            f"{start.name} has no {new[0]} that fits the recipe, and a new one would be scored: set"
+            f" model.output_format to {start.config.output_format} and model.distance to"
+            f" {str(start.config.distance).lower()}"
+        )
+    if PartialState().is_main_process:
+        print(f"{start.name}: {report}")
+    return model if recipe.peft is None else _add_adapter(model, recipe.peft, report)
+
+
+def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferReport) -> PeftModel:
+    """The model with a new adapter, which saves all that the model it is trained on lacks."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model, get_peft_model_state_dict
+
+    options = dict(peft)
+    method = options.pop("method")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.upper())
+    try:
+        config = kind and kind(**options)
+        if config is None or config.is_prompt_learning:
+            known = ", ".join(sorted(name.lower() for name in PEFT_TYPE_TO_CONFIG_MAPPING))
+            raise ValueError(f"no PEFT method {method!r} for such networks: choose from {known}")
+        adapted = get_peft_model(model, config)
+    except TypeError as error:
+        raise ValueError(f"peft: {error}") from None
+    saved = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for name in report.new_in(model):
+        if f"base_model.model.{name}" not in saved:
+            raise ValueError(
+                f"{method} would not save {name}, which the model it starts from has not, so that nothing could load"
+                f" it: name its module in peft.modules_to_save, such as {name.rpartition('.')[0]}"
+            )
+    return adapted
+
+
+def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> PeftModel:
+    """The adapter that a recipe starts from, with what it was trained on, for data of the same classes."""
+    here, there = (list(of.id2label.values()) for of in (config, start.config))
+    if here != there:
+        what = f"the data has {len(here)}"
+        if len(here) == len(there):
+            what += " others, or in another order: " + next(
+                f"{a}, not {b}" for a, b in zip(here, there, strict=True) if a != b
+            )
+        raise ValueError(
+            f"{start.name} is an adapter for {len(there)} classes, and {what}: start from the model that it was"
+            " trained on"
+        )
+    for name in ("output_format", "distance"):
+        here, there = (str(getattr(of, name)).lower() for of in (config, start.config))
+        if here != there:
+            raise ValueError(f"{start.name} is an adapter with model.{name} {there}, not {here}: set it so")
+    if recipe.peft is not None and recipe.peft["method"].lower() != start.peft_method:
+        raise ValueError(
+            f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"
+        )
+    from modeling_pseldnet.tools.loading import adapter_config, load_adapter
+
+    known = adapter_config(start.name)
+    for key, value in (recipe.peft or {}).items():
+        there = known.get(key, value)
+        if isinstance(there, list):
+            # PEFT keeps them in no order, and in place of a text such as all-linear what it stands for.
+            same = isinstance(value, str) or sorted(there) == sorted(value or ())
+        else:
+            same = there == value
+        if key != "method" and not same:
+            raise ValueError(f"{start.name} is an adapter with {key} {there!r}, not {value!r}: set peft to null")
+
+    return load_adapter(start.name, config)
