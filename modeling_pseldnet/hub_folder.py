@@ -10,13 +10,13 @@ from typing import Any
 
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import yaml_dump
+from transformers import PreTrainedModel
 
 from .adapters import place_of
 from .configuration_pseldnet import PSELDNetConfig
-from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
+from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .files import atomic_folder, write_atomically
-from .inference import check_extractor
-from .modeling_pseldnet import TAGS, PSELDNetForSELD, PSELDNetPreTrainedModel
+from .fitting import check_extractor, fitting_extractor, fitting_types
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 
@@ -31,6 +31,8 @@ FORM = re.compile(r"\[More Information Needed\]|^More information needed$", re.M
 KEPT = re.compile(r"^It achieves the following .*?(?=^## )|^## Training procedure$.*", re.MULTILINE | re.DOTALL)
 # What is kept of the metadata of a form: what `push_to_hub` has been given.
 GIVEN = ("license", "language", "datasets", "tags")
+# What a model is tagged with on the Hub.
+TAGS = [TASK, "sound-event-detection", "direction-of-arrival", "spatial-audio", "pseldnet"]
 # As `Pipeline.save_pretrained` writes it.
 CUSTOM_PIPELINES = {
     TASK: {
@@ -63,7 +65,7 @@ def check_output(output: str | os.PathLike, overwrite: bool, made_from: str | os
 
 
 def save_hub_folder(
-    model: PSELDNetForSELD,
+    model: PreTrainedModel,
     output: str | os.PathLike,
     card: str,
     feature_extractor: PSELDNetFeatureExtractor | None = None,
@@ -87,7 +89,7 @@ def save_hub_folder(
         model.save_pretrained(folder)
 
 
-def complete_folder(model: PSELDNetPreTrainedModel, folder: str | os.PathLike, name: str | None = None) -> None:
+def complete_folder(model: PreTrainedModel, folder: str | os.PathLike, name: str | None = None) -> None:
     """Adds to a model that has been saved what it takes to load it by every way: code, pipeline, extractor and card.
 
     An extractor that is there and fits stays, as does a card, but for a form that nobody has filled in, of which the
@@ -163,7 +165,7 @@ def is_default_extractor(folder: str | os.PathLike, config: PSELDNetConfig) -> b
 def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtractor | None:
     """Saves the extractor in a folder, or else the one that a model was loaded with or one that fits."""
     extractor = _extractor_at(folder, config) or _extractor_at(place_of(config.name_or_path), config)
-    if extractor is None and _fitting_types(config):
+    if extractor is None and fitting_types(config):
         extractor = fitting_extractor(config)
     if extractor is not None:
         # One that is there too, as an upload leaves out what has not been written anew.
@@ -184,34 +186,6 @@ def _extractor_at(
     return extractor
 
 
-def _fitting_types(config: PSELDNetConfig) -> list[str]:
-    return [
-        name
-        for name, kind in FEATURE_TYPES.items()
-        if kind.num_channels == config.num_channels and config.feature_type in (None, name)
-    ]
-
-
-def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
-    """The extractor for a network: of its feature type, or else the first with so many channels, ambisonics for 7.
-
-    Raises:
-        ValueError: no feature type has so many channels.
-    """
-    fitting = _fitting_types(config)
-    if not fitting:
-        raise ValueError(
-            f"no feature type has the {config.num_channels} channels of the model: give its feature extractor"
-        )
-    return PSELDNetFeatureExtractor(
-        feature_size=config.num_mel_bins,
-        sampling_rate=config.sampling_rate,
-        hop_length=config.hop_length,
-        feature_type=fitting[0],
-        **({} if config.n_fft is None else {"n_fft": config.n_fft}),
-    )
-
-
 def model_card(
     config: PSELDNetConfig,
     source: str | None = None,
@@ -230,7 +204,7 @@ def model_card(
         name: of the repository that it is for.
         metadata: more for the Hub to read, such as a `license`.
     """
-    extractor = feature_extractor or (fitting_extractor(config) if _fitting_types(config) else None)
+    extractor = feature_extractor or (fitting_extractor(config) if fitting_types(config) else None)
     audio = extractor.audio if extractor else f"audio whose features have {config.num_channels} channels"
     labels = ", ".join(str(label) for label in config.id2label.values())
     origin = f"{made} `{source}`; see" if source else "See"

@@ -1,4 +1,4 @@
-"""Recordings of any length through a model that takes ten seconds, in bounded memory; averages over rotations."""
+"""Recordings of any length through a model that takes ten seconds, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from .ambisonics import ROTATION_PATTERNS, feature_rotation
 from .audio import Recording
-from .configuration_pseldnet import PSELDNetConfig
 from .events import Events, fold_azimuth
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from .modeling_pseldnet import PSELDNetForSELD
+from .fitting import check_extractor, choose_channel_format
 from .output_formats import OutputFormat
+from .rotation_averaging import rotation_averaging
 from .timeline import link_tracks
 
 
@@ -26,14 +26,6 @@ FRAMES_PER_SECOND = 10
 Outputs = dict[str, np.ndarray]
 # Below -120 dB of full scale in every channel nothing sounds, whatever a network makes of it.
 SILENCE = 1e-6
-# Fields of an extractor, and those of a network's config that must equal them.
-FITTING = {
-    "num_channels": "num_channels",
-    "feature_size": "num_mel_bins",
-    "sampling_rate": "sampling_rate",
-    "hop_length": "hop_length",
-    "n_fft": "n_fft",
-}
 
 
 class Window(NamedTuple):
@@ -56,7 +48,7 @@ class Window(NamedTuple):
 
 
 def detect(
-    model: PSELDNetForSELD,
+    model: PreTrainedModel,
     feature_extractor: PSELDNetFeatureExtractor,
     source,
     *,
@@ -71,7 +63,8 @@ def detect(
     """What sounds in a recording, when and from which direction, and how far where the model tells that.
 
     Args:
-        model, feature_extractor: as loaded; the model runs where its weights are.
+        model, feature_extractor: a [`PSELDNetForSELD`] and its extractor, as loaded; the model runs where its weights
+            are.
         source: a file or its bytes, or an array (channels, samples) and its rate; all that [`Recording`] takes.
         channel_format (`str`): what the channels are, as for [`Recording`]; what the model takes if left out:
             ambisonics as the file says, or else `"ambix"` (W, Y, Z, X, SN3D), but `"array"` or `"mono"` with features
@@ -112,7 +105,7 @@ def detect(
 
 
 def detect_each(
-    model: PSELDNetForSELD,
+    model: PreTrainedModel,
     feature_extractor: PSELDNetFeatureExtractor,
     sources: Iterable,
     *,
@@ -204,7 +197,7 @@ def recording_pieces(index: int, recording: Recording, window_frames: int, hop_f
 
 
 def batched_windows(
-    model: PSELDNetForSELD,
+    model: PreTrainedModel,
     predict: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     feature_extractor: PSELDNetFeatureExtractor,
     pieces: Iterator[Piece],
@@ -309,7 +302,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_units else torch.float32
 
 
-def in_dtype(model: PSELDNetForSELD, dtype: torch.dtype | str | None) -> PSELDNetForSELD:
+def in_dtype(model: PreTrainedModel, dtype: torch.dtype | str | None) -> PreTrainedModel:
     """The model, or a copy of it that computes in another type.
 
     Raises:
@@ -387,7 +380,7 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def window_outputs(
-    model: PSELDNetForSELD,
+    model: PreTrainedModel,
     predict: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     feature_extractor: PSELDNetFeatureExtractor,
     waveforms: list[np.ndarray],
@@ -420,51 +413,10 @@ def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: PSELDNetForSELD) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """The model in evaluation mode and without gradients, and as it was afterwards."""
     with in_evaluation_mode(model), torch.inference_mode():
         yield
-
-
-def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:
-    """Refuses an extractor whose features a network does not take.
-
-    Raises:
-        ValueError: they differ in type, channels, bins, sampling rate, hop or transform; the message says where.
-    """
-    if config.feature_type not in (None, extractor.feature_type):
-        raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
-    for name, of_network in FITTING.items():
-        given, taken = getattr(extractor, name), getattr(config, of_network)
-        if taken not in (None, given):
-            raise ValueError(
-                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
-            )
-
-
-def adopt_extractor(config: PSELDNetConfig, extractor: PSELDNetFeatureExtractor) -> None:
-    """Has a config say what features its network takes, so that the network is saved with an extractor of those.
-
-    Raises:
-        ValueError: as of [`check_extractor`].
-    """
-    check_extractor(extractor, config)
-    config.feature_type, config.n_fft = extractor.feature_type, extractor.n_fft
-
-
-def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNetFeatureExtractor) -> str:
-    """The channel format, or the usual one of the features if it is None.
-
-    Raises:
-        ValueError: the features cannot be made of it.
-    """
-    fitting = feature_extractor.channel_formats
-    if channel_format is not None and channel_format not in fitting:
-        raise ValueError(
-            f"channel format {channel_format!r} does not go with {feature_extractor.feature_type} features:"
-            f" use {' or '.join(fitting)}"
-        )
-    return channel_format or fitting[0]
 
 
 def checked_threshold(threshold, config) -> np.ndarray:
@@ -498,87 +450,3 @@ def checked_frames(name: str, seconds: float, least: int, window_frames: int) ->
             f" {window_frames // FRAMES_PER_SECOND} s"
         )
     return frames
-
-
-PATTERNS = ROTATION_PATTERNS[16]
-
-
-def rotation_averaging(
-    model: PSELDNetForSELD, feature_extractor: PSELDNetFeatureExtractor
-) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    """Like `model.predict`, but the mean over the sound field turned in 16 ways, each output turned back.
-
-    It costs 16 forward passes. The mean turns with the sound field, whatever the network has learnt: where a recording
-    is rotated or reflected by one of the 16, so is the answer (with three tracks, but for ties in [`mean_of_tracks`]).
-
-    Returns:
-        From features (batch, 7, frames, mel bins) to the outputs of the format, as `model.predict` gives them.
-
-    Raises:
-        ValueError: the features are not of ambisonics, or the outputs not ACCDOA vectors of three axes and, at most,
-            distances.
-    """
-    if feature_extractor.feature_type != "logmel_iv":
-        raise ValueError(
-            f"averaging over rotations takes features of ambisonics, logmel_iv, not {feature_extractor.feature_type}"
-        )
-    names = model.output_format.output_names
-    if names[0] != "accdoa":
-        raise ValueError(
-            f"averaging over rotations takes accdoa or multi_accdoa outputs, not {model.config.output_format}"
-        )
-
-    if model.config.num_axes == 2 or model.config.onscreen:
-        # A source that is turned to the back is told in front, and off the screen.
-        raise ValueError("averaging over rotations takes vectors of three axes, not two, and not what is on screen")
-
-    def predict(input_features: torch.Tensor) -> dict[str, torch.Tensor]:
-        answers = []
-        # Features turn with the sound field exactly, so that they need not be computed again.
-        for pattern, turn in zip(PATTERNS, feature_rotation(PATTERNS), strict=True):
-            turned = torch.einsum("ij,bjtm->bitm", torch.from_numpy(turn).to(input_features), input_features)
-            accdoa, *beside = model.predict(turned).values()
-            vectors = torch.einsum("ij,bfkic->bfkjc", torch.from_numpy(pattern).to(accdoa), accdoa)
-            answers.append(torch.cat([vectors, *(output.unsqueeze(3) for output in beside)], dim=3))
-        mean = mean_of_tracks(torch.stack(answers))
-        vectors, beside = mean[:, :, :, :3], mean[:, :, :, 3:].unbind(3)
-        return dict(zip(names, [vectors, *beside], strict=True))
-
-    return predict
-
-
-def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
-    """The mean of several answers whose tracks are in no common order.
-
-    In each frame and class, one answer gives the order: the one that is least far from all others. Each of its tracks
-    is averaged with the nearest track of every other answer. Tracks are not matched one to one, since of multi-ACCDOA
-    several may stand for one source, and not the same in every answer. No answer is preferred for its place.
-
-    Args:
-        outputs: (answers, batch, frames, tracks, 3 + …, classes); the vector says what is near, and what stands after
-            it is averaged with it.
-
-    Returns:
-        (batch, frames, tracks, 3 + …, classes).
-    """
-    if outputs.shape[3] == 1:
-        return outputs.mean(0)
-    far, vectors = [], outputs[..., :3, :]
-    for answer in vectors:
-        distance = squared_distance(answer, vectors)
-        # There and back, since an answer that lacks a source is near to those that have it but not they to it.
-        far.append((distance.amin(4).sum(3) + distance.amin(3).sum(3)).sum(0))
-    chosen = torch.stack(far).argmin(0)[None, :, :, None, None].expand(1, *vectors.shape[1:])
-    nearest = squared_distance(vectors.gather(0, chosen)[0], vectors).argmin(4)
-    return outputs.gather(3, nearest.unsqueeze(4).expand_as(outputs)).mean(0)
-
-
-def squared_distance(tracks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Between tracks (batch, frames, tracks, 3, classes) and those of answers (answers, batch, …).
-
-    Returns:
-        (answers, batch, frames, tracks, tracks of the answer, classes).
-    """
-    # An axis at a time, as the differences of all three would take much memory.
-    parts = (tracks[..., :, None, axis, :] - others[..., None, :, axis, :] for axis in range(tracks.shape[-2]))
-    return sum(part.square_() for part in parts)

@@ -34,6 +34,7 @@ from .adapters import (
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
 from .files import staged_files
+from .hub_folder import TAGS, complete_folder, save_for_adapter, take_pushed_extractor
 from .keywords import refuse_unknown
 from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
@@ -75,14 +76,6 @@ WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 FORWARD_ARGUMENTS = ("input_features", "attention_mask", "output_hidden_states", "output_attentions", "return_dict")
 # Columns of data that labels and features are made of by the collator: `Trainer` keeps those alone that forward names.
 DATA_COLUMNS = ("audio", "waveform", "sampling_rate", "num_frames", "events")
-# What a model is tagged with on the Hub.
-TAGS = [
-    "sound-event-localization-and-detection",
-    "sound-event-detection",
-    "direction-of-arrival",
-    "spatial-audio",
-    "pseldnet",
-]
 
 
 def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
@@ -317,8 +310,6 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     def _upload_modified_files(
         self, working_dir: str | os.PathLike, repo_id: str, files_timestamps: dict[str, float], *args, **kwargs
     ):
-        from .hub_folder import take_pushed_extractor
-
         if FEATURE_EXTRACTOR_NAME not in files_timestamps:
             # One that was not there before is no user's, as that in the repository may be.
             options = {name: kwargs.get(name) for name in ("token", "revision")}
@@ -330,8 +321,6 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
     def complete_hub_folder(self, folder: str | os.PathLike, name: str | None = None) -> None:
         """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""
-        from .hub_folder import complete_folder, save_for_adapter
-
         if getattr(self, "_hf_peft_config_loaded", False) or self.peft_model is not None:
             save_for_adapter(self.config, folder)
         else:

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from modeling_pseldnet import Events, PSELDNetForSELD
 from modeling_pseldnet.audio import CHANNEL_FORMATS, Recording
-from modeling_pseldnet.inference import choose_channel_format
+from modeling_pseldnet.fitting import choose_channel_format
 from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo import NAME, main

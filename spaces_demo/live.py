@@ -12,7 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from modeling_pseldnet.audio import CHANNEL_FORMATS
-from modeling_pseldnet.inference import choose_channel_format
+from modeling_pseldnet.fitting import choose_channel_format
 from modeling_pseldnet.tools.stream import detect_stream, in_real_time, read_pcm, samples_of, to_record
 from spaces_demo.answers import answering, channel_advice
 from spaces_demo.models import Model

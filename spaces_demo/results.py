@@ -11,7 +11,8 @@ from modeling_pseldnet import Events
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import fold_azimuth, write_csv
 from modeling_pseldnet.files import write_atomically
-from modeling_pseldnet.inference import choose_channel_format, detect
+from modeling_pseldnet.fitting import choose_channel_format
+from modeling_pseldnet.inference import detect
 from modeling_pseldnet.timeline import to_records
 from spaces_demo.listening import write_preview
 from spaces_demo.models import BATCH_SIZE, Model

@@ -120,7 +120,7 @@ def build_model(
     from accelerate import PartialState
 
     from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
-    from modeling_pseldnet.inference import FITTING, check_extractor
+    from modeling_pseldnet.fitting import FITTING, check_extractor
     from modeling_pseldnet.tools.loading import load
     from modeling_pseldnet.tools.transfer import config_for_transfer, transfer_from
 

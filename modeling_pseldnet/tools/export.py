@@ -42,7 +42,8 @@ def to_exported_program(
     import torch
 
     from ..feature_extraction_pseldnet import FEATURE_TYPES
-    from ..inference import check_extractor, in_evaluation_mode
+    from ..fitting import check_extractor
+    from ..inference import in_evaluation_mode
     from .waveform_model import WaveformModel
 
     check_extractor(feature_extractor, model.config)

@@ -57,7 +57,7 @@ class DataCollatorForSELD:
         channel_format: str | None = None,
         class_names: Sequence[str] | None = None,
     ):
-        from ..inference import adopt_extractor, choose_channel_format
+        from ..fitting import adopt_extractor, choose_channel_format
 
         adopt_extractor(model.config, extractor)
         # Not the model: workers that are spawned would get a copy of its weights, and adapters cannot be pickled.

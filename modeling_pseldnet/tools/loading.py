@@ -17,7 +17,7 @@ from .. import DEFAULT_MODEL
 from ..adapters import check_one_model, has_weights, is_of, place_of, same_place
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..inference import adopt_extractor
+from ..fitting import adopt_extractor
 from ..keywords import refuse_unknown
 from ..modeling_pseldnet import PSELDNetForSELD
 from .cli import describe

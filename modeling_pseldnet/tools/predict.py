@@ -168,7 +168,7 @@ class Predictor:
             write_atomically(stem.with_name(f"{stem.name}.json"), f"{text}\n")
         if options.plot:
             from ..audio import Recording
-            from ..inference import choose_channel_format
+            from ..fitting import choose_channel_format
 
             channel_format = choose_channel_format(options.channel_format, self.extractor)
             with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
@@ -184,7 +184,8 @@ def listen(options: argparse.Namespace) -> None:
         ValueError: stream, model, device, threshold or another option cannot be used.
     """
     from ..audio import CHANNEL_FORMATS
-    from ..inference import FRAMES_PER_SECOND, checked_frames, choose_channel_format, in_dtype
+    from ..fitting import choose_channel_format
+    from ..inference import FRAMES_PER_SECOND, checked_frames, in_dtype
     from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 

@@ -11,8 +11,9 @@ from modeling_pseldnet import Events, PSELDNetConfig, PSELDNetForSELD, load_for_
 from modeling_pseldnet.ambisonics import ROTATION_PATTERNS
 from modeling_pseldnet.events import angle_between, direction_to_vector, fold_azimuth
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from modeling_pseldnet.inference import Window, average_overlaps, decode_windows, mean_of_tracks, rotation_averaging
+from modeling_pseldnet.inference import Window, average_overlaps, decode_windows
 from modeling_pseldnet.output_formats import get_output_format
+from modeling_pseldnet.rotation_averaging import mean_of_tracks, rotation_averaging
 from modeling_pseldnet.timeline import to_records
 from modeling_pseldnet.tools.export import to_exported_program
 from modeling_pseldnet.tools.stream import to_record

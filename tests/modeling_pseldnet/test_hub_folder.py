@@ -20,8 +20,7 @@ from modeling_pseldnet import (
     load_for_transfer,
 )
 from modeling_pseldnet.files import staged_files
-from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, model_card, save_hub_folder
-from modeling_pseldnet.modeling_pseldnet import TAGS
+from modeling_pseldnet.hub_folder import CUSTOM_PIPELINES, PACKAGES, TAGS, model_card, save_hub_folder
 from tests.helpers import tiny_config
 
 

@@ -172,8 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def finish(options: argparse.Namespace) -> None:
+    from modeling_pseldnet.fitting import check_extractor
     from modeling_pseldnet.hub_folder import check_output, save_hub_folder
-    from modeling_pseldnet.inference import check_extractor, evaluating, rotation_averaging
+    from modeling_pseldnet.inference import evaluating
+    from modeling_pseldnet.rotation_averaging import rotation_averaging
     from modeling_pseldnet.tools.loading import load
 
     check_output(options.output, overwrite=True, made_from=options.run)

@@ -6,7 +6,7 @@ import torch
 from modeling_pseldnet import PSELDNetFeatureExtractor, PSELDNetForSELD, detect
 from modeling_pseldnet.ambisonics import ROTATION_PATTERNS, channel_rotation, feature_rotation
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.inference import mean_of_tracks, rotation_averaging
+from modeling_pseldnet.rotation_averaging import mean_of_tracks, rotation_averaging
 from tests.helpers import scattered, tiny_config
 
 

@@ -1,0 +1,84 @@
+"""Which feature extractor goes with a network, and which channels with that."""
+
+from .configuration_pseldnet import PSELDNetConfig
+from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
+
+
+# Fields of an extractor, and those of a network's config that must equal them.
+FITTING = {
+    "num_channels": "num_channels",
+    "feature_size": "num_mel_bins",
+    "sampling_rate": "sampling_rate",
+    "hop_length": "hop_length",
+    "n_fft": "n_fft",
+}
+
+
+def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:
+    """Refuses an extractor whose features a network does not take.
+
+    Raises:
+        ValueError: they differ in type, channels, bins, sampling rate, hop or transform; the message says where.
+    """
+    if config.feature_type not in (None, extractor.feature_type):
+        raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
+    for name, of_network in FITTING.items():
+        given, taken = getattr(extractor, name), getattr(config, of_network)
+        if taken not in (None, given):
+            raise ValueError(
+                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
+            )
+
+
+def adopt_extractor(config: PSELDNetConfig, extractor: PSELDNetFeatureExtractor) -> None:
+    """Has a config say what features its network takes, so that the network is saved with an extractor of those.
+
+    Raises:
+        ValueError: as of [`check_extractor`].
+    """
+    check_extractor(extractor, config)
+    config.feature_type, config.n_fft = extractor.feature_type, extractor.n_fft
+
+
+def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNetFeatureExtractor) -> str:
+    """The channel format, or the usual one of the features if it is None.
+
+    Raises:
+        ValueError: the features cannot be made of it.
+    """
+    fitting = feature_extractor.channel_formats
+    if channel_format is not None and channel_format not in fitting:
+        raise ValueError(
+            f"channel format {channel_format!r} does not go with {feature_extractor.feature_type} features:"
+            f" use {' or '.join(fitting)}"
+        )
+    return channel_format or fitting[0]
+
+
+def fitting_types(config: PSELDNetConfig) -> list[str]:
+    """The feature types that a network may take, by their channels and what its config says."""
+    return [
+        name
+        for name, kind in FEATURE_TYPES.items()
+        if kind.num_channels == config.num_channels and config.feature_type in (None, name)
+    ]
+
+
+def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
+    """The extractor for a network: of its feature type, or else the first with so many channels, ambisonics for 7.
+
+    Raises:
+        ValueError: no feature type has so many channels.
+    """
+    fitting = fitting_types(config)
+    if not fitting:
+        raise ValueError(
+            f"no feature type has the {config.num_channels} channels of the model: give its feature extractor"
+        )
+    return PSELDNetFeatureExtractor(
+        feature_size=config.num_mel_bins,
+        sampling_rate=config.sampling_rate,
+        hop_length=config.hop_length,
+        feature_type=fitting[0],
+        **({} if config.n_fft is None else {"n_fft": config.n_fft}),
+    )
