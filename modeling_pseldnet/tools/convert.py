@@ -3,135 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .checkpoints import read_network
 from .cli import CommandParser, program
-from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
+from .convert_checkpoint import convert_checkpoint
+from .convert_names import RENAMES
 from .labels import read_labels
 
 
-if TYPE_CHECKING:
-    import torch
-
-    from ..modeling_pseldnet import PSELDNetForSELD
-
-
 OUTPUT_FORMATS = ("accdoa", "einv2", "multi_accdoa", "seddoa")
-
-
-@dataclass
-class ConversionReport:
-    """How many classes the model has, and how many entries were used, remade, or are no part of the network."""
-
-    classes: int
-    used: int
-    remade: int
-    ignored: list[str]
-
-    def __str__(self) -> str:
-        examples = f" ({', '.join(self.ignored[:3])}{', …' if len(self.ignored) > 3 else ''})" if self.ignored else ""
-        return (
-            f"classes: {self.classes}; {self.used} entries of the network used, {self.remade} that hold nothing learnt"
-            f" remade, {len(self.ignored)} of other parts ignored{examples}"
-        )
-
-
-def convert_checkpoint(
-    checkpoint: str | os.PathLike,
-    output: str | os.PathLike,
-    backbone: str = "htsat",
-    output_format: str = "multi_accdoa",
-    labels: list[str] | None = None,
-    sampling_rate: int = 24000,
-    overwrite: bool = False,
-    loss_type: str = "tpit",
-    source: str | None = None,
-    note: str = "",
-) -> ConversionReport:
-    """Writes a published checkpoint as a Hub folder: weights, config, extractor, code and model card.
-
-    Args:
-        checkpoint: a Lightning `.ckpt`; it is read without running any code that it may carry.
-        output: the folder to write; it appears whole or not at all.
-        backbone, output_format: the architecture, as in [`PSELDNetConfig`].
-        labels: names of the classes in the order of their index; `class 0`, … if left out.
-        sampling_rate: rate in Hz of the audio that the checkpoint was trained on, 24000 or 32000.
-        overwrite: whether a folder that is there and not empty is replaced.
-        loss_type: what EINV2 and SEDDOA were trained with, as in [`PSELDNetConfig`].
-        source: what the model card says it was made from; the name of the file by default.
-        note: a section for the model card.
-
-    Raises:
-        ValueError: the file is no such checkpoint, does not fit the architecture, or carries code.
-        FileExistsError: `output` is there and not empty.
-    """
-    from ..hub_folder import check_output, model_card, save_hub_folder
-    from ..modeling_pseldnet import PSELDNetForSELD
-    from ..output_formats import FORMATS
-
-    if backbone not in RENAMES or output_format not in FORMATS:
-        raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
-    if loss_type != "tpit" and output_format not in ("einv2", "seddoa"):
-        raise ValueError(
-            f"the loss type {loss_type} is of einv2 and seddoa alone, not of {output_format}: leave it out"
-        )
-    check_output(output, overwrite, checkpoint)
-    network, ignored = read_network(checkpoint)
-    state, remade = convert_state_dict(network, backbone)
-
-    head = _head_size(state, FORMATS[output_format].class_heads[0], checkpoint)
-    numbers_a_class = FORMATS[output_format].numbers_a_class
-    num_classes, rest = divmod(head, numbers_a_class)
-    if rest:
-        raise ValueError(
-            f"{checkpoint}: the head gives {head} numbers a frame, which is no multiple of the {numbers_a_class} that"
-            f" {output_format} has for a class: is it another output format?"
-        )
-    if labels is not None and len(labels) != num_classes:
-        raise ValueError(
-            f"{checkpoint}: {num_classes} classes with {output_format}, and {len(labels)} labels:"
-            " give the class list, and the output format, of this checkpoint"
-        )
-    names = labels if labels is not None else [f"class {index}" for index in range(num_classes)]
-    fields = {**read_architecture(state, backbone), "loss_type": loss_type}
-    config = make_config(names, sampling_rate, backbone, output_format, fields)
-    model = PSELDNetForSELD(config).eval()
-    _load_strictly(model, state, checkpoint)
-    card = model_card(config, source or Path(checkpoint).name) + (f"\n{note}" if note else "")
-    save_hub_folder(model, output, card)
-    return ConversionReport(num_classes, used=len(network) - remade, remade=remade, ignored=ignored)
-
-
-def _head_size(state: dict[str, torch.Tensor], head: str, checkpoint: str | os.PathLike) -> int:
-    """Numbers a frame that a head, or those of all tracks, give."""
-    sizes = [len(value) for key, value in state.items() if re.fullmatch(rf"heads\.{head}\.(.*\.)?bias", key)]
-    if not sizes:
-        raise ValueError(f"{checkpoint}: the entry for heads.{head} is missing: is it another output format?")
-    return sum(sizes)
-
-
-def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], checkpoint: str | os.PathLike) -> None:
-    for name, parameter in model.state_dict().items():
-        if name not in state:
-            raise ValueError(
-                f"{checkpoint}: the entry for {name} is missing: is it another backbone or output format?"
-            )
-        if state[name].shape != parameter.shape:
-            raise ValueError(
-                f"{checkpoint}: the entry for {name} has shape {tuple(state[name].shape)} where the network has"
-                f" {tuple(parameter.shape)}"
-            )
-    if extra := sorted(state.keys() - model.state_dict().keys()):
-        has_adapter = any(".adapter." in name for name in extra)
-        hint = ": convert it with modeling_pseldnet.tools.convert_adapterbit" if has_adapter else ""
-        raise ValueError(f"{checkpoint}: {len(extra)} entries that the network has not, such as {extra[0]}{hint}")
-    model.load_state_dict(state)
 
 
 @program("pseldnet-convert")

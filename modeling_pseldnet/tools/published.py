@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from .cli import describe
-from .convert import ConversionReport, convert_checkpoint
+from .convert_checkpoint import ConversionReport, convert_checkpoint
 from .labels import read_labels
 from .loading import load
 
