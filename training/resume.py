@@ -109,6 +109,9 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path, state: dict[str, Any]) 
     updates, epochs = state["global_step"], state["epoch"]
     if not any(checkpoint.glob("rng_state*")):
         raise ValueError(f"{checkpoint} holds a model alone, from which training cannot go on: see save_only_model")
+    if trainer.args.auto_find_batch_size:
+        # As the trainer itself goes on.
+        trainer._train_batch_size = state.get("train_batch_size") or trainer._train_batch_size
     batches, accumulated = len(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
     whole, begun = divmod(updates, -(-batches // accumulated))
     if abs(whole + min(begun * accumulated, batches) / batches - epochs) > 1e-3:

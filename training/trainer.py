@@ -179,8 +179,7 @@ class SELDTrainer(SavingTrainer):
         """The step schedule, where `step_epochs` is given; else that of the arguments."""
         if self.step_epochs is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        batches = len(self.callback_handler.train_dataloader or self.get_train_dataloader())
-        updates = -(-batches // self.args.gradient_accumulation_steps)
+        updates = -(-len(self.get_train_dataloader()) // self.args.gradient_accumulation_steps)
         self.lr_scheduler = torch.optim.lr_scheduler.StepLR(
             optimizer or self.optimizer, self.step_epochs * updates, self.gamma
         )

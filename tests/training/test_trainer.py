@@ -159,6 +159,34 @@ def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tin
     assert_same(tmp_path / "run", tmp_path / "resumed", atol=0, rtol=0)
 
 
+def test_a_smaller_batch_that_is_found_has_the_schedule_of_its_epochs_and_is_gone_on_with(
+    train, tmp_path, monkeypatch
+):
+    def step(self, model, inputs, count=None):
+        if len(inputs["recording"]) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return training_step(self, model, inputs, count)
+
+    training_step = SELDTrainer.training_step
+    monkeypatch.setattr(SELDTrainer, "training_step", step)
+    options = [
+        "training.auto_find_batch_size=true",
+        "training.num_train_epochs=3",
+        "training.save_strategy=steps",
+        "training.save_steps=8",
+        "training.save_total_limit=9",
+        "training.logging_strategy=epoch",
+        "schedule.step_epochs=1",
+        "schedule.gamma=0.5",
+    ]
+    trainer = train(*options)
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-4, 5e-5, 2.5e-5])
+    shutil.copytree(tmp_path / "run/checkpoint-8", tmp_path / "resumed/checkpoint-8")
+    train(*options, output_dir=tmp_path / "resumed", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "resumed", atol=0, rtol=0)
+
+
 @pytest.fixture
 def warm_start(train, symmetric_data, tmp_path):
     """Plain gradient descent from a model that has made its first steps; where it lies, and overrides to go on so."""
