@@ -135,7 +135,8 @@ def _in_a_line(model: str) -> Iterator[None]:
             f"{model}: cannot be loaded: its weights are broken or cut off, copy them again ({describe(error)})"
         ) from None
     except Exception as error:
-        raise ValueError(f"{model}: cannot be loaded: {describe(error)}") from None
+        place = "" if os.path.exists(model) else "no such folder, and from the Hub it "
+        raise ValueError(f"{model}: {place}cannot be loaded: {describe(error)}") from None
 
 
 def read_config(model: str) -> PSELDNetConfig:

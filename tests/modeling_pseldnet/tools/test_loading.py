@@ -45,6 +45,12 @@ def changed(model):
     return model
 
 
+@pytest.mark.parametrize("name", ["./none", "/a/none", "runs/a/none"])
+def test_a_folder_that_is_not_there_is_told_of_and_not_a_bad_name_alone(name):
+    with pytest.raises(ValueError, match=f"^{name}: no such folder, and from the Hub it cannot be loaded: "):
+        load(name)
+
+
 @pytest.fixture(params=METHODS)
 def adapter(request, tmp_path):
     """The folders of a base model and of an adapter, as PEFT saves it, and its outputs."""
