@@ -79,11 +79,11 @@ class EINV2Decoder(nn.Module):
         return {"sed": sed, "doa": doa}
 
 
-class EINV2Head(nn.ModuleList):
-    """A linear layer for each track."""
+class EINV2Head(nn.Sequential):
+    """A linear layer for each track; not a `ModuleList`, so that PEFT can train and save them as one module."""
 
     def __init__(self, config: PSELDNetConfig, hidden_size: int, num_outputs: int):
-        super().__init__(nn.Linear(hidden_size, num_outputs // NUM_TRACKS) for _ in range(NUM_TRACKS))
+        super().__init__(*(nn.Linear(hidden_size, num_outputs // NUM_TRACKS) for _ in range(NUM_TRACKS)))
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
         """(batch, tracks * width, bins, time) to (batch, time, outputs), track by track."""

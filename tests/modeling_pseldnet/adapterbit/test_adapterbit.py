@@ -21,6 +21,7 @@ NETWORKS = {
     "htsat-einv2": {"output_format": "einv2"},
     "passt": {**PASST, "decoder": "none"},
     "passt-gru": {**PASST, "decoder": "gru"},
+    "passt-einv2": {**PASST, "output_format": "einv2", "decoder": "none"},
 }
 
 
