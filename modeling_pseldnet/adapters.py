@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .configuration_pseldnet import PSELDNetConfig
 
@@ -38,9 +39,14 @@ def has_weights(folder: Path) -> bool:
     return any(next(folder.glob(name), None) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
 
 
-def _adapter_config(folder: Path) -> dict:
-    file = folder / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _adapter_config(place: str | os.PathLike, **options) -> dict:
+    """What PEFT says of an adapter, in a folder or on the Hub; nothing where there is none."""
+    try:
+        file = find_adapter_config_file(os.fspath(place), **options)
+    except OSError:
+        # No folder, nor the name of a repository.
+        return {}
+    return json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
 
 
 def is_of(weight: str, modules: Iterable[str]) -> bool:
@@ -109,18 +115,18 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
     Raises:
         ValueError: it is one of these.
     """
-    subfolder = Path(adapter, options.get("subfolder") or "")
-    base = _adapter_config(subfolder).get("base_model_name_or_path")
-    if base and is_adapter(Path(base)) and not same_place(base, config.name_or_path):
+    where = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    base = place_of(_adapter_config(adapter, **where).get("base_model_name_or_path") or "")
+    is_beside = not base or same_place(base, Path(adapter, where.get("subfolder", "")))
+    of_base = {} if is_beside else _adapter_config(base)
+    if of_base and not has_weights(Path(base)) and not same_place(base, config.name_or_path):
         raise ValueError(f"{adapter} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
-    beside = base and has_weights(Path(base)) and not same_place(base, subfolder) and _adapter_config(Path(base))
-    if beside and beside.get("peft_type") == "LORA":
+    if of_base.get("peft_type") == "LORA" and has_weights(Path(base)):
         # What was loaded from there may have had both.
         raise ValueError(
             f"{adapter} is an adapter for {base}, which has another one beside it: move that to a folder of its own"
         )
     try:
-        where = {name: options[name] for name in _HUB_OPTIONS if name in options}
         saved = type(config).from_pretrained(adapter, **where)
     except OSError:
         return

@@ -11,7 +11,15 @@ from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForAudioFrameClassification, Trainer, TrainingArguments, pipeline
 
 import modeling_pseldnet
-from modeling_pseldnet import DEFAULT_MODEL, AdapterBitConfig, PSELDNetConfig, PSELDNetForSELD, load, load_for_transfer
+from modeling_pseldnet import (
+    DEFAULT_MODEL,
+    AdapterBitConfig,
+    PSELDNetConfig,
+    PSELDNetForSELD,
+    adapters,
+    load,
+    load_for_transfer,
+)
 from modeling_pseldnet.tools.predict import main as predict
 from tests.helpers import has_native_adapters, scattered, tiny_config
 
@@ -174,6 +182,18 @@ def test_an_adapter_over_a_network_with_one_that_was_merged_loads_with_both(tmp_
     ):
         with pytest.raises(ValueError, match=r"modeling_pseldnet\.load"):
             way(tmp_path / "second")
+
+
+def test_an_adapter_over_one_on_the_hub_is_refused_for_a_model_without_that(adapter, tmp_path, monkeypatch):
+    base, folder, _ = adapter
+    first = shutil.copytree(folder, tmp_path / "first")
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "user/first"}))
+    find = adapters.find_adapter_config_file
+    there = {"user/first": first / "adapter_config.json"}
+    monkeypatch.setattr(adapters, "find_adapter_config_file", lambda place, **_: there.get(place) or find(place))
+    with pytest.raises(ValueError, match="is an adapter over another one, user/first"):
+        PeftModel.from_pretrained(PSELDNetForSELD.from_pretrained(base), folder)
 
 
 @pytest.mark.parametrize("second", METHODS)
