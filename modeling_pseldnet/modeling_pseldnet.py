@@ -213,7 +213,12 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             own = adapter.get("modules_to_save") or ()
             own_heads = any("heads" in name for name in own)
             kwargs.setdefault("ignore_mismatched_sizes", own_heads)
-            base = place_of(adapter["base_model_name_or_path"])
+            base = place_of(adapter.get("base_model_name_or_path") or "")
+            if not base:
+                raise ValueError(
+                    f"{place} is an adapter, and its adapter_config.json names no base_model_name_or_path: write there"
+                    " where the model is that it was trained on"
+                )
             if is_adapter(Path(base)):
                 raise ValueError(f"{place} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
             base_config = cls.config_class.from_pretrained(base)

@@ -179,7 +179,8 @@ def adapter_config(model: str) -> dict | None:
         raise ValueError(f"{model} is an adapter, and its {name} is no JSON object")
     for key in ("base_model_name_or_path", "peft_type"):
         if not isinstance(config.get(key), str) or not config[key]:
-            raise ValueError(f"{model} is an adapter, and its {name} names no {key}")
+            advice = ": write there where the model is that it was trained on" if key.startswith("base") else ""
+            raise ValueError(f"{model} is an adapter, and its {name} names no {key}{advice}")
     modules = config.get("modules_to_save")
     if modules is not None and not (isinstance(modules, list) and all(isinstance(name, str) for name in modules)):
         raise ValueError(f"{model} is an adapter, and the modules_to_save of its {name} are no list of names")

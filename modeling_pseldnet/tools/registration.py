@@ -97,12 +97,13 @@ def _register_adapters() -> None:
     saved with the adapter. AdapterBit itself is registered by its import, as other packages of methods do it.
     """
     from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTuner
 
     from ..adapters import check_adapter, check_no_adapter, complete_adapter_card
     from ..configuration_pseldnet import PSELDNetConfig
     from ..hub_folder import save_for_adapter
 
-    init, save = PeftModel.__init__, PeftModel.save_pretrained
+    init, save, merge = PeftModel.__init__, PeftModel.save_pretrained, BaseTuner.merge_and_unload
     load, upload = PeftModel.load_adapter, PeftModel._upload_modified_files
     if hasattr(save, "__wrapped__"):
         return
@@ -128,6 +129,14 @@ def _register_adapters() -> None:
             check_adapter(model.config, model_id, **options)
         return load(model, model_id, *arguments, **options)
 
+    @functools.wraps(merge)
+    def merge_and_unload(tuner: BaseTuner, *arguments, **options):
+        merged = merge(tuner, *arguments, **options)
+        if isinstance(getattr(merged, "config", None), PSELDNetConfig):
+            # Another adapter is not to record the model of before for the one it is trained over.
+            merged.name_or_path = ""
+        return merged
+
     @functools.wraps(upload)
     def _upload_modified_files(model: PeftModel, working_dir: str, *arguments, **options):
         if isinstance(model.config, PSELDNetConfig):
@@ -136,6 +145,7 @@ def _register_adapters() -> None:
 
     PeftModel.__init__, PeftModel.save_pretrained = __init__, save_pretrained
     PeftModel.load_adapter, PeftModel._upload_modified_files = load_adapter, _upload_modified_files
+    BaseTuner.merge_and_unload = merge_and_unload
 
 
 # A module of another library, the module of this package whose classes it is to know, and what tells it of them.

@@ -184,6 +184,22 @@ def test_an_adapter_over_a_network_with_one_that_was_merged_loads_with_both(tmp_
             way(tmp_path / "second")
 
 
+def test_an_adapter_over_one_that_was_merged_in_memory_does_not_name_the_model_of_before(tmp_path):
+    PSELDNetForSELD(tiny_config(drop_path_rate=0.0)).save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    merged = changed(get_peft_model(base, METHODS["lora"])).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    model = changed(get_peft_model(merged, METHODS["lora"]))
+    model.save_pretrained(tmp_path / "second")
+    for way in (load, AutoModelForAudioFrameClassification.from_pretrained):
+        with pytest.raises(ValueError, match="names no base_model_name_or_path: write there where the model is"):
+            way(tmp_path / "second")
+    config = tmp_path / "second" / "adapter_config.json"
+    settings = json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "merged")}
+    config.write_text(json.dumps(settings))
+    torch.testing.assert_close(outputs(load(tmp_path / "second", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
+
+
 def test_an_adapter_over_one_on_the_hub_is_refused_for_a_model_without_that(adapter, tmp_path, monkeypatch):
     base, folder, _ = adapter
     first = shutil.copytree(folder, tmp_path / "first")
