@@ -366,7 +366,9 @@ class FileSamples:
             self._open(file)
         except (OSError, soundfile.LibsndfileError, TypeError, struct.error) as error:
             self.close()
-            raise ValueError(f"{name}: not readable audio, use WAV, FLAC, OGG or AMB ({error})") from None
+            # Without what libsndfile calls the file.
+            reason = getattr(error, "error_string", error)
+            raise ValueError(f"{name}: not readable audio, use WAV, FLAC, OGG or AMB ({reason})") from None
         except ValueError:
             self.close()
             raise

@@ -332,6 +332,8 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"padding {padding!r}: shorter recordings are padded to the longest, padding=True")
         self._check_rate(sampling_rate)
         recordings = [self._checked(recording, device) for recording in _as_list(waveform)]
+        if not recordings:
+            raise ValueError("the batch holds no recording")
         lengths = [recording.shape[-1] for recording in recordings]
         if len(set(lengths)) == 1:
             features = self.features(torch.stack(recordings))

@@ -85,6 +85,7 @@ def test_whatever_stands_for_a_recording_gives_the_same_samples(tmp_path):
         ({"sampling_rate": RATE}, "a dict of sampling_rate is no recording: give a path"),
         (17, "a int is no recording"),
         (b"", "not readable audio"),
+        (b"no audio", r"^the bytes: not readable audio, use WAV, FLAC, OGG or AMB \(Format not recognised\.\)$"),
         (b"RIFF", "not readable audio"),
         (bytes_of(rate=1), "1 Hz, which no audio has"),
         (bytes_of(rate=12), "12 Hz, which no audio has"),

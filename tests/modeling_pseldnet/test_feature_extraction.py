@@ -206,6 +206,7 @@ def test_very_short_recordings_have_a_frame(num_samples):
         (np.zeros((24000, 4)), 24000, "transposed"),
         (np.zeros(24000), 24000, r"shape \(4, samples\)"),
         (np.zeros((4, 0)), 24000, "no samples"),
+        (np.zeros((0, 4, 24000)), 24000, "the batch holds no recording"),
         (np.full((4, 24000), np.nan), 24000, "NaN"),
         (np.full((4, 24000), np.inf), 24000, "infinite"),
     ],
