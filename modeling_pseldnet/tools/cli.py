@@ -101,6 +101,10 @@ def _end(name: str, interrupted: str, signalled: list[int], error: BaseException
     return _tell(f"{name}: error: {describe(error)}", 2)
 
 
+# Characters of a message of which the first line alone is told, and how much of that: ours have two or three paths.
+LONG, LONGEST = 300, 1000
+
+
 def describe(error: BaseException | str) -> str:
     """What went wrong, as one line: the message of an error that tells it, else its kind and message."""
     # That of a distribution may have a whole message for a name.
@@ -118,8 +122,8 @@ def describe(error: BaseException | str) -> str:
         # Of a worker of a DataLoader, whose last line tells what was wrong.
         text = text.splitlines()[-1].removeprefix(f"{kind}: ")
     message = " ".join(text.split())
-    if len(message) > 300:
-        message = first_line(text)[:300]
+    if len(message) > LONG:
+        message = first_line(text)[:LONGEST]
     tells = isinstance(error, str | OSError | ValueError | ImportError | FloatingPointError)
     return message.rstrip(". ") or kind if tells else f"{kind}: {message}" if message else kind
 

@@ -69,6 +69,13 @@ def test_an_error_in_a_worker_is_told_as_one_outside():
     assert cli.describe(raised.value) == "cannot read the sound hiss.wav"
 
 
+def test_what_to_do_is_told_after_long_paths_and_of_a_long_message_of_several_lines_the_first():
+    path = "/data/" + "folder/" * 20
+    ours = f"{path}: holds a model for {path}: write its name in {path}config.json"
+    assert cli.describe(ValueError(ours)) == ours
+    assert cli.describe(ValueError("no such model.\n" + "many details\n" * 40)) == "no such model"
+
+
 def test_where_an_error_came_from_is_shown_on_request():
     ended = run("{}['key']", env={**os.environ, "PSELDNETS_DEBUG": "1"})
     assert ended.stderr.startswith("Traceback")
