@@ -44,16 +44,17 @@ def moving_sources(azimuths, elevations, num_sources=1):
     return Events.concatenate(parts).sort()
 
 
-def plane_waves(events, batch_size):
+def plane_waves(events, batch_size, frame_samples=2400):
     """White noise (batch, 4, samples) from the direction of the one event of each frame, with its SN3D gains."""
-    x, y, z = np.repeat(events.sort().vector, 2400, axis=0).reshape(batch_size, SAMPLES, 3).transpose(2, 0, 1)
-    noise = np.random.default_rng(0).standard_normal((batch_size, SAMPLES))
+    vectors = np.repeat(events.sort().vector, frame_samples, axis=0)
+    x, y, z = vectors.reshape(batch_size, NUM_FRAMES * frame_samples, 3).transpose(2, 0, 1)
+    noise = np.random.default_rng(0).standard_normal(x.shape)
     return torch.from_numpy(np.stack([noise, noise * y, noise * z, noise * x], axis=1)).float()
 
 
 def intensity(waveform):
     """Mean intensity vectors in x, y, z of each frame, (batch * frames, 3)."""
-    frames = waveform.unflatten(2, (NUM_FRAMES, 2400)).double()
+    frames = waveform.unflatten(2, (NUM_FRAMES, -1)).double()
     vector = (frames[:, :1] * frames[:, [3, 1, 2]]).mean(-1)
     return vector.transpose(1, 2).flatten(0, 1).numpy()
 
@@ -90,7 +91,7 @@ def test_sound_comes_from_where_the_events_say_after_every_rotation(patterns):
     azimuths = np.random.default_rng(1).uniform(-180, 180, patterns)
     elevations = np.random.default_rng(2).uniform(-80, 80, patterns)
     events = moving_sources(azimuths, elevations)
-    waveform = plane_waves(events, patterns)
+    waveform = plane_waves(events, patterns, frame_samples=240)
     turned, moved = turn(waveform, events, NUM_FRAMES, ROTATION_PATTERNS[patterns])
     assert angle_between(intensity(turned), moved.vector).max() < 1e-3
     assert torch.equal(turned[:, 0], waveform[:, 0])
@@ -108,7 +109,7 @@ def test_features_turned_are_the_features_of_sound_turned():
 
 def test_rotation_turns_as_many_examples_as_its_probability_says_each_its_own_way():
     events = moving_sources(np.full(200, 40), np.full(200, 25))
-    waveform = plane_waves(events, 200)
+    waveform = plane_waves(events, 200, frame_samples=240)
     turned, moved = rotation(waveform, events, NUM_FRAMES, patterns=48, probability=0.8)
     assert angle_between(intensity(turned), moved.vector).max() < 1e-3
     unchanged = np.isclose(moved.vector, events.vector).all(1).reshape(200, NUM_FRAMES).all(1)
