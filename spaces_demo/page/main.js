@@ -191,7 +191,7 @@ function table() {
     },
       element("th", { scope: "row" }, element("span", {}, symbol(record.label), named(record.label))),
       cell("When", element("button", { type: "button", class: "time", onclick: () => jump(record), "aria-label": `${record.onset.toFixed(1)}–${seconds(record.offset)}: go to ${named(record.label)}` }, `${record.onset.toFixed(1)}–${seconds(record.offset)}`)),
-      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, spot(`${Math.round(record.azimuth)}°`, { ...record, distance: distanceOf(record) }, state.scene.stereo))),
+      cell("Where", element("span", { class: "arrow", style: `transform:rotate(${-record.azimuth}deg)`, "aria-hidden": "true" }, "↑"), ` ${side(record.azimuth)} `, element("small", {}, spot(`${Math.round(record.azimuth)}°`, { ...record, distance: distanceOf(record) }, state.scene.stereo).replace(/(?<!,) /g, "\u00a0"))),
       cell("Confidence", ...(record.confidence === null ? ["–"] : [element("meter", { min: 0, max: 1, value: record.confidence, "aria-label": "Confidence" }), ` ${record.confidence.toFixed(2)}`])),
       ...(alone ? [cell("Alone", element("button", { type: "button", class: "solo", "aria-pressed": String(state.solo?.record === record), "aria-label": `Solo: ${named(record.label)} at ${seconds(record.onset)}`, onclick: () => solo(record) }, "Solo"))] : []));
     rows.set(record, row);

@@ -399,7 +399,9 @@ def test_on_a_phone_nothing_is_cut_in_either_scheme(page, scheme):
     assert (ground == "rgb(11, 15, 20)") == (scheme == "dark")
 
 
-def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server):
+@pytest.mark.parametrize("width", [620, 1010, 1170, 1280])
+def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server, width):
+    page.set_viewport_size({"width": width, "height": 900})
     late = [{**record, **{name: record[name] + 500 for name in ("onset", "offset")}} for record in RECORDS]
     page.route("**/scene.scene.json", lambda route: route.fulfill(json={**SCENE, "seconds": 600, "records": late}))
     visit(page, server)
@@ -540,7 +542,7 @@ def test_of_stereo_left_and_right_and_distance_are_drawn(page, server, stereo_mo
     visit(page, server)
     assert page.is_hidden("#tab-map")
     assert page.is_hidden("#listen")
-    assert page.inner_text("#list tbody td small").endswith(f"°, {records[0]['distance']:.1f} m")
+    assert page.inner_text("#list tbody td small").endswith(f"°, {records[0]['distance']:.1f}\u00a0m")
     assert " m" in page.get_attribute("#picture", "aria-label")
     assert "level" not in page.get_attribute("#picture", "aria-label")
     # All places lie in the upper half of a circle around the listener, those at the side on its edge.
