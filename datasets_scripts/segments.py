@@ -10,7 +10,7 @@ import soundfile
 from datasets import Dataset
 
 from datasets_scripts.seld_builder import columns_to_events, count_frames
-from modeling_pseldnet.audio import mirrored
+from modeling_pseldnet.audio import mirrored, mirrored_places
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 
 
@@ -76,7 +76,7 @@ def _read_events(value: pa.StructScalar) -> Events | None:
 def _mirrored_events(events: Events, num_samples: int, length: int, num_frames: int) -> Events:
     """The events of so many samples that go on to `length`, in `num_frames` frames, with their mirror image."""
     middle = ((np.arange(num_frames) + 0.5) * length / num_frames).astype(int)
-    heard = mirrored(np.arange(num_samples)[None], length)[0, middle] * num_frames // length
+    heard = mirrored_places(middle, num_samples) * num_frames // length
     rows = [np.flatnonzero(events.frame == frame) for frame in heard]
     return events[np.concatenate(rows)].replace(frame=np.repeat(np.arange(num_frames), list(map(len, rows))))
 

@@ -39,14 +39,54 @@ def has_weights(folder: Path) -> bool:
     return any(next(folder.glob(name), None) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
 
 
-def _adapter_config(place: str | os.PathLike, **options) -> dict:
-    """What PEFT says of an adapter, in a folder or on the Hub; nothing where there is none."""
+def _read_adapter_config(place: str | os.PathLike, **options) -> dict | None:
+    """What PEFT says of an adapter, in a folder or on the Hub; None where there is none.
+
+    Raises:
+        OSError: there is no such place.
+        ValueError: it is no JSON object.
+    """
+    file = find_adapter_config_file(os.fspath(place), **options)
+    if file is None:
+        return None
+    name = Path(file).name
     try:
-        file = find_adapter_config_file(os.fspath(place), **options)
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{place} is an adapter, and its {name} is no JSON") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{place} is an adapter, and its {name} is no JSON object")
+    return config
+
+
+def adapter_config(model: str | os.PathLike) -> dict | None:
+    """What PEFT says of an adapter that is to be loaded with its model; None for a model of its own.
+
+    Raises:
+        OSError: there is no such place.
+        ValueError: it does not say which model it was trained on, or is broken.
+    """
+    config = _read_adapter_config(model)
+    if config is None:
+        return None
+    for key in ("base_model_name_or_path", "peft_type"):
+        if not isinstance(config.get(key), str) or not config[key]:
+            advice = ": write there where the model is that it was trained on" if key.startswith("base") else ""
+            raise ValueError(f"{model} is an adapter, and its adapter_config.json names no {key}{advice}")
+    modules = config.get("modules_to_save")
+    if modules is not None and not (isinstance(modules, list) and all(isinstance(name, str) for name in modules)):
+        raise ValueError(
+            f"{model} is an adapter, and the modules_to_save of its adapter_config.json are no list of names"
+        )
+    return config
+
+
+def _known_of_adapter(place: str | os.PathLike, **options) -> dict:
+    """What PEFT says of an adapter, whatever it lacks; nothing where there is none, nor such a place."""
+    try:
+        return _read_adapter_config(place, **options) or {}
     except OSError:
-        # No folder, nor the name of a repository.
         return {}
-    return json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
 
 
 def is_of(weight: str, modules: Iterable[str]) -> bool:
@@ -79,7 +119,7 @@ def check_one_model(place: str | os.PathLike) -> None:
         ValueError: it holds both.
     """
     folder = Path(place)
-    base = _adapter_config(folder).get("base_model_name_or_path") if has_weights(folder) else None
+    base = _known_of_adapter(folder).get("base_model_name_or_path") if has_weights(folder) else None
     if base and not same_place(base, folder):
         raise ValueError(
             f"{folder} holds a model and an adapter for another one: move one of them to a folder of its own or, if"
@@ -116,9 +156,9 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
         ValueError: it is one of these.
     """
     where = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
-    base = place_of(_adapter_config(adapter, **where).get("base_model_name_or_path") or "")
+    base = place_of(_known_of_adapter(adapter, **where).get("base_model_name_or_path") or "")
     is_beside = not base or same_place(base, Path(adapter, where.get("subfolder", "")))
-    of_base = {} if is_beside else _adapter_config(base)
+    of_base = {} if is_beside else _known_of_adapter(base)
     if of_base and not has_weights(Path(base)) and not same_place(base, config.name_or_path):
         raise ValueError(f"{adapter} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
     if of_base.get("peft_type") == "LORA" and has_weights(Path(base)):

@@ -199,8 +199,13 @@ def mirrored(samples: np.ndarray, num_samples: int) -> np.ndarray:
     """
     if samples.shape[1] >= num_samples:
         return samples
-    place = np.arange(num_samples) % (2 * samples.shape[1])
-    return samples[:, np.minimum(place, 2 * samples.shape[1] - 1 - place)]
+    return samples[:, mirrored_places(np.arange(num_samples), samples.shape[1])]
+
+
+def mirrored_places(places: np.ndarray, length: int) -> np.ndarray:
+    """Where in so many samples lies what is heard at these places, as [`mirrored`] goes on with them."""
+    places = places % (2 * length)
+    return np.minimum(places, 2 * length - 1 - places)
 
 
 def open_samples(source) -> "ArraySamples | FileSamples":

@@ -1,7 +1,6 @@
 """PSELDNet models: pre-trained sound event localization and detection networks (arXiv 2411.06399)."""
 
 import inspect
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .adapters import (
     DEFAULT_MODEL_FOLDER,
     DEFAULT_MODEL_NAME,
+    adapter_config,
     check_adapter,
     check_no_adapter,
     check_one_model,
@@ -207,18 +207,13 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             check_one_model(place)
         if place is not None and is_adapter(Path(place)):
             # transformers takes a folder with a config for a whole model: the config is that of model and adapter.
-            adapter = json.loads((Path(place) / "adapter_config.json").read_text(encoding="utf-8"))
+            adapter = adapter_config(place)
             kwargs.setdefault("config", cls.config_class.from_pretrained(place))
             kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
             own = adapter.get("modules_to_save") or ()
             own_heads = any("heads" in name for name in own)
             kwargs.setdefault("ignore_mismatched_sizes", own_heads)
-            base = place_of(adapter.get("base_model_name_or_path") or "")
-            if not base:
-                raise ValueError(
-                    f"{place} is an adapter, and its adapter_config.json names no base_model_name_or_path: write there"
-                    " where the model is that it was trained on"
-                )
+            base = place_of(adapter["base_model_name_or_path"])
             if is_adapter(Path(base)):
                 raise ValueError(f"{place} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
             base_config = cls.config_class.from_pretrained(base)

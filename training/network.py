@@ -51,8 +51,8 @@ def read_start(pretrained: str | None) -> Start | None:
             "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
             " pseldnet-convert makes one of a published checkpoint"
         )
-    from modeling_pseldnet.adapters import place_of
-    from modeling_pseldnet.tools.loading import adapter_config, read_config, read_extractor
+    from modeling_pseldnet.adapters import adapter_config, place_of
+    from modeling_pseldnet.tools.loading import read_config, read_extractor
 
     # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
     name = os.path.expanduser(place_of(pretrained))
@@ -202,7 +202,8 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
         raise ValueError(
             f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"
         )
-    from modeling_pseldnet.tools.loading import adapter_config, load_adapter
+    from modeling_pseldnet.adapters import adapter_config
+    from modeling_pseldnet.tools.loading import load_adapter
 
     known = adapter_config(start.name)
     for key, value in (recipe.peft or {}).items():

@@ -1,6 +1,5 @@
 """Loads trained models and adapters over them, and starts new networks from them."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,10 +10,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.utils.hub import cached_file
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from .. import DEFAULT_MODEL
-from ..adapters import check_one_model, has_weights, is_of, place_of, same_place
+from ..adapters import adapter_config, check_one_model, has_weights, is_of, place_of, same_place
 from ..configuration_pseldnet import PSELDNetConfig
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..fitting import adopt_extractor
@@ -159,32 +157,6 @@ def read_extractor(model: str) -> PSELDNetFeatureExtractor:
         OSError: there is no such model.
     """
     return _own_or_base(AutoFeatureExtractor, model, "preprocessor_config.json")
-
-
-def adapter_config(model: str) -> dict | None:
-    """What PEFT says of an adapter; None for a model of its own.
-
-    Raises:
-        ValueError: it does not say which model it was trained on.
-    """
-    path = find_adapter_config_file(model)
-    if path is None:
-        return None
-    name = Path(path).name
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError(f"{model} is an adapter, and its {name} is no JSON") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{model} is an adapter, and its {name} is no JSON object")
-    for key in ("base_model_name_or_path", "peft_type"):
-        if not isinstance(config.get(key), str) or not config[key]:
-            advice = ": write there where the model is that it was trained on" if key.startswith("base") else ""
-            raise ValueError(f"{model} is an adapter, and its {name} names no {key}{advice}")
-    modules = config.get("modules_to_save")
-    if modules is not None and not (isinstance(modules, list) and all(isinstance(name, str) for name in modules)):
-        raise ValueError(f"{model} is an adapter, and the modules_to_save of its {name} are no list of names")
-    return config
 
 
 def load_adapter(model: str, config: PSELDNetConfig):

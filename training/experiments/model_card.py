@@ -218,14 +218,12 @@ NOTHING_TO_REPORT = {
 
 def false_alarms(report: Report) -> str:
     """The table of events an hour where there is nothing to report, and what higher thresholds make of them."""
-    rows = [
-        [title, f"{sum(_alarms(report, name, getattr(report, name)[1]).values()):.0f}"]
-        for name, title in NOTHING_TO_REPORT.items()
-        if getattr(report, name)
-    ]
+    heard = {name: getattr(report, name) for name in NOTHING_TO_REPORT if getattr(report, name)}
+    alarms = {name: _alarms(report, name, found) for name, (_, found) in heard.items()}
+    rows = [[NOTHING_TO_REPORT[name], f"{sum(by_class.values()):.0f}"] for name, by_class in alarms.items()]
     text = "What it reports where none of its classes is, or none but music:\n\n"
     text += markdown_table(["scenes", "events an hour"], rows)
-    if report.unlabelled and (taken_for := _alarms(report, "unlabelled", report.unlabelled[1])):
+    if taken_for := alarms.get("unlabelled"):
         # Sounds that are of one of its classes after all would show here.
         most = ", ".join(f"{label} ({count:.0f})" for label, count in list(taken_for.items())[:TAKEN_FOR])
         text += f"\n\nSounds of no class are most often taken for, an hour: {most}."
