@@ -19,7 +19,7 @@ from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.render_torch import SceneBank
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
-from datasets_scripts.scenes.worker_pool import worker_pool
+from datasets_scripts.scenes.worker_pool import end_with_program, worker_pool
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
@@ -449,7 +449,13 @@ def keep_features(
     collate_windows = partial(
         collate_features, window_frames=window_frames, extract=extractor.features, teacher=teacher
     )
-    batches = DataLoader(windows.dataset, batch_size=8, collate_fn=collate_windows, num_workers=num_workers)
+    batches = DataLoader(
+        windows.dataset,
+        batch_size=8,
+        collate_fn=collate_windows,
+        num_workers=num_workers,
+        worker_init_fn=end_with_program,
+    )
     return replace(windows, dataset=KeptFeatures(batches, window_frames))
 
 

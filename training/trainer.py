@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from datasets_scripts.scenes.worker_pool import end_with_program
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from modeling_pseldnet.files import write_atomically
@@ -38,6 +39,11 @@ MAX_SKIPPED_UPDATES = 10
 # Windows that the heads begin from that learn a teacher's answers.
 BEGIN_WINDOWS = 256
 logger = logging.getLogger(__name__)
+
+
+def _begin_worker(seed: Callable[[int], None], worker: int) -> None:
+    end_with_program()
+    seed(worker)
 
 
 class TellEpoch(TrainerCallback):
@@ -166,9 +172,14 @@ class SELDTrainer(SavingTrainer):
     # How it learns
 
     def get_train_dataloader(self) -> DataLoader:
-        """As everywhere; with seeds of workers of their own, as those that outlast epochs are not seeded again."""
+        """As everywhere; with seeds of workers of their own, as those that outlast epochs are not seeded again.
+
+        The workers end with the program, whatever ends it.
+        """
         loader = super().get_train_dataloader()
-        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        base = getattr(loader, "base_dataloader", loader)
+        base.generator = torch.Generator().manual_seed(self.args.seed)
+        base.worker_init_fn = partial(_begin_worker, base.worker_init_fn)
         return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -201,6 +212,7 @@ class SELDTrainer(SavingTrainer):
             batch_size=self.args.train_batch_size,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=end_with_program,
         )
         self.model.train()
         embeddings, answers = [], []
@@ -284,6 +296,7 @@ class SELDTrainer(SavingTrainer):
             batch_size=self.args.eval_batch_size,
             collate_fn=partial(collate, window_frames=self.window_frames, class_numbers=numbers),
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=end_with_program,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
 

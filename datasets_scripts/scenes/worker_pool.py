@@ -56,16 +56,26 @@ def _call_kept(number: int) -> Any:
     return _call_kept.function(number)
 
 
+def end_with_program(_worker: int | None = None, listener: Connection | None = None) -> None:
+    """Has a worker end when the program is no longer there, or sends anything to a listener.
+
+    As `worker_init_fn` of a `DataLoader`, whose workers else outlive a program that is killed while one begins, or
+    when one has made a batch of more than a pipe holds.
+    """
+    # The sentinel closes with the program.
+    ends = [end for end in (multiprocessing.parent_process().sentinel, listener) if end is not None]
+    threading.Thread(target=_end_when_told, args=(ends,), daemon=True).start()
+
+
 def _start_worker(listener: Connection, initializer: Callable[..., None] | None, arguments: tuple) -> None:
     # Signals end it at once and in silence: half a scene is no loss.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    threading.Thread(target=_end_when_told, args=(listener,), daemon=True).start()
+    end_with_program(listener=listener)
     if initializer is not None:
         initializer(*arguments)
 
 
-def _end_when_told(listener: Connection) -> None:
-    """Ends the process when the program says so, or is no longer there, which closes the sentinel."""
-    wait([listener, multiprocessing.parent_process().sentinel])
+def _end_when_told(ends: list) -> None:
+    wait(ends)
     os._exit(1)

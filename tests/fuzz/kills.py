@@ -28,11 +28,12 @@ from modeling_pseldnet.events import read_csv
 from modeling_pseldnet.tools.predict import main as predict
 from tests.fuzz.fuzz import caught
 from tests.fuzz.inputs import check_json, write_valid_inputs
+from tests.processes import SECONDS_TO_END, still_left
 from training.train import main as train
 
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-SECONDS_TO_END, SECONDS_TO_FINISH = 30, 300
+SECONDS_TO_FINISH = 300
 CHECKS = {
     ".csv": read_csv,
     ".json": check_json,
@@ -121,19 +122,6 @@ def end_of(process: int, seconds: float) -> int | None:
     return None
 
 
-def left_of(session: int) -> list[int]:
-    """The processes of a session that are still there."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(of_session) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
 def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> tuple[bool, list[str]]:
     """Whether the program was killed before its end, after some seconds, and what was wrong afterwards."""
     errors = output.with_name("errors.txt")
@@ -153,12 +141,7 @@ def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> 
     # One that was about to end has done so, one that had only begun did not know of the signal yet.
     elif status not in (0, 128 + number, -number):
         wrong.append(f"status {status}")
-    until = time.monotonic() + SECONDS_TO_END
-    while left_of(process) and time.monotonic() < until:
-        time.sleep(0.05)
-    for left in left_of(process):
-        wrong.append(f"process {left} is left")
-        os.kill(left, signal.SIGKILL)
+    wrong += [f"process {left} is left" for left in still_left(process)]
     # What the workers of a killed program say nobody can help.
     if "Traceback" in errors.read_text() and number != signal.SIGKILL:
         wrong.append(f"a traceback: {errors.read_text()[-600:]}")

@@ -31,6 +31,7 @@ from modeling_pseldnet.events import Events, read_csv, write_csv
 from modeling_pseldnet.tools.evaluate_files import evaluate_files
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.predict import main as predict
+from tests.processes import left_of_killed
 from training.augmentation import AugMix
 from training.data import load_windows
 from training.recipes import DataRecipe, read_recipe
@@ -687,6 +688,21 @@ def test_an_update_that_is_not_finite_is_named_and_left_out(tiny_data, tiny_over
     (message,) = [record.message for record in caplog.records if "update is left out" in record.message]
     assert message.count("fold0_room1_mix") == 4
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("load", ["get_train_dataloader", "get_eval_dataloader"])
+def test_workers_end_with_a_program_that_is_killed(tiny_data, tiny_overrides, tmp_path, monkeypatch, load):
+    # More than a pipe holds, which nobody takes then.
+    monkeypatch.setattr("training.trainer.collate", lambda items, **_: {"events": np.zeros(200_000)})
+    overrides = ["training.dataloader_num_workers=2", "training.per_device_eval_batch_size=1"]
+    trainer = build_trainer(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path / "run", *overrides)))
+
+    def load_batches():
+        batches = iter(getattr(trainer, load)())
+        next(batches)
+        return batches
+
+    assert left_of_killed(load_batches) == []
 
 
 def test_training_that_diverges_is_stopped(train):

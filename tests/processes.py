@@ -1,0 +1,56 @@
+"""Processes that a test starts and kills."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+SECONDS_TO_END = 30
+
+
+def processes_of(session: int) -> list[int]:
+    """The processes of a session that are still there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(of_session) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def still_left(session: int, seconds: float = SECONDS_TO_END) -> list[int]:
+    """The processes of a session that do not end within some seconds; they are killed then."""
+    until = time.monotonic() + seconds
+    while processes_of(session) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = processes_of(session)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    return left
+
+
+def left_of_killed(begin: Callable[[], object]) -> list[int]:
+    """The processes that are left of a program, a fork of this one, that is killed once it has begun something."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            os.setsid()
+            kept = begin()  # noqa: F841
+            os.write(writer, b"begun")
+            signal.pause()
+        finally:
+            os._exit(70)
+    os.close(writer)
+    begun = os.read(reader, 5)
+    os.close(reader)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    left = still_left(process, 5)
+    assert begun == b"begun"
+    return left
