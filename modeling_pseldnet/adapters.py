@@ -66,6 +66,9 @@ def adapter_config(model: str | os.PathLike) -> dict | None:
         OSError: there is no such place.
         ValueError: it does not say which model it was trained on, or is broken.
     """
+    if "/" not in os.fspath(model) and not os.path.exists(model):
+        # The Hub need not be asked, which takes a minute where there is no network.
+        raise OSError(f"{model!r} is neither a folder nor the name of a model on the Hub, which is user/name")
     config = _read_adapter_config(model)
     if config is None:
         return None

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -57,6 +58,12 @@ def changed(model):
 def test_a_folder_that_is_not_there_is_told_of_and_not_a_bad_name_alone(name):
     with pytest.raises(ValueError, match=f"^{name}: no such folder, and from the Hub it cannot be loaded: "):
         load(name)
+
+
+def test_a_name_that_no_repository_has_is_not_asked_of_the_hub(monkeypatch):
+    monkeypatch.setattr("modeling_pseldnet.adapters.find_adapter_config_file", Mock(side_effect=AssertionError))
+    with pytest.raises(ValueError, match=r"^mistyped: no such folder, .*: 'mistyped' is neither a folder nor "):
+        load("mistyped")
 
 
 @pytest.fixture(params=METHODS)
