@@ -119,7 +119,7 @@ class SceneSet:
         interference: the measured sounds of the folder that the recipe names; read from there if left out.
 
     Raises:
-        ValueError: the sounds are of another rate, or too few.
+        ValueError: the sounds are not measured, of another rate, or too few.
     """
 
     def __init__(
@@ -176,6 +176,8 @@ class SceneSet:
         )
 
     def _long_enough(self, numbers: np.ndarray, bank: SoundBank) -> np.ndarray:
+        if not all(bank.sounds[number].length for number in numbers):
+            raise ValueError(f"the sounds of {bank.source} are not measured: give what their measure() returns")
         shortest = self.recipe.events.seconds[0] * self.recipe.sampling_rate
         kept = np.array([number for number in numbers if bank.sounds[number].length >= shortest], dtype=int)
         if len(numbers) and not len(kept):

@@ -105,6 +105,12 @@ def test_simultaneous_events_share_a_class_as_often_as_asked():
     assert often > 0.5 * total > 5
 
 
+def test_sounds_that_are_not_measured_are_refused():
+    unmeasured = replace(bank(), sounds=tuple(replace(sound, stop=0) for sound in bank().sounds))
+    with pytest.raises(ValueError, match="the sounds of memory are not measured"):
+        scene_set(sounds=unmeasured)
+
+
 def test_where_no_event_fits_the_next_is_tried_a_frame_later(monkeypatch):
     made = scene_set(polyphony={2: 1}, same_class=0, classes=["piano"], seconds=(0, 8), gap=(0, 0), moving=0)
     tried, draw = [], made._draw_event
