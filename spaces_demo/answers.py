@@ -22,14 +22,14 @@ TAKES = f"WAV, FLAC, OGG or AMB of up to {MAX_MINUTES} minutes and {MAX_MEGABYTE
 CHANNEL_ADVICE = {
     (4, 1): "One channel holds no direction, and nothing can bring it back: record with an ambisonic or a tetrahedral"
     " microphone.",
-    (4, 2): "Two channels tell left from right alone: name a model for stereo under Options, or record with an"
+    (4, 2): "Two channels can only tell left from right: name a model for stereo under Options, or record with an"
     " ambisonic microphone.",
     (4, 3): "A channel is missing: export all four, W, Y, Z and X, from the program that recorded them.",
     (2, 1): "One channel holds no direction, and nothing can bring it back: record in stereo.",
 }
 HIGHER_ORDER = (
-    "That is ambisonics of order {order}: give its first four channels, as sox {name} first-order.wav remix 1 2 3 4"
-    " makes them."
+    "This is ambisonics of order {order}: use its first four channels, which you get by"
+    " sox {name} first-order.wav remix 1 2 3 4."
 )
 OTHER_CHANNELS = {
     4: "Export the four channels of the ambisonic or tetrahedral microphone alone.",
@@ -65,8 +65,8 @@ def answering(*paths: str) -> Iterator[None]:
         number = secrets.token_hex(3)
         log.exception("error %s", number)
         raise friendly(
-            f"Sorry, something went wrong here that should not have. Try again; if it stays so, report it with the"
-            f" number {number}."
+            f"Sorry, something went wrong on this server. Try again; if it keeps happening, report it with the number"
+            f" {number}."
         ) from None
 
 
@@ -81,7 +81,8 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
         raise ValueError(f"{name} is no longer here, as recordings are deleted after a while: choose it again")
     megabytes = Path(path).stat().st_size / 2**20
     if megabytes > MAX_MEGABYTES:
-        raise ValueError(f"{name}: {megabytes:.0f} MB where {MAX_MEGABYTES} are the most: give a part of it, or FLAC")
+        problem = f"{name}: {megabytes:.0f} MB, and the limit is {MAX_MEGABYTES} MB"
+        raise ValueError(f"{problem}: choose a shorter part, or convert it to FLAC")
     try:
         with Recording(path, sampling_rate, channel_format) as recording:
             seconds = recording.seconds
@@ -90,7 +91,7 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
         raise ValueError(f"{problem}. {advice(path, channel_format)}".rstrip(". ")) from None
     if seconds > 60 * MAX_MINUTES:
         minutes, rest = divmod(ceil(seconds), 60)
-        raise ValueError(f"{name}: {minutes}:{rest:02} minutes where {MAX_MINUTES} are the most: give a part of it")
+        raise ValueError(f"{name}: {minutes}:{rest:02} minutes, and the limit is {MAX_MINUTES}: choose a shorter part")
     return seconds
 
 

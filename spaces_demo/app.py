@@ -166,7 +166,8 @@ class Finder:
             if stop.is_set():
                 raise Cancelled
             if time.monotonic() > last:
-                raise ValueError(f"this takes more than {MAX_RUN_SECONDS // 60} minutes: take less overlap, or a part")
+                minutes = MAX_RUN_SECONDS // 60
+                raise ValueError(f"this takes more than {minutes} minutes: choose less overlap, or a shorter part")
             progress((done, total), desc="Listening", unit="windows")
 
         try:
@@ -188,7 +189,7 @@ class Finder:
             if example in {known["id"] for known in examples()}:
                 recording = str(EXAMPLES / f"{example}.flac")
             if not recording or channel_format not in AMBISONIC:
-                raise ValueError("one event can be heard alone in ambisonic recordings only")
+                raise ValueError("single events can be heard alone in ambisonic recordings only")
             path = Path(folder, "solo.mp3")
             rate = self.own.network.config.sampling_rate
             measure(recording, rate, channel_format)
@@ -241,7 +242,7 @@ def refuse_addresses(block) -> None:
 
     async def move_files_alone(path: str | Path | None) -> str | None:
         if path is not None and is_http_url_like(str(path)):
-            raise friendly("Addresses are not fetched here: download the recording and upload it.")
+            raise friendly("Addresses are not fetched here: download the recording, then upload it.")
         return await move(path)
 
     block.async_move_resource_to_block_cache = move_files_alone

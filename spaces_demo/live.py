@@ -109,10 +109,10 @@ class Listener:
         try:
             with answering():
                 if not (len(visitor) <= MAX_ID and channels.isdecimal() and rate.isdecimal()):
-                    raise ValueError("This is no microphone: load the page again")
+                    raise ValueError("The microphone's request was not understood: reload the page")
                 self._let_in(visitor, microphone)
                 yield from self._frames(microphone, int(channels), int(rate), channel_format, model.strip())
-            over = f"{MAX_SECONDS // 60} minutes are the most: press Listen live to go on."
+            over = f"Live listening ends after {MAX_SECONDS // 60} minutes: press Listen live to continue."
             yield {"end": over if microphone.is_over else ""}
         except gr.Error as error:
             yield {"error": error.message}
@@ -123,9 +123,9 @@ class Listener:
     def _let_in(self, visitor: str, microphone: Microphone) -> None:
         with self._entrance:
             if visitor in self.microphones:
-                raise ValueError("You are listening already: wait some seconds and try again")
+                raise ValueError("You are listening already: wait a few seconds and try again")
             if len(self.microphones) >= MAX_LISTENERS:
-                raise ValueError("Others are listening just now, and this server hears no more: try again later")
+                raise ValueError(f"This server is already listening to {MAX_LISTENERS} microphones: try again later")
             self.microphones[visitor] = microphone
 
     def _frames(
@@ -137,11 +137,11 @@ class Listener:
         needed = CHANNEL_FORMATS[channel_format].num_channels
         if channels < needed:
             raise ValueError(
-                f"Your microphone gives {channels} channel{'s' * (channels != 1)} where this model needs {needed}."
+                f"Your microphone gives {channels} channel{'s' * (channels != 1)}, and this model needs {needed}."
                 f" {channel_advice(channels, needed)}"
             )
         if rate > MAX_RATE:
-            raise ValueError(f"Your microphone gives {rate} Hz where {MAX_RATE} are the most")
+            raise ValueError(f"Your microphone gives {rate} Hz, and the limit is {MAX_RATE} Hz")
         samples = read_pcm(microphone, "s16le", needed, samples_of(BLOCK_SECONDS, rate))
         yield {"scene": about_scene(used, channel_format), "channels": needed}
         for frame, events in detect_stream(

@@ -88,7 +88,7 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
             if not trust_remote_code:
                 check_settings(folder)
         except (OSError, ValueError, HTTPError) as error:
-            raise ValueError(f"{name}: no model of the Hub that can be used here: {first_line(error)}") from None
+            raise ValueError(f"{name}: no model on the Hub that can be used here: {first_line(error)}") from None
         try:
             network, extractor = _load_with_code(folder) if trust_remote_code else load(str(folder))
         except ValueError as error:
@@ -190,7 +190,7 @@ def _check_setting(name: str, value, most: float, items: int, depth: int = 0) ->
         if len(value) > MAX_TEXT:
             raise ValueError(f"{name} is longer than {MAX_TEXT} characters")
     elif value is not None and not abs(value) <= most:
-        raise ValueError(f"{name} is {str(value)[:20]} where {most} is the most")
+        raise ValueError(f"{name} is {str(value)[:20]}, and the limit is {most}")
 
 
 def read_card(model: str) -> ModelCard | None:

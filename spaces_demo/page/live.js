@@ -4,14 +4,14 @@ import { LOST } from "./server.js";
 const BLOCK_SECONDS = 0.5;
 const AS_IT_SOUNDS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 const REFUSED = {
-  NotAllowedError: "The browser keeps the microphone from this page: allow it in the settings of this page, and press Listen live again.",
-  NotFoundError: "There is no microphone: connect one, and press Listen live again.",
+  NotAllowedError: "The browser blocks the microphone: allow it in the settings for this page, then press Listen live again.",
+  NotFoundError: "No microphone was found: connect one, then press Listen live again.",
 };
 
 async function openMicrophone(channels) {
-  if (!navigator.mediaDevices) throw new Error("Browsers let a page listen over https only, or on this machine itself: open it so.");
+  if (!navigator.mediaDevices) throw new Error("Browsers allow the microphone only over https or on your own machine: open the page that way.");
   // Web Audio makes two channels of any number; this gives them as they are.
-  if (!("MediaStreamTrackProcessor" in window)) throw new Error("This browser does not pass on the channels of a microphone: take Chrome, Edge or another Chromium.");
+  if (!("MediaStreamTrackProcessor" in window)) throw new Error("This browser cannot record all channels of a microphone: use Chrome, Edge or another browser based on Chromium.");
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: { ideal: channels }, ...AS_IT_SOUNDS } });
     return stream.getAudioTracks()[0];
@@ -53,7 +53,7 @@ function sender(address) {
   const drain = async () => {
     while (waiting.length) {
       const { status } = await fetch(address, { method: "POST", body: new Blob(waiting.splice(0)) }).catch(() => { throw new Error(LOST); });
-      if (status === 413 || status === 503) throw new Error("The server or your connection is too slow for live sound: try again later, or give a recording.");
+      if (status === 413 || status === 503) throw new Error("The server or your connection is too slow for live sound: try again later, or upload a recording.");
     }
     sending = null;
   };

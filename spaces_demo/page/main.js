@@ -89,7 +89,7 @@ function show(scene, files, source, chosen = {}) {
     find(`#${name}`).download = `${scene.name.replace(/\.\w+$/, "")}.${name}`;
   }
   find("#link").disabled = !source.example;
-  find("#link").title = source.example ? "" : "A link shows an example: your recording is deleted soon. Share the video or the picture";
+  find("#link").title = source.example ? "" : "Links work for examples only, as your recording is deleted soon. Share the video or the picture instead";
   find("#film").hidden = !canFilm() || !files.stereo;
   find("#about-scene").textContent = `${scene.title ?? scene.name}, heard by ${scene.model}`;
   find("#honest").textContent = honest(scene);
@@ -110,9 +110,9 @@ function hint() {
 function honest({ classes, scores }) {
   const score = (start) => Object.entries(scores).find(([name]) => name.startsWith(start))?.[1];
   const [right, off] = [score("F20"), score("LE")];
-  const often = right === undefined ? "Its card does not say how often it is right."
-    : `In its tests about ${Math.round(10 * right)} in 10 events were right in name, time and direction (F20 ${right.toFixed(2)})${off === undefined ? "" : `, and directions were off by ${Math.round(off)}°`}.`;
-  return `This model knows ${plural(classes.length, "sound")}. ${often} What is not one of its classes it cannot name: it stays silent, or takes it for one of them.`;
+  const often = right === undefined ? "Its model card does not say how often it is right."
+    : `In tests, about ${Math.round(10 * right)} in 10 events were right in name, time and direction (F20 ${right.toFixed(2)})${off === undefined ? "" : `, and directions were off by ${Math.round(off)}°`}.`;
+  return `This model knows ${plural(classes.length, "sound")}. ${often} It cannot name sounds outside its classes: it misses them, or takes them for one of its own.`;
 }
 
 function chips() {
@@ -198,7 +198,7 @@ function table() {
     return row;
   }));
   find("#none").hidden = shown.length > 0;
-  find("#none").textContent = live ? "Nothing that the model knows yet." : state.scene.records.length ? "The filter hides all events." : "Nothing that the model knows is louder than its threshold. Try a lower threshold under Options.";
+  find("#none").textContent = live ? "No events yet." : state.scene.records.length ? "The filter hides all events." : "No event is above the threshold. Try a lower one under Options.";
 }
 
 // ── The time, and what is drawn of it ────────────────────────────────────────────────────────────────────────────
@@ -240,7 +240,7 @@ function draw() {
   const head = find("#head");
   head.style.left = `${(100 * at) / scene.seconds}%`;
   head.hidden = time === null;
-  find("#clock").textContent = live ? `${clock(at)}, told ${live.lag.toFixed(1)} s after it sounds` : `${clock(at)} / ${clock(scene.seconds)}`;
+  find("#clock").textContent = live ? `${clock(at)}, shown ${live.lag.toFixed(1)} s after it sounds` : `${clock(at)} / ${clock(scene.seconds)}`;
   // What follows changes at most ten times a second.
   const key = `${time === null ? "whole" : frameOf(time)} ${state.view}`;
   if (key === draw.last) return;
@@ -405,7 +405,7 @@ let sent = { file: null, data: null };
 function ready() {
   find("#ready").hidden = false;
   find("#ready h2").textContent = working ? `Finding events in ${sent.file.name}` : `${sent.file.name} is ready`;
-  find("#ready p").textContent = working ? "" : "Say what its channels are, if they are not AmbiX, and press Find events.";
+  find("#ready p").textContent = working ? "" : "Choose its channels if they are not AmbiX, then press Find events.";
 }
 
 function pick(file) {
@@ -414,13 +414,13 @@ function pick(file) {
   sent = { file, data: null };
   find("#error").hidden = true;
   find("#chosen").textContent = file.name;
-  find("#takes").textContent = `${(file.size / 1e6).toFixed(1)} MB, not sent yet`;
+  find("#takes").textContent = `${(file.size / 1e6).toFixed(1)} MB, not uploaded yet`;
   find("#stage").hidden = true;
   find("#formats").hidden = !about.ambisonic && !find("#model").value;
   ready();
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
-  if (file.size > about.maxMegabytes * 1048576) fail(`${file.name}: ${Math.round(file.size / 1e6)} MB where ${about.maxMegabytes} are the most: give a part of it, or FLAC.`);
+  if (file.size > about.maxMegabytes * 1048576) fail(`${file.name}: ${Math.round(file.size / 1e6)} MB, and the limit is ${about.maxMegabytes} MB. Choose a shorter part, or convert it to FLAC.`);
   else find("#run").focus({ preventScroll: true });
 }
 
@@ -439,14 +439,14 @@ async function run() {
   find("#stage").hidden = true;
   ready();
   try {
-    progress("Sending", 0);
-    mine.data ??= await upload(mine.file, (part) => progress(`Sending ${Math.round(100 * part)} %`, part), signal);
+    progress("Uploading", 0);
+    mine.data ??= await upload(mine.file, (part) => progress(`Uploading ${Math.round(100 * part)} %`, part), signal);
     find("#takes").textContent = `${(mine.file.size / 1e6).toFixed(1)} MB`;
     progress("Waiting");
     const format = pickedFormat();
     const options = [format, find("#model").value.trim(), Number(find("#threshold").value), Number(find("#overlap").value)];
     const files = await call(about.endpoints.scene, [mine.data, ...options], ({ before, text, done, of }) => {
-      if (before) progress(`${before} before you`);
+      if (before) progress(`${before} ahead of you`);
       else if (of) progress(`Listening: ${done} of ${of} windows`, done / of);
       else if (text) progress(text);
     }, signal);
@@ -546,7 +546,7 @@ function stopped(scene) {
   state.gaps = unknown(scene);
   filter();
   seek(null);
-  say(`Not listening any more: ${find("#summary").textContent}`);
+  say(`Stopped listening: ${find("#summary").textContent}`);
 }
 
 // ── Examples and links ───────────────────────────────────────────────────────────────────────────────────────────
@@ -580,7 +580,7 @@ async function open(id, chosen = {}) {
     mark(id);
     show(scene, { csv: `${base}.csv`, json: `${base}.json`, stereo: `${base}.mp3`, binaural: `${base}-headphones.mp3` }, { example: id }, chosen);
   } catch {
-    if (mine === sent) fail("The example cannot be loaded: check your connection and load the page again.");
+    if (mine === sent) fail("The example cannot be loaded: check your connection and reload the page.");
   }
 }
 
@@ -715,7 +715,7 @@ on("#link", "click", async () => {
     await navigator.clipboard.writeText(address);
     flash("#link", "Copied");
   } catch {
-    flash("#link", "It is in the address bar");
+    flash("#link", "The link is in the address bar");
   }
 });
 on("#image", "click", async () => save(await picture(state.scene, view()), `${state.scene.name.replace(/\.\w+$/, "")}.png`));
@@ -734,7 +734,7 @@ on("#film", "click", async () => {
     const blob = await film(scene, (time) => ({ ...still, time }), state.files[state.listen], from, (part) => { find("#film").textContent = `Stop, ${Math.round(100 * Math.min(part, 1))} %`; }, filming.signal);
     if (blob) save(blob, `${scene.name.replace(/\.\w+$/, "")}.${blob.type.split("/")[1]}`);
   } catch {
-    fail("This browser cannot make the video: take the picture, or another browser.");
+    fail("This browser cannot make the video: use the picture, or another browser.");
   } finally {
     filming = null;
     find("#film").textContent = "Video";

@@ -1,7 +1,7 @@
 // What the page asks of the server: uploads, and calls that wait in Gradio's queue.
 
 export const session = crypto.randomUUID?.() ?? Math.random().toString(36).slice(2);
-export const LOST = "The server does not answer. Check your connection and try again; what you chose is still here.";
+export const LOST = "The server does not answer. Check your connection and try again; your choices are still here.";
 export const urlOf = (file) => `gradio_api/file=${file.path.split("/").map(encodeURIComponent).join("/")}`;
 
 export function upload(file, onPart, signal) {
@@ -15,7 +15,7 @@ export function upload(file, onPart, signal) {
       if (request.status === 200) {
         const [path] = JSON.parse(request.responseText);
         resolve({ path, orig_name: file.name, meta: { _type: "gradio.FileData" } });
-      } else if (request.status === 413) reject(new Error(`${file.name} is larger than this page takes: give a part of it, or FLAC.`));
+      } else if (request.status === 413) reject(new Error(`${file.name} is larger than this page accepts. Choose a shorter part, or convert it to FLAC.`));
       else reject(new Error(LOST));
     };
     request.onerror = () => reject(new Error(LOST));
@@ -37,7 +37,7 @@ export async function call(endpoint, data, onNews = () => {}, signal) {
   const joined = await post("queue/join", { data, fn_index: endpoint }).catch(() => {
     throw new Error(LOST);
   });
-  if (joined.status === 503) throw new Error("Too many people are waiting. Try again in some minutes.");
+  if (joined.status === 503) throw new Error("Too many people are waiting. Try again in a few minutes.");
   if (!joined.ok) throw new Error(LOST);
   const { event_id } = await joined.json();
   // While it is open the server knows that the visitor is there, and ends the work when not.

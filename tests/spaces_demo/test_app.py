@@ -91,7 +91,7 @@ BAD_FILES = {
         "of order 2: .* sox '2nd order.wav' first-order.wav",
     ),
     "other channels": (lambda make: make("six.wav", channels=6), "six.wav: 6 channels .*Export the four"),
-    "too long": (lambda make: make("long.flac", seconds=601, sampling_rate=2000), "long.flac: 10:01 minutes where 10"),
+    "too long": (lambda make: make("long.flac", seconds=601, sampling_rate=2000), "10:01 minutes, .* is 10:"),
     "not audio": (text_file, "text.wav: not readable audio"),
     "truncated": (truncated_file, "truncated.wav: truncated"),
     "empty": (lambda make: make("empty.wav", seconds=0), "empty.wav: no samples"),
@@ -146,7 +146,7 @@ def test_what_nobody_foresaw_gets_an_apology_with_a_number_that_is_in_the_log(ca
 
 def test_a_visitor_reaches_no_model_that_is_not_on_the_hub(detect, scene, model):
     for name in ("user/none", str(model), "../tiny"):
-        with pytest.raises(AppError, match="no model of the Hub that can be used here"):
+        with pytest.raises(AppError, match="no model on the Hub that can be used here"):
             detect(scene, model=name)
 
 

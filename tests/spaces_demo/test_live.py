@@ -61,14 +61,14 @@ def test_of_stereo_all_is_told_in_front(listener, stereo_model):
 
 def test_too_few_channels_are_said_with_what_is_needed(listener):
     (line,) = listener.tell("visitor", channels="1", rate=str(RATE))
-    assert line["error"].startswith("Your microphone gives 1 channel where this model needs 4. One channel holds no")
+    assert line["error"].startswith("Your microphone gives 1 channel, and this model needs 4. One channel holds no")
     assert not listener.microphones
 
 
 @pytest.mark.parametrize("query", [{}, {"channels": "four", "rate": "1"}, {**FOUR, "rate": "-1"}])
 def test_what_is_no_microphone_is_refused(listener, query):
     (line,) = listener.tell("visitor", **query)
-    assert "load the page again" in line["error"]
+    assert "reload the page" in line["error"]
 
 
 @pytest.mark.parametrize("rate", ["9", "24001", "999990"])
@@ -81,7 +81,7 @@ def test_a_few_are_heard_at_once_each_of_them_once(listener):
     heard = [listener.tell(f"visitor {number}", **FOUR) for number in range(MAX_LISTENERS)]
     assert all("scene" in next(told) for told in heard)
     assert "listening already" in next(listener.tell("visitor 0", **FOUR))["error"]
-    assert "Others are listening" in next(listener.tell("another", **FOUR))["error"]
+    assert "already listening to 2 microphones" in next(listener.tell("another", **FOUR))["error"]
     heard[0].close()  # as when the visitor leaves
     assert "scene" in next(listener.tell("another", **FOUR))
 
@@ -90,7 +90,7 @@ def test_it_ends_after_some_minutes_or_when_nothing_is_sent(listener, monkeypatc
     monkeypatch.setattr(live, "SILENT_SECONDS", 0.01)
     assert [*listener.tell("visitor", **FOUR)][1:] == [{"end": ""}]
     monkeypatch.setattr(live, "MAX_SECONDS", 0)
-    assert "are the most" in [*listener.tell("visitor", **FOUR)][-1]["end"]
+    assert "Live listening ends after" in [*listener.tell("visitor", **FOUR)][-1]["end"]
     assert not listener.microphones
 
 

@@ -502,11 +502,11 @@ def test_a_microphone_is_heard_live_and_can_be_looked_at_afterwards(page):
     page.evaluate(FOUR_CHANNELS)
     page.click("#live")
     page.wait_for_function(f"{LISTED}.length > 0", timeout=60000)
-    assert re.fullmatch(r"0:\d\d\.\d, told \d+\.\d s after it sounds", page.inner_text("#clock"))
+    assert re.fullmatch(r"0:\d\d\.\d, shown \d+\.\d s after it sounds", page.inner_text("#clock"))
     assert sorted(page.evaluate(DRAWN)) == sorted(page.evaluate(LISTED))
     page.click("#cancel")
     page.wait_for_selector("#cancel", state="hidden", timeout=60000)
-    assert page.inner_text("#said") == f"Not listening any more: {page.inner_text('#summary')}"
+    assert page.inner_text("#said") == f"Stopped listening: {page.inner_text('#summary')}"
     assert page.is_hidden("#play")
     page.click("#run")
     assert page.inner_text("#error p") == "There is no recording yet: choose a file."
@@ -518,7 +518,7 @@ def test_a_microphone_is_heard_live_and_can_be_looked_at_afterwards(page):
 def test_a_file_that_is_chosen_ends_live_listening(page, scene):
     page.evaluate(FOUR_CHANNELS)
     page.click("#live")
-    page.wait_for_selector("#clock:text('told')", timeout=60000)
+    page.wait_for_selector("#clock:text('shown')", timeout=60000)
     page.set_input_files("#file", scene)
     assert page.inner_text("#ready h2") == f"{scene.name} is ready"
     upload(page, scene)
@@ -530,7 +530,7 @@ def test_a_microphone_of_too_few_channels_is_refused_in_words_that_help(page):
     page.click("#live")
     page.wait_for_selector("#error:not([hidden])", timeout=60000)
     message = page.inner_text("#error p")
-    assert message.startswith("Your microphone gives 2 channels where this model needs 4. Two channels tell left")
+    assert message.startswith("Your microphone gives 2 channels, and this model needs 4. Two channels can only")
     assert page.is_enabled("#live")
 
 
