@@ -7,7 +7,7 @@ SOUNDS ?= sounds
 TEACHER ?=
 INTERFERENCE ?=
 
-# The tests of what the Hugging Face packages are used for, which `make test-oldest` runs with the oldest of them.
+# The tests that depend on the Hugging Face packages: `make test-oldest` runs them with the oldest supported versions.
 OLDEST_TESTS := tests/test_install.py tests/modeling_pseldnet/test_hub.py tests/modeling_pseldnet/test_pipeline.py \
 	tests/modeling_pseldnet/test_modeling.py tests/modeling_pseldnet/test_backbones.py \
 	tests/modeling_pseldnet/test_configuration.py tests/modeling_pseldnet/test_default_model.py \
@@ -24,7 +24,7 @@ test: $(VENV)/installed-dev
 test-oldest: $(VENV)/installed-oldest
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest $(PYTEST_OPTIONS) $(OLDEST_TESTS)
 
-# Thousands of broken inputs, and 20 kills of each program.
+# Feeds thousands of broken inputs to the programs, and kills each program 20 times.
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.fuzz.fuzz --inputs 2000
@@ -33,21 +33,21 @@ fuzz: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# Trains the next model to come with the package, from the present one: on the isolated sounds in SOUNDS, with sounds of
-# no class from INTERFERENCE and the answers of the tagger in the module TEACHER (see training/teacher.py) where these are
-# given. It is written to runs/default_model/packaged, to be copied over modeling_pseldnet/default_model if its card is
-# better. Interrupted, it goes on from the last checkpoint. Memory that is freed stays with the process, as batches take
-# it again at once.
+# Trains the next default model, starting from the current one, on the isolated sounds in SOUNDS. Optional: out-of-class
+# sounds in INTERFERENCE, and a tagger to learn from in the module TEACHER (see training/teacher.py). The result is written
+# to runs/default_model/packaged; if its card shows better scores, copy it over modeling_pseldnet/default_model. After an
+# interruption, run the same command to continue from the last checkpoint. The two variables keep freed memory with the
+# process, as the next batch needs it again at once.
 default-model: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 default-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 default-model: $(VENV)/installed-dev
-	@echo "52,000 scenes, each heard in two forms: about four hours on two cores; the bar tells how long is left"
+	@echo "52,000 scenes, each in two augmented versions: about four hours on two cores; the progress bar shows the time left"
 	$(BIN)/pseldnet-train default_model --resume --override data.data_dir=$(SOUNDS) \
 		teacher.module=$(TEACHER) data.train.interference_dir=$(INTERFERENCE)
 	$(BIN)/python -m training.experiments.default_model runs/default_model --sounds $(SOUNDS) \
 		--scene-recipe default_model_48 $(if $(INTERFERENCE),--interference $(INTERFERENCE)) \
 		--beside modeling_pseldnet/default_model \
-		--trained-on "52,000 more scenes of ten seconds, each heard in two forms, turned, mirrored and coloured"
+		--trained-on "52,000 more ten-second scenes, each in two augmented versions (rotated, mirrored and filtered)"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -66,7 +66,7 @@ $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --editable ".[dev]"
 	touch $@ $(VENV)/installed
 
-# The lowest versions that pyproject.toml allows of the Hugging Face packages, over all else that is in $(VENV).
+# The lowest versions of the Hugging Face packages that pyproject.toml allows, on top of everything else in $(VENV).
 $(VENV)/installed-oldest: $(VENV)/installed-dev
 	$(BIN)/python -m venv --clear $(VENV)-oldest
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \

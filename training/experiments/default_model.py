@@ -130,9 +130,9 @@ def about_scenes(recipe: SceneRecipe, name: str) -> str:
 
 
 def about_teacher(path: Path) -> str:
-    """The tagger whose answers a run learnt, by its recipe, in words; nothing if there was none or it is not known."""
+    """The tagger whose outputs a run learnt, by its recipe, in words; nothing if there was none or it is not known."""
     module = read_recipe(path).teacher.module if path.is_file() else None
-    return f", and on the answers of the tagger `{Path(module).stem}` to the same scenes" if module else ""
+    return f", and the outputs of the tagger `{Path(module).stem}` for the same scenes" if module else ""
 
 
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:

@@ -142,8 +142,8 @@ def _by_sources(report: Report, scores: dict) -> str:
     rows = [
         *_overlaps(scores),
         *_overlaps(averaged, ", with `--tta`"),
-        ["all, micro means", *_cells(scores["micro"], scores["jackknife"]["micro"])],
-        ["all, of sounds of training", *_cells(known["macro"])],
+        ["all, micro average", *_cells(scores["micro"], scores["jackknife"]["micro"])],
+        ["all, on training sounds", *_cells(known["macro"])],
     ]
     return markdown_table(["sources", *SCORES.values()], rows)
 
@@ -192,10 +192,10 @@ def _distances(report: Report) -> str:
         "sources",
         "F20 with distances",
         "relative distance error",
-        f"the same of {report.usual_distance:.1f} m for all",
+        f"the same with {report.usual_distance:.1f} m for all",
     ]
     return (
-        "Distances, counted frame by frame as in DCASE 2024 (a match must lie within 100 % of the distance too):\n\n"
+        "Distances, scored frame by frame as in DCASE 2024 (a match must also lie within 100 % of the distance):\n\n"
         + markdown_table(heading, rows)
     )
 
@@ -206,12 +206,12 @@ def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_sec
     return {label: count * 3600 / (len(found) * scene_seconds) for label, count in counts.most_common()}
 
 
-# Of how many classes a card tells that sounds of no class are taken for them.
+# How many classes a card names that out-of-class sounds are mistaken for.
 TAKEN_FOR = 5
 # Scenes in which there is nothing to report, or nothing but music, in words.
 NOTHING_TO_REPORT = {
-    "unlabelled": "sounds of no class, one after the other, at the levels of the scenes",
-    "music": "music, one piece after the other: events of classes that are not of music",
+    "unlabelled": "out-of-class sounds, one after another, at the levels of the scenes",
+    "music": "music, one piece after another (not counting events of musical classes)",
     "noise": "noise alone",
 }
 
@@ -221,12 +221,12 @@ def false_alarms(report: Report) -> str:
     heard = {name: getattr(report, name) for name in NOTHING_TO_REPORT if getattr(report, name)}
     alarms = {name: _alarms(report, name, found) for name, (_, found) in heard.items()}
     rows = [[NOTHING_TO_REPORT[name], f"{sum(by_class.values()):.0f}"] for name, by_class in alarms.items()]
-    text = "What it reports where none of its classes is, or none but music:\n\n"
-    text += markdown_table(["scenes", "events an hour"], rows)
+    text = "False alarms in scenes without any of its classes, or with nothing but music:\n\n"
+    text += markdown_table(["scenes", "false alarms per hour"], rows)
     if taken_for := alarms.get("unlabelled"):
         # Sounds that are of one of its classes after all would show here.
         most = ", ".join(f"{label} ({count:.0f})" for label, count in list(taken_for.items())[:TAKEN_FOR])
-        text += f"\n\nSounds of no class are most often taken for, an hour: {most}."
+        text += f"\n\nThe most frequent false alarms on out-of-class sounds, per hour: {most}."
     if not report.raised:
         return text
     names = [name for name in NOTHING_TO_REPORT if name in next(iter(report.raised.values()))]
@@ -241,10 +241,10 @@ def false_alarms(report: Report) -> str:
     heading = [
         "`--threshold`",
         "F20, all scenes",
-        *(f"{NOTHING_TO_REPORT[name].partition(',')[0]}, an hour" for name in names),
+        *(f"false alarms per hour: {NOTHING_TO_REPORT[name].partition(',')[0]}" for name in names),
     ]
     careful = markdown_table(heading, rows)
-    return f"{text}\n\nWith one threshold for all classes, a higher one is more careful:\n\n{careful}"
+    return f"{text}\n\nWith one threshold for all classes, a higher one gives fewer false alarms:\n\n{careful}"
 
 
 def _alarms(report: Report, name: str, found: Sequence[Events]) -> dict[str, float]:
@@ -271,11 +271,11 @@ def _beside(report: Report) -> str:
         row
         for how, scenes in (
             (", this model", only_shared(report.test[1], report.labels)),
-            (f", the model of {len(labels)} classes before it", only_shared(found, labels)),
+            (f", the previous model ({len(labels)} classes)", only_shared(found, labels)),
         )
         for row in _overlaps(report.scores_by_overlap(references, scenes, len(shared)), how)
     ]
-    return f"In the same scenes, of the {len(shared)} classes that both know alone:\n\n" + markdown_table(
+    return f"On the same scenes, for the {len(shared)} classes that both models know:\n\n" + markdown_table(
         ["sources", *SCORES.values()], rows
     )
 

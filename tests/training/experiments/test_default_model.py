@@ -64,15 +64,15 @@ def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(progr
     weights = load_file(made / "model.safetensors").values()
     assert {values.dtype for values in weights if values.is_floating_point()} == {torch.float16}
     card = (made / "README.md").read_text()
-    assert "trained on synthetic scenes alone: nothing at all." in card
+    assert "trained on synthetic scenes only: nothing at all." in card
     rows = ["1 at a time", "all", "1 at a time, with `--tta`", "all, with `--tta`"]
-    for row in (*rows, "all, micro means", "all, of sounds of training", *CLASSES):
+    for row in (*rows, "all, micro average", "all, on training sounds", *CLASSES):
         assert f"\n| {row} |" in card
     assert "\n| 1.0–2.0 s (4 other scenes) |" in card
     assert "relative distance error" in card
     assert "\n| noise alone |" in card
     assert "\n| 0.9 | " in card
-    assert "- Trained on the sounds in `events`, placed in rooms.\n" in card
+    assert "- Training data: the sounds in `events`, placed in rooms.\n" in card
     assert (made / "confusion.png").stat().st_size > 1000
 
 
@@ -85,10 +85,10 @@ def test_a_card_tells_of_sounds_of_no_class_and_of_another_model_in_the_same_sce
     PSELDNetFeatureExtractor().save_pretrained(tmp_path / "before")
     made = program("--interference", tmp_path / "others", "--beside", tmp_path / "before")
     card = (made / "README.md").read_text()
-    assert "\n| sounds of no class, one after the other, at the levels of the scenes |" in card
-    assert "of the 2 classes that both know alone" in card
+    assert "\n| out-of-class sounds, one after another, at the levels of the scenes |" in card
+    assert "for the 2 classes that both models know" in card
     assert "\n| all, this model |" in card
-    assert "\n| all, the model of 3 classes before it |" in card
+    assert "\n| all, the previous model (3 classes) |" in card
 
 
 def test_a_card_tells_what_is_heard_in_music_that_is_not_of_music_and_in_sounds_of_no_class():
@@ -111,8 +111,8 @@ def test_a_card_tells_what_is_heard_in_music_that_is_not_of_music_and_in_sounds_
     )
     table = false_alarms(report)
     assert "levels of the scenes | 1080 |" in table
-    assert "Sounds of no class are most often taken for, an hour: door (360), music (360), piano (360)." in table
-    assert "not of music | 360 |" in table
+    assert "false alarms on out-of-class sounds, per hour: door (360), music (360), piano (360)." in table
+    assert "(not counting events of musical classes) | 360 |" in table
     assert "\n| noise alone | 1080 |" in table
 
 
