@@ -43,8 +43,8 @@ CUSTOM_PIPELINES = {
 }
 # What directions mean, by the axes of the vectors that a network tells.
 DIRECTIONS = {
-    2: """Azimuth is counter-clockwise from the front, in degrees; elevation is 0. Two channels
-  tell left from right alone, in [-90, 90].""",
+    2: """Azimuth is counter-clockwise from the front, in degrees in [-90, 90], as
+  two channels only tell left from right; elevation is 0.""",
     3: """Azimuth is counter-clockwise from the front in (-180, 180] degrees,
   elevation upwards in [-90, 90] degrees.""",
 }
@@ -210,14 +210,16 @@ def model_card(
     origin = f"{made} `{source}`; see" if source else "See"
     header = {"library_name": "transformers", "pipeline_tag": "audio-classification", **(metadata or {})}
     header["tags"] = list(dict.fromkeys([*TAGS, *header.get("tags", ())]))
-    licence = "" if "license" in header else "# license: fill in that of what the model was made from\n"
+    licence = "" if "license" in header else "# license: fill in the licence of what the model was made from\n"
     metres = " Distance is in metres." if config.distance else ""
     return f"""---
 {yaml_dump(header, sort_keys=False)}{licence}---
 
 # PSELDNet: {config.backbone}, {config.output_format}
 
-Says what sounds in a recording, when, and from which direction, every 100 ms. {origin}
+This model tells, every 100 ms, which sounds are active in a recording and from which direction.
+
+{origin}
 [PSELDNets: Pre-trained Neural Networks on a Large-scale Synthetic Dataset for Sound Event Localization and
 Detection](https://arxiv.org/abs/2411.06399).
 
@@ -231,11 +233,11 @@ for event in detector("recording.wav"):
     print(event["onset"], event["offset"], event["label"], event["azimuth"], event["elevation"])
 ```
 
-`trust_remote_code=True` runs the code in this repository, which needs the packages {", ".join(PACKAGES)}; with
-`import modeling_pseldnet` from the package `pseldnets` it is not needed.
+`trust_remote_code=True` runs the code in this repository, which needs the packages {", ".join(PACKAGES)}.
+You do not need it if you install the package `pseldnets` and `import modeling_pseldnet` first.
 
-- Input: {audio} at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s; the
-  pipeline resamples and cuts recordings of any length.
+- Input: {audio} at {config.sampling_rate} Hz, in windows of up to {config.window_seconds} s. The
+  pipeline resamples recordings and takes any length.
 - Output: {config.num_labels} classes every 100 ms. {DIRECTIONS[config.num_axes]}{metres}
 - Classes: {labels}.
 """

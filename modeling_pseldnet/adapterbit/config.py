@@ -118,10 +118,11 @@ class AdapterBitConfig(PeftConfig):
 USAGE_HEADING = "# Loading this AdapterBit adapter"
 USAGE = f"""{USAGE_HEADING}
 
-The adapter holds bottlenecks, biases, batch-norm statistics and heads for a
-[PSELDNet](https://arxiv.org/abs/2411.06399). PEFT knows the method once `modeling_pseldnet` of the package
-`pseldnets` is imported; without that import, loading ends in `KeyError: 'ADAPTERBIT'`. The programs of that package,
-and its function `modeling_pseldnet.load`, take the name of this adapter as that of any model; PEFT takes it so:
+This adapter holds bottlenecks, biases, batch-norm statistics and heads for a
+[PSELDNet](https://arxiv.org/abs/2411.06399). Install the package `pseldnets` to use it. Its programs and
+`modeling_pseldnet.load` load the adapter by name, like any model.
+
+To load it with PEFT, import `modeling_pseldnet` first; without that import, loading ends in `KeyError: 'ADAPTERBIT'`:
 
 ```python
 import modeling_pseldnet
