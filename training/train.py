@@ -242,12 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="change the recipe: section.key=value, such as training.learning_rate=3e-4",
     )
-    add("--output-dir", metavar="DIR", help="folder of checkpoints and results (default: runs/RECIPE)")
-    add("--resume", action="store_true", help="go on from the last checkpoint in that folder")
+    add("--output-dir", metavar="DIR", help="folder for checkpoints and results (default: runs/RECIPE)")
+    add("--resume", action="store_true", help="continue from the last checkpoint in that folder")
     add(
         "--only-evaluate",
         action="store_true",
-        help="score model.pretrained without training; where a run lies, in its folder evaluation",
+        help="score model.pretrained without training; next to a run, results go to its folder evaluation",
     )
     add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Makes labelled spatial scenes from isolated sounds, on all cores or a Ray cluster, resumably."""
+"""Makes labelled spatial scenes from isolated sounds, on several cores or a Ray cluster."""
 
 import argparse
 import errno
@@ -46,9 +46,9 @@ examples:
   pseldnet-synthesize data/test20_ov3 --sounds sounds/ --scenes 20 --formats foa mic sum
   pseldnet-synthesize data/train200_ov3 --plot 0 1
 
-sounds/ has one folder a class, with audio files in it; a table SOURCE_IDS.tsv beside them (path, source_id) may tell
-which clips are of one recording, and in a column split which recordings are always of train, validation or test. An
-interrupted run goes on where it stopped when the same command is given again. The scenes are read by the builder
+sounds/ has one folder of audio files per class. An optional table SOURCE_IDS.tsv beside them says which clips belong
+to the same recording (columns path, source_id), and which recordings are always in train, validation or test (column
+split). After an interruption, run the same command again to continue. To read the scenes, use the builder
 SyntheticSELD with data_dir="data".
 """
 
@@ -354,23 +354,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("folder", type=Path, help="folder of the set, in the folder that holds all sets and the list of classes")
+    add("folder", type=Path, help="folder of this set, inside the folder that holds all sets and the list of classes")
     add("--scenes", type=whole_number(1), metavar="N", help="make scenes until there are N")
     sounds = parser.add_mutually_exclusive_group()
-    sounds.add_argument("--sounds", metavar="DIR", help="isolated sounds, one folder a class")
-    sounds.add_argument("--dataset", metavar="NAME", help="isolated sounds: an audio dataset of the Hub or on disk")
+    sounds.add_argument("--sounds", metavar="DIR", help="isolated sounds, with one folder per class")
+    sounds.add_argument("--dataset", metavar="NAME", help="isolated sounds: an audio dataset on the Hub or on disk")
     add("--dataset-split", default="train", metavar="SPLIT", help="split of the dataset (default: train)")
-    add("--audio-column", default="audio", metavar="NAME", help="default: audio")
-    add("--label-column", default="label", metavar="NAME", help="a ClassLabel or strings (default: label)")
-    add("--recording-column", metavar="NAME", help="tells which rows are pieces of one recording")
+    add("--audio-column", default="audio", metavar="NAME", help="column with the audio (default: audio)")
+    add("--label-column", default="label", metavar="NAME", help="column with a ClassLabel or strings (default: label)")
+    add("--recording-column", metavar="NAME", help="column that says which rows belong to the same recording")
     add("--recipe", default="default", metavar="YAML", help="a file, or default (one minute) or on_the_fly (10 s)")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--split", choices=SPLITS, help="recordings to use (default: as the folder's name begins, else all)")
+    add("--split", choices=SPLITS, help="recordings to use (default: what the folder's name begins with, else all)")
     add("--formats", nargs="+", choices=FORMATS, default=["foa"], help="default: foa; sum is the dry mix")
-    add("--workers", type=whole_number(1), default=1, metavar="N", help="processes (default: 1)")
+    add("--workers", type=whole_number(1), default=1, metavar="N", help="number of processes (default: 1)")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="work on a Ray cluster, or a local one")
     add("--verify", action="store_true", help="compare the direction of isolated sources with their labels")
-    add("--plot", nargs="*", type=whole_number(), metavar="N", help="draw scenes (default: 0) and what the set holds")
+    add("--plot", nargs="*", type=whole_number(), metavar="N", help="draw scenes (default: 0) and the set as a whole")
     return parser
 
 

@@ -19,37 +19,37 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pseldnet-convert`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-convert",
-        description="Converts a published PSELDNets checkpoint to a Hub folder that from_pretrained reads, or starts"
-        " a new network from an AudioSet checkpoint.",
+        description="Converts a published PSELDNets checkpoint to a Hub folder for from_pretrained, or starts a new"
+        " network from an AudioSet checkpoint.",
         epilog="example: pseldnet-convert --published mACCDOA-HTSAT-0.567 pseldnet-htsat",
     )
     parser.add_argument(
         "checkpoint",
         nargs="?",
-        help="checkpoint of PSELDNets (.ckpt) or, with --audioset, of its encoder alone; none with --published",
+        help="PSELDNets checkpoint (.ckpt) or, with --audioset, one of the encoder alone; leave out with --published",
     )
     parser.add_argument("output", nargs="?", help="folder to write")
     parser.add_argument(
         "--published",
         metavar="NAME",
-        help="download a checkpoint from the authors' repository, which says what it is; 'list' shows their names",
+        help="download this checkpoint from the authors' repository; 'list' shows all names and what they are",
     )
-    parser.add_argument("--backbone", default="htsat", choices=sorted(RENAMES), help="default: %(default)s")
+    parser.add_argument("--backbone", default="htsat", choices=sorted(RENAMES), help="encoder; default: %(default)s")
     parser.add_argument("--output-format", default="multi_accdoa", choices=OUTPUT_FORMATS, help="default: %(default)s")
     parser.add_argument(
         "--loss-type",
         choices=("tpit", "aggregated"),
         default="tpit",
-        help="what EINV2 or SEDDOA was trained with (AGG in published names: aggregated); default: %(default)s",
+        help="loss that EINV2 or SEDDOA was trained with (aggregated if the name has AGG); default: %(default)s",
     )
-    parser.add_argument("--labels", metavar="FILE", help="class names: TSV of index, MID, name, or one name a line")
+    parser.add_argument("--labels", metavar="FILE", help="class names: TSV of index, MID, name, or one name per line")
     parser.add_argument(
         "--audioset",
         action="store_true",
         help="start a new network, for --labels, from an AudioSet checkpoint of HTS-AT, PaSST or PANNs CNN14",
     )
-    parser.add_argument("--sampling-rate", type=int, default=24000, help="Hz the network takes; default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    parser.add_argument("--sampling-rate", type=int, default=24000, help="of the network, in Hz; default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)
     if options.audioset and options.labels is None:
         parser.error("--audioset needs the classes of the new network: give --labels FILE")

@@ -31,7 +31,7 @@ example:
   pseldnet-evaluate --reference metadata_dev/dev-test-sony metadata_dev/dev-test-tau --prediction predictions \\
       --jackknife --by room --json scores.json
 
-DCASE CSV files, at any depth of the folders, are matched by file name. The scores, and how the variants differ, are
+DCASE CSV files at any depth of the folders are matched by file name. The scores, and how the variants differ, are
 described in modeling_pseldnet/tools/scores.py. Before you submit:
 
   pseldnet-evaluate --check-submission dcase2024 predictions --reference metadata_dev
@@ -211,34 +211,34 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--reference", type=Path, nargs="+", metavar="DIR", help="folders of DCASE CSV")
-    parser.add_argument("--prediction", type=Path, nargs="+", metavar="DIR", help="folders of DCASE CSV")
+    parser.add_argument("--reference", type=Path, nargs="+", metavar="DIR", help="folders of DCASE CSV files")
+    parser.add_argument("--prediction", type=Path, nargs="+", metavar="DIR", help="folders of DCASE CSV files")
     parser.add_argument(
         "--check-submission",
         nargs=2,
         metavar=("TASK", "DIR"),
-        help="in place of scores, what the scorer of dcase2023, dcase2024 or dcase2025 would misread or pass over in"
-        " silence in a folder; with --reference also which files are missing",
+        help="instead of scoring, list what the scorer of dcase2023, dcase2024 or dcase2025 would misread or silently"
+        " skip in a folder; with --reference also which files are missing",
     )
     parser.add_argument("--variant", choices=VARIANTS, default="dcase2023", help="which scores (default: %(default)s)")
     parser.add_argument("--average", choices=AVERAGES, help="show only this average over classes (default: both)")
     parser.add_argument("--jackknife", action="store_true", help="add 95%% confidence intervals")
-    parser.add_argument("--by", choices=("room", "fold"), help="score each room or fold by itself too")
+    parser.add_argument("--by", choices=("room", "fold"), help="also score each room or fold separately")
     parser.add_argument(
         "--num-classes",
         type=whole_number(1),
         metavar="N",
-        help="classes of the task (default: those of --labels, or up to the highest in the references)",
+        help="number of classes (default: that of --labels, or up to the highest class in the references)",
     )
     parser.add_argument(
         "--labels",
         metavar="FILE",
-        help="class names: TSV of index, MID, name, or one name a line, or a model's folder",
+        help="class names: TSV of index, MID, name, or one name per line, or the folder of a model",
     )
     parser.add_argument(
         "--prediction-labels",
         metavar="FILE",
-        help="class names of the predictions, where their order is another than that of --labels",
+        help="class names of the predictions, if their order differs from --labels",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to this file")
     parser.add_argument(

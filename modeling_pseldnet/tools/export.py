@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seconds", type=number(above=0), help="length of the input; default: the model's window, usually 10"
     )
-    parser.add_argument("--int8", action="store_true", help="linear layers in 8-bit integers: smaller (.onnx)")
+    parser.add_argument("--int8", action="store_true", help="use 8-bit linear layers, for a smaller file (.onnx)")
     options = parser.parse_args(arguments)
     from transformers.utils import logging as transformers_logging
 

@@ -230,68 +230,68 @@ def listen(options: argparse.Namespace) -> None:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog=NAME,
-        description="Says what sounds in first-order ambisonic recordings, when, from which direction and how far.",
+        description="Finds sound events in first-order ambisonics: what, when, from which direction and how far.",
         epilog="example: pseldnet-predict recordings/ --model user/pseldnet-htsat --output events --hop 5 --plot",
     )
-    parser.add_argument("audio", nargs="*", help="files or folders: WAV, FLAC, OGG, AMB; any rate, any length")
+    parser.add_argument("audio", nargs="*", help="files or folders of WAV, FLAC, OGG or AMB; any rate, any length")
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="folder or Hub repository of a converted or trained model; default: the"
-        " small one of 48 everyday sounds that comes with the package"
+        " small one for 48 everyday sounds that comes with the package"
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("."), help="folder for the results; default: this one")
+    parser.add_argument("--output", type=Path, default=Path("."), help="folder for results; default: the current one")
     parser.add_argument(
-        "--threshold", help="activity above which an event is reported: a number, or a file of one a class;"
-        " default: the model's"
+        "--threshold", help="activity above which an event is reported: a number, or a file with one number per"
+        " class; default: the model's"
     )  # fmt: skip
     parser.add_argument(
         "--hop",
         "--every",
         type=number(above=0),
-        help="seconds between windows; default: their length, no overlap, but 0.5 with --stream",
+        help="seconds between windows; default: the length of a window, so none overlap, or 0.5 with --stream",
     )
     parser.add_argument(
-        "--tta", action="store_true", help="average over 16 rotations and reflections; 16 times the work"
+        "--tta", action="store_true", help="average over 16 rotations and reflections; 16.5 times the cost"
     )
     parser.add_argument(
         "--channel-format", choices=CHANNEL_FORMATS,
         help="what the channels are; ambix: W, Y, Z, X, SN3D; fuma: W, X, Y, Z, W 3 dB down; aformat: capsules FLU,"
-        " FRD, BLD, BRU of a tetrahedral microphone; array, stereo, mono: for models of those; default: what the model"
-        " takes"
+        " FRD, BLD, BRU of a tetrahedral microphone; array, stereo, mono: for models trained on these; default: what"
+        " the model expects"
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="what to compute in;"
-        " default: %(default)s: bfloat16 where the processor or GPU has matrix units for it, else float32"
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="numbers to compute"
+        " with; default: %(default)s: bfloat16 if the processor or GPU has matrix units for it, else float32"
     )  # fmt: skip
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
-    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="share files out on a Ray cluster")
-    parser.add_argument("--workers", type=whole_number(1), default=2, help="on Ray, a core each; default: %(default)s")
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="spread files over a Ray cluster")
     parser.add_argument(
-        "--layout", choices=ROWS, help="of the CSV: metadata, as in all data sets, distances in centimetres;"
-        " dcase2024: vectors and metres, as that challenge takes them; dcase2025: its header, folded azimuths;"
-        " default: dcase2025 for models of stereo with distances, else metadata"
+        "--workers", type=whole_number(1), default=2, help="Ray workers, a core each; default: %(default)s"
+    )
+    parser.add_argument(
+        "--layout", choices=ROWS, help="CSV layout: metadata, as in all data sets, with distances in centimetres;"
+        " dcase2024: vectors and metres, as that challenge expects; dcase2025: with its header and folded azimuths;"
+        " default: dcase2025 for stereo models with distances, else metadata"
     )  # fmt: skip
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace results that lie beside their recording, be they labels"
+        "--overwrite", action="store_true", help="replace files next to a recording, even if they are its labels"
     )
-    parser.add_argument("--plot", action="store_true", help="a picture of each recording's events (PNG)")
-    parser.add_argument("--json", action="store_true", help="events with onset, offset and trajectory (JSON)")
-    live = parser.add_argument_group(
-        "live sound", "a line of JSON for each 100 ms on standard output, with the events that sound then"
-    )
+    parser.add_argument("--plot", action="store_true", help="also draw a picture of each recording's events (PNG)")
+    parser.add_argument("--json", action="store_true", help="also write onset, offset and trajectory of events (JSON)")
+    live = parser.add_argument_group("live sound", "print a line of JSON for each 100 ms, with the events active then")
     live.add_argument(
         "--stream", nargs="?", const="stdin", metavar="DEVICE", help="listen to raw samples on standard input, or to a"
-        " sound device by its name or number (takes the package sounddevice)"
+        " sound device, given by name or number (needs the package sounddevice)"
     )  # fmt: skip
     live.add_argument(
         "--format", choices=SAMPLE_FORMATS, default="s16le",
-        help="of the raw samples, channels interleaved; default: %(default)s"
+        help="format of the raw samples, channels interleaved; default: %(default)s"
     )  # fmt: skip
     live.add_argument(
-        "--rate", type=whole_number(1), help="of the samples in Hz, a multiple of 10; default: the model's"
+        "--rate", type=whole_number(1), help="sampling rate in Hz, a multiple of 10; default: the model's"
     )
     live.add_argument(
-        "--delay", type=number(0), default=0.5, help="seconds that are heard after a frame before it is told; default:"
+        "--delay", type=number(0), default=0.5, help="seconds to hear after a frame before it is printed; default:"
         " %(default)s"
     )  # fmt: skip
     options = parser.parse_args(arguments)
