@@ -32,7 +32,7 @@ def main(output: Path = Path("outputs/demo")) -> int:
 
     logging.disable_progress_bar()
     labels = AutoConfig.from_pretrained(DEFAULT_MODEL).id2label
-    print("A simulated scene of sounds and a room that the model never heard:", SCENE)
+    print("A simulated scene with sounds and a room that the model never heard in training:", SCENE)
     if status := predict([str(SCENE), "--output", str(output), "--json"]):
         return status
     truth, found = read_csv(SCENE.with_suffix(".csv")), read_csv(output / "scene.csv")
@@ -42,12 +42,12 @@ def main(output: Path = Path("outputs/demo")) -> int:
     print_events("What the model finds:", found, labels)
     scores = seld_scores([truth], [found], len(labels))["micro"]
     print(
-        f"\nAgainst the truth: F20 {scores['F']:.2f} (sound and direction right within 20°), error rate"
+        f"\nScores: F20 {scores['F']:.2f} (right sound, and direction within 20°), error rate"
         f" {scores['ER']:.2f}, localization error {scores['LE']:.0f}°, recall {scores['LR']:.2f}"
     )
-    print("(An easier scene than most: what the model does on others is in its card.)")
-    print(f"Its events: {output / 'scene.csv'}, scene.json; the picture: {output / 'scene.png'}")
-    print("For recordings of your own: pseldnet-predict RECORDING.wav --plot, or the page that pseldnet-demo opens.")
+    print("(This scene is easier than most: for the scores on others, see the card of the model.)")
+    print(f"Events: {output / 'scene.csv'}, scene.json; picture: {output / 'scene.png'}")
+    print("For your own recordings: pseldnet-predict RECORDING.wav --plot, or the page that pseldnet-demo serves.")
     return 0
 
 
