@@ -323,13 +323,12 @@ class SELDTrainer(SavingTrainer):
         losses: dict[str, float] = {}
         recordings, kept = [], [] if not prediction_loss_only else None
         windows = self._predict_windows(model, dataloader, losses, kept)
-        hop = getattr(dataloader.dataset.dataset, "hop", 0)
         threshold = checked_threshold(model.config.threshold, model.config)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
             heard = (
                 (Window(w["start_frame"], w["outputs"], w["peak"]), w["num_frames"], w["events"]) for w in of_recording
             )
-            recordings.append((name, *join_windows(model.output_format, heard, hop, threshold)))
+            recordings.append((name, *join_windows(model.output_format, heard, threshold)))
         num_windows = len(dataloader.dataset)
         indices = dataloader.dataset.indices
         if self.accelerator.num_processes > 1:

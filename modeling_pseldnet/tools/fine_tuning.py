@@ -237,4 +237,4 @@ class SELDMetrics:
             for row, start in enumerate(starts.tolist())
         )
         threshold = checked_threshold(self.model.config.threshold, self.model.config)
-        return join_windows(output_format, windows, getattr(self.windows, "hop", 0), threshold)
+        return join_windows(output_format, windows, threshold)

@@ -52,8 +52,7 @@ def detect_stream(
     the windows that have held it so far. Thus a frame is told at the latest `delay_seconds`, the length of a block and
     the time of one forward pass after it sounded. A longer delay gives it more of what comes afterwards and more
     windows; with that of a window, all frames but those of the first window are as [`detect`] gives them with blocks
-    for a hop; but the first of the last window where the blocks end within a hop, which [`detect`] leaves to the
-    windows before.
+    for a hop.
 
     Args:
         model, feature_extractor: as loaded; the model runs where its weights are.

@@ -189,7 +189,7 @@ def test_windows_that_overlap_are_averaged_track_by_track(output_format):
     shuffled = {
         name: output if output_format == "accdoa" else output[:, [2, 1, 0]] for name, output in outputs.items()
     }
-    ((_, averaged),) = average_overlaps(own, [(0, outputs), (0, shuffled)])
+    ((_, averaged),) = average_overlaps(own, [Window(0, each, np.ones(2)) for each in (outputs, shuffled)])
     found = ordered(own.decode(averaged))
     np.testing.assert_allclose(found.distance, events.distance, rtol=1e-5)
 
