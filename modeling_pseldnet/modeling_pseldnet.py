@@ -70,12 +70,20 @@ INITIALISERS = (
 )
 
 
-# Files that transformers saves a model's weights to, in one or in several.
-WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 # What the forward of both models takes.
 FORWARD_ARGUMENTS = ("input_features", "attention_mask", "output_hidden_states", "output_attentions", "return_dict")
 # Columns of data that labels and features are made of by the collator: `Trainer` keeps those alone that forward names.
 DATA_COLUMNS = ("audio", "waveform", "sampling_rate", "num_frames", "events")
+
+
+def weight_files(variant: str | None) -> re.Pattern:
+    """Names of the files that transformers saves a model's weights to, in one or in several; each variant has its own.
+
+    Args:
+        variant: as `save_pretrained` takes it, such as `"fp16"`.
+    """
+    of = rf"\.{re.escape(variant)}" if variant else ""
+    return re.compile(rf"model{of}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{of}\.json")
 
 
 def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
@@ -300,11 +308,11 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
                     shutil.copy2(folder / name, staging)
             super().save_pretrained(staging, **kwargs)
             self.complete_hub_folder(staging)
-            saved = {path.name for path in staging.iterdir()}
-            if any(map(WEIGHTS.fullmatch, saved)):
+            saved, weights = {path.name for path in staging.iterdir()}, weight_files(kwargs.get("variant"))
+            if any(map(weights.fullmatch, saved)):
                 # Of weights in one file and in several, the one file would be loaded, however old.
                 for path in folder.iterdir():
-                    if WEIGHTS.fullmatch(path.name) and path.name not in saved:
+                    if weights.fullmatch(path.name) and path.name not in saved:
                         path.unlink()
 
     def _upload_modified_files(

@@ -119,6 +119,19 @@ def test_a_model_that_is_saved_over_another_is_loaded_in_its_place_in_however_ma
     assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
 
 
+def test_a_variant_that_is_saved_over_another_is_loaded_in_its_place_and_leaves_others_alone(tmp_path):
+    plain = PSELDNetForSELD(tiny_config())
+    plain.save_pretrained(tmp_path)
+    for size in ("5GB", "20KB", "5GB"):
+        model = PSELDNetForSELD(tiny_config())
+        model.save_pretrained(tmp_path, variant="fp16", max_shard_size=size)
+        loaded = PSELDNetForSELD.from_pretrained(tmp_path, variant="fp16")
+        assert torch.equal(weights_of(loaded), weights_of(model))
+    assert torch.equal(weights_of(PSELDNetForSELD.from_pretrained(tmp_path)), weights_of(plain))
+    saved = sorted(path.name for path in tmp_path.glob("*.safetensors*"))
+    assert saved == ["model.fp16.safetensors", "model.safetensors"]
+
+
 def test_a_model_whose_saving_fails_leaves_what_was_there(tmp_path, monkeypatch):
     old = PSELDNetForSELD(tiny_config())
     old.save_pretrained(tmp_path)
