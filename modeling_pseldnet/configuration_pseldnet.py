@@ -320,6 +320,9 @@ class PSELDNetConfig(PreTrainedConfig):
         elif isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
             logger.warning(f"{len(threshold)} thresholds for {len(classes)} classes are dropped: 0.5 is taken for all")
             config_dict = {**config_dict, "threshold": 0.5}
+        if isinstance(named := kwargs.get("id2label"), Mapping) and kwargs.get("num_labels") == len(named):
+            # Tutorials give both; transformers would count the classes of the file by it first.
+            del kwargs["num_labels"]
         try:
             loaded = super().from_dict(config_dict, **kwargs)
             (loaded[0] if isinstance(loaded, tuple) else loaded).validate()

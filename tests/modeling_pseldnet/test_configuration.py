@@ -66,6 +66,13 @@ def test_classes_are_numbered_in_order_whenever_they_are_given(tmp_path, classes
             PSELDNetConfig.from_pretrained(tmp_path, id2label=wrong)
 
 
+def test_classes_that_are_given_with_their_number_replace_those_of_a_file_in_silence(tmp_path, caplog):
+    tiny_config().save_pretrained(tmp_path)
+    given = {"num_labels": 2, "id2label": {0: "car", 1: "bus"}, "label2id": {"car": 0, "bus": 1}}
+    assert PSELDNetConfig.from_pretrained(tmp_path, **given).id2label == {0: "car", 1: "bus"}
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("change", [{"id2label": {0: "car", 1: "bus", 2: "door"}}, {"num_labels": 2}])
 def test_thresholds_of_other_classes_are_dropped(tmp_path, change):
     tiny_config(threshold=[0.2, 0.3, 0.4]).save_pretrained(tmp_path)
