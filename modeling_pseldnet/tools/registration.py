@@ -5,7 +5,7 @@ import functools
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -55,10 +55,11 @@ def _register_pipeline() -> None:
         )
 
 
-def _register_card() -> None:
+def _register_trainer() -> None:
     """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT, and to AdapterBit.
 
-    The extractor of the repository stays where `Trainer` has been given none.
+    The extractor of the repository stays where `Trainer` has been given none. A network that was loaded with an
+    adapter, of which checkpoints hold the adapter alone, gets that back from them.
     """
     from transformers import Trainer
 
@@ -87,7 +88,24 @@ def _register_card() -> None:
             if hasattr(config, "complete_card"):
                 config.complete_card(folder)
 
+    def into_adapter(load: Callable[..., None]) -> Callable[..., None]:
+        """A method of `Trainer` that loads the weights of a checkpoint, of an adapter too."""
+
+        @functools.wraps(load)
+        def load_weights(trainer: Trainer, *arguments, **options) -> None:
+            model = trainer.model
+            if isinstance(getattr(model, "config", None), PSELDNetConfig):
+                trainer.model = getattr(model, "peft_model", None) or model
+            try:
+                load(trainer, *arguments, **options)
+            finally:
+                trainer.model = model
+
+        return load_weights
+
     Trainer.create_model_card = create_model_card
+    Trainer._load_from_checkpoint = into_adapter(Trainer._load_from_checkpoint)
+    Trainer._load_best_model = into_adapter(Trainer._load_best_model)
 
 
 def _register_adapters() -> None:
@@ -154,7 +172,7 @@ REGISTRATIONS = {
     "transformers.models.auto.feature_extraction_auto": ("feature_extraction_pseldnet", _register_feature_extractor),
     "transformers.models.auto.modeling_auto": ("modeling_pseldnet", _register_models),
     "transformers.pipelines": ("pipeline_pseldnet", _register_pipeline),
-    "transformers.trainer": ("configuration_pseldnet", _register_card),
+    "transformers.trainer": ("configuration_pseldnet", _register_trainer),
     "peft": ("adapterbit", _register_adapters),
 }
 PACKAGE = __package__.partition(".")[0]

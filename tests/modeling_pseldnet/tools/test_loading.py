@@ -239,6 +239,29 @@ def test_a_loaded_adapter_is_trained_on_as_any_model(adapter):
     assert trained == sum(parameter.requires_grad for parameter in model.parameters()) > 0
 
 
+def test_a_loaded_adapter_goes_on_from_a_checkpoint_and_has_the_best_one_at_the_end(adapter, tmp_path):
+    _, folder, _ = adapter
+    row = {
+        "input_features": torch.randn(7, 101, 64),
+        "attention_mask": torch.ones(101),
+        "labels": torch.ones(10, 3, 3, 3),
+    }
+
+    def trained(name, checkpoint=None, **options):
+        model, _ = load(folder, "cpu")
+        quiet = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "lr_scheduler_type": "constant"}
+        steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+        trainer = Trainer(model, TrainingArguments(tmp_path / name, **quiet, **steps, **options), None, [row], [row])
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return outputs(model), trainer.state
+
+    expected, _ = trained("whole")
+    found, _ = trained("resumed", tmp_path / "whole" / "checkpoint-1")
+    assert torch.equal(found, expected)
+    found, state = trained("best", load_best_model_at_end=True)
+    torch.testing.assert_close(found, outputs(load(state.best_model_checkpoint, "cpu")[0]))
+
+
 def test_an_adapter_that_transformers_would_load_in_part_is_refused_there(tmp_path):
     base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
     base.save_pretrained(tmp_path / "base")
