@@ -47,7 +47,8 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
     """The config of a network that keeps what it can of one with `config`, and has these fields otherwise.
 
     What is not given follows from what is: thresholds are those of the classes of the same name, the default for
-    others; another output format has its own `unify_degrees` and thresholds, and other channels their own features.
+    others; another output format has its own `unify_degrees` and thresholds, another loss its own `unify_degrees`, and
+    other channels their own features.
 
     Args:
         config: of the network to start from; it is not changed.
@@ -58,6 +59,8 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
     follow = {"threshold": _threshold_by_name(config, labels if match_classes else [])}
     if fields.get("num_channels", config.num_channels) != config.num_channels:
         follow |= {"feature_type": None, "n_fft": None}
+    if fields.get("loss_type", config.loss_type) != config.loss_type:
+        follow |= {"unify_degrees": None}
     if fields.get("output_format", config.output_format) != config.output_format:
         follow |= {"unify_degrees": None, "threshold": PSELDNetConfig.threshold}
     values = config.to_dict() | follow | fields

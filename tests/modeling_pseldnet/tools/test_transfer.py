@@ -119,6 +119,13 @@ def test_another_output_format_and_other_channels_have_what_follows_from_them(th
     assert stereo.config.feature_type is None
 
 
+def test_another_loss_has_its_own_angle_within_which_tracks_are_joined():
+    source = PSELDNetForSELD(tiny_config(output_format="seddoa"))
+    aggregated, _ = load_for_transfer(source, loss_type="aggregated")
+    assert (source.config.unify_degrees, aggregated.config.unify_degrees) == (15.0, 10.0)
+    assert load_for_transfer(aggregated)[0].config.unify_degrees == 10.0
+
+
 def test_transfer_refuses_what_does_not_fit():
     source = PSELDNetForSELD(tiny_config())
     with pytest.raises(TypeError, match="load_for_transfer got an unknown argument: distanze; did you mean distance"):
