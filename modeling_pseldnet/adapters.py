@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -142,8 +143,10 @@ def complete_adapter_card(model: nn.Module, folder: str | os.PathLike) -> None:
         config.complete_card(folder)
 
 
-# Options of loading that say which files are meant.
-_HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+def which_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of options of loading those that are given and say which files are meant, such as `revision`."""
+    names = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
@@ -158,7 +161,7 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
     Raises:
         ValueError: it is one of these.
     """
-    where = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    where = which_files(options)
     base = place_of(_known_of_adapter(adapter, **where).get("base_model_name_or_path") or "")
     is_beside = not base or same_place(base, Path(adapter, where.get("subfolder", "")))
     of_base = {} if is_beside else _known_of_adapter(base)

@@ -16,7 +16,7 @@ from .adapters import place_of
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .files import atomic_folder, write_atomically
-from .fitting import check_extractor, fitting_extractor, fitting_types
+from .fitting import adopt_extractor, check_extractor, fitting_extractor, fitting_types
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 
@@ -151,6 +151,18 @@ def take_pushed_extractor(config: PSELDNetConfig, folder: str | os.PathLike, nam
     extractor = _extractor_at(name, config, local_files_only=False, **options)
     if extractor is not None:
         extractor.save_pretrained(folder)
+
+
+def adopt_saved_extractor(config: PSELDNetConfig, place: str | os.PathLike, **options) -> None:
+    """Has a config say what features its network takes, by the extractor that is saved with that, if one is.
+
+    Args:
+        place: folder or Hub repository.
+        options: of loading, such as `subfolder`.
+    """
+    extractor = _extractor_at(place, config, **{"local_files_only": False, **options})
+    if extractor is not None:
+        adopt_extractor(config, extractor)
 
 
 def is_default_extractor(folder: str | os.PathLike, config: PSELDNetConfig) -> bool:

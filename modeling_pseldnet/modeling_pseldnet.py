@@ -30,11 +30,12 @@ from .adapters import (
     is_adapter,
     is_of,
     place_of,
+    which_files,
 )
 from .configuration_pseldnet import PSELDNetConfig
 from .events import Events
 from .files import staged_files
-from .hub_folder import TAGS, complete_folder, save_for_adapter, take_pushed_extractor
+from .hub_folder import TAGS, adopt_saved_extractor, complete_folder, save_for_adapter, take_pushed_extractor
 from .keywords import refuse_unknown
 from .modeling_crnn import CRNNBlock, CRNNEncoder
 from .modeling_einv2 import EINV2Decoder, EINV2Encoder, EINV2Head, init_einv2_weights
@@ -233,7 +234,11 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
                     f" {base}, {missing[0]} among them: modeling_pseldnet.load makes them, as load_for_transfer did"
                 )
             place = base
-        return super().from_pretrained(place, *args, **kwargs)
+        loaded, where = super().from_pretrained(place, *args, **kwargs), which_files(kwargs)
+        if place is not None and where.keys() & {"revision", "subfolder"}:
+            # Saving it looks for its extractor by the name alone.
+            adopt_saved_extractor((loaded[0] if isinstance(loaded, tuple) else loaded).config, place, **where)
+        return loaded
 
     @classmethod
     def _weights_besides(cls, base: PSELDNetConfig, config: PSELDNetConfig, modules: Sequence[str]) -> list[str]:

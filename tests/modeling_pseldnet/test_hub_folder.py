@@ -83,6 +83,16 @@ def test_a_model_is_saved_with_its_features_wherever_it_was_loaded_from(tmp_path
     assert stereo.config.feature_type is None
 
 
+def test_a_model_is_saved_with_its_features_if_it_was_loaded_from_a_subfolder(tmp_path):
+    PSELDNetFeatureExtractor(feature_type="salsa_lite", n_fft=512).save_pretrained(tmp_path / "several" / "one")
+    PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path / "several" / "one")
+    for options in ({}, {"output_loading_info": True}):
+        loaded = PSELDNetForSELD.from_pretrained(tmp_path / "several", subfolder="one", **options)
+        (loaded[0] if options else loaded).save_pretrained(tmp_path / "again")
+        extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "again")
+        assert (extractor.feature_type, extractor.n_fft) == ("salsa_lite", 512)
+
+
 def test_a_model_is_saved_with_the_features_that_it_is_known_to_take(tmp_path):
     fine = PSELDNetFeatureExtractor(n_fft=512)
     model = PSELDNetForSELD(tiny_config())
