@@ -104,8 +104,9 @@ class PSELDNetModelOutput(ModelOutput):
             What encoder and decoder give, at their own resolution in time; for EINV2 a dict of that of each branch,
             in which tracks are joined along the width, as `last_hidden_state` joins the branches.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            The patch embeddings and the output of each stage, `(batch, tokens, width)`; with `output_hidden_states`.
-            For EINV2 the embeddings of the SED branch, then the stages of the SED and the DOA branch in turn.
+            The patch embeddings and the output of each stage, `(batch, tokens, width)`, but `(batch, width, time,
+            frequency)` of convolutions, where the features stand for embeddings; with `output_hidden_states`. For
+            EINV2 the embeddings of the SED branch, then the stages of the SED and the DOA branch in turn.
         attentions (`tuple(torch.FloatTensor)`, *optional*):
             Attention weights of each block, `(batch * windows, heads, tokens, tokens)`; with `output_attentions`.
     """
