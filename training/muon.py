@@ -81,10 +81,10 @@ class MuonAdamW(torch.optim.Optimizer):
         chosen, others = ([p for p in trained if (id(p) in matrices) is is_matrix] for is_matrix in (True, False))
         if not chosen:
             raise ValueError("Muon is for weight matrices, of which none is trained: leave muon_learning_rate out")
-        self._parts: tuple[torch.optim.Optimizer, ...] = (
-            Muon(chosen, lr=muon_learning_rate, weight_decay=weight_decay),
-            torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay),
-        )
+        self._parts: list[torch.optim.Optimizer] = [Muon(chosen, lr=muon_learning_rate, weight_decay=weight_decay)]
+        # Adapters may be matrices alone.
+        if others:
+            self._parts.append(torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 

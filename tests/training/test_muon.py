@@ -75,3 +75,14 @@ def test_without_a_matrix_to_train_it_says_so(model):
         value.requires_grad = "heads." in name
     with pytest.raises(ValueError, match="leave muon_learning_rate out"):
         MuonAdamW(model, 0.02, 1e-3, 0.0)
+
+
+def test_matrices_are_trained_where_nothing_else_is(model):
+    for module in model.modules():
+        for name, value in module.named_parameters(recurse=False):
+            value.requires_grad = isinstance(module, torch.nn.Linear) and name == "weight"
+    model.heads.requires_grad_(False)
+    weight = model.pseldnet.encoder.stages[0].blocks[0].attention.q_proj.weight
+    before = weight.detach().clone()
+    step(model, MuonAdamW(model, 0.02, 1e-3, 0.0))
+    assert not torch.equal(before, weight)
