@@ -12,7 +12,14 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
 from datasets_scripts.scenes.worker_pool import end_with_program
@@ -51,6 +58,14 @@ class TellEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader: DataLoader, **_) -> None:
         set_epoch(train_dataloader.dataset, int(state.epoch))
+
+
+class DrawApart(TrainerCallback):
+    """Gives each process random numbers of its own: by the seed of the run all would augment and drop alike."""
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        if args.process_index > 0:
+            set_seed(args.seed + args.process_index)
 
 
 class SELDTrainer(SavingTrainer):
@@ -97,6 +112,8 @@ class SELDTrainer(SavingTrainer):
         if muon_learning_rate is not None:
             rates = {"muon_learning_rate": muon_learning_rate, "learning_rate": args.learning_rate}
             optimizer = (muon_factory, {**rates, "weight_decay": args.weight_decay})
+        # The order of the windows is that of all processes, whatever each draws.
+        args.data_seed = args.seed if args.data_seed is None else args.data_seed
         labels = list(model.config.id2label.values())
         train_numbers = train_windows and train_windows.class_numbers(labels)
         # Recordings of the present update, and updates left out in a row.
@@ -113,7 +130,7 @@ class SELDTrainer(SavingTrainer):
             eval_dataset=eval_windows.dataset if eval_windows else None,
             processing_class=feature_extractor,
             compute_metrics=compute_metrics,
-            callbacks=[TellEpoch(), *([EarlyStoppingCallback(patience)] if patience else [])],
+            callbacks=[TellEpoch(), DrawApart(), *([EarlyStoppingCallback(patience)] if patience else [])],
             optimizer_cls_and_kwargs=optimizer,
         )
         self.feature_extractor = feature_extractor

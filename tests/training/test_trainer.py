@@ -238,6 +238,23 @@ def test_two_processes_give_the_weights_and_scores_of_one(train, symmetric_data,
     assert len(list((two / "predictions").rglob("*.csv"))) == len(trainer.predictions) == 8
 
 
+def test_processes_share_the_order_of_windows_and_draw_each_for_itself(
+    tiny_data, tiny_overrides, tmp_path, monkeypatch
+):
+    trainer = build_trainer(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path / "run")))
+    drawn = []
+    for process in (0, 1):
+        monkeypatch.setattr(TrainingArguments, "process_index", process)
+        torch.manual_seed(trainer.args.seed)
+        trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
+        order = [name for batch in trainer.get_train_dataloader() for name in batch["recording"]]
+        torch.manual_seed(trainer.args.seed)
+        trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
+        drawn.append((order, torch.rand(()).item()))
+    assert drawn[0][0] == drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
 def test_a_process_that_is_not_to_save_leaves_the_folder_of_the_model_to_the_one_that_is(train, tmp_path, monkeypatch):
     trainer = train("training.num_train_epochs=0")
     monkeypatch.setattr(TrainingArguments, "should_save", False)
