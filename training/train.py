@@ -141,10 +141,11 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from .trainer import SELDTrainer
 
     args = training_arguments(recipe, only_evaluate)
+    teacher = None if only_evaluate else read_teacher(recipe)
+    # A teacher may have drawn by a seed of its own.
     set_seed(args.seed)
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
     start = read_start(recipe.model.get("pretrained"))
-    teacher = None if only_evaluate else read_teacher(recipe)
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
         workers = args.dataloader_num_workers

@@ -56,6 +56,16 @@ def test_a_network_learns_the_answers_and_a_resumed_one_the_same(recipe_of, tmp_
         run(recipe_of(*options, output_dir=tmp_path / "resumed"), resume=True)
 
 
+def test_a_teacher_that_draws_by_a_seed_of_its_own_leaves_that_of_the_run(recipe_of, tagger, tmp_path):
+    seeding = tmp_path / "seeding.py"
+    seeding.write_text(tagger.read_text().replace("super().__init__()", "super().__init__(); torch.manual_seed(1)"))
+    weights = []
+    for seed in (3, 4):
+        trainer = build_trainer(recipe_of(f"teacher.module={seeding}", f"training.seed={seed}"))
+        weights.append(trainer.model.heads["accdoa"].conv.weight)
+    assert not torch.equal(*weights)
+
+
 def test_of_stereo_the_teacher_hears_both_channels(tagger):
     teacher = WindowTeacher(load_teacher(str(tagger)), 24000, 1.0)
     right = torch.stack([torch.zeros(24000), 0.1 * torch.randn(24000, generator=torch.Generator().manual_seed(0))])
