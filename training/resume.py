@@ -51,8 +51,8 @@ def is_scored_alike(recipe: Recipe, begun: Recipe) -> bool:
 
 def _of_score(recipe: Recipe) -> dict[str, object]:
     """What decides which model is the best, by its key."""
-    names = ("metric_for_best_model", "greater_is_better")
-    values = {name: recipe.training.get(name) for name in names} | dataclasses.asdict(recipe.evaluation)
+    metric = {"metric_for_best_model": recipe.training.get("metric_for_best_model")}
+    values = metric | dataclasses.asdict(recipe.evaluation)
     return values | {name: value for name, value in dataclasses.asdict(recipe.eval).items() if name != "cache_dir"}
 
 

@@ -96,7 +96,11 @@ def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
 
 
 def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments:
-    """The arguments of the trainer that a recipe gives or leaves to us."""
+    """The arguments of the trainer that a recipe gives or leaves to us.
+
+    Raises:
+        ValueError: the recipe takes the worst model by its metric for the best, or there is no such metric.
+    """
     import torch
     from transformers import TrainingArguments
 
@@ -104,9 +108,18 @@ def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments
     defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
     if only_evaluate:
         defaults["hub_model_id"] = Path(output_dir(recipe)).name
-    if metric := recipe.training.get("metric_for_best_model"):
-        defaults["greater_is_better"] = is_better_higher(metric, recipe.evaluation.variant)
-    forced = {"output_dir": output_dir(recipe, only_evaluate), "remove_unused_columns": False}
+    metric = recipe.training.get("metric_for_best_model") or "loss"
+    higher = is_better_higher(metric, recipe.evaluation.variant)
+    if recipe.training.get("greater_is_better") is (not higher):
+        raise ValueError(
+            f"training.greater_is_better={str(not higher).lower()} would keep the worst model by {metric}: leave it"
+            " out"
+        )
+    forced = {
+        "output_dir": output_dir(recipe, only_evaluate),
+        "remove_unused_columns": False,
+        "greater_is_better": higher,
+    }
     return TrainingArguments(**{**defaults, **recipe.training, **forced})
 
 

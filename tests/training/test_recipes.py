@@ -9,7 +9,7 @@ from tests.helpers import status_of
 from training.augmentation import AugMix
 from training.recipes import packaged_recipes, read_recipe, write_recipe
 from training.resume import check_same_run
-from training.train import check_schedule, is_better_higher, main
+from training.train import check_schedule, is_better_higher, main, training_arguments
 
 
 # Batch size, learning rate, epochs to a step, epochs, augmentation methods: the published ones.
@@ -70,6 +70,16 @@ def test_every_packaged_schedule_goes_with_its_training():
 )
 def test_the_best_model_is_that_with_more_of_a_score_where_more_is_better(metric, higher):
     assert is_better_higher(metric, "dcase2023") is higher
+
+
+@pytest.mark.parametrize(("metric", "higher"), [("F", True), ("SELD", False), ("null", False)])
+def test_another_metric_of_a_packaged_recipe_keeps_the_best_model_by_that(metric, higher):
+    chosen = f"training.metric_for_best_model={metric}"
+    for name in packaged_recipes():
+        arguments = training_arguments(read_recipe(name, [chosen]), False)
+        assert arguments.greater_is_better is higher, name
+    with pytest.raises(ValueError, match="would keep the worst model by "):
+        training_arguments(read_recipe(name, [chosen, f"training.greater_is_better={not higher}"]), False)
 
 
 @pytest.mark.parametrize(
