@@ -278,6 +278,8 @@ function seek(time) {
   draw();
 }
 
+const atEnd = () => (state.time ?? 0) >= state.scene.seconds - 0.05;
+
 function jump(record) {
   seek(record.onset + 0.001);
 }
@@ -294,7 +296,7 @@ function toggle() {
   if (!state.files.stereo) return;
   if (!audio.paused) audio.pause();
   else {
-    if (!state.solo && (state.time ?? 0) >= state.scene.seconds - 0.05) seek(0);
+    if (!state.solo && atEnd()) seek(0);
     audio.play().catch((error) => { if (error.name !== "AbortError") fail("The sound cannot be played: it may have been deleted. Find the events again."); });
   }
 }
@@ -729,7 +731,7 @@ on("#film", "click", async () => {
   audio.pause();
   const scene = state.scene;
   const still = view(null);
-  const from = scene.seconds > MAX_FILM_SECONDS ? state.time ?? 0 : 0;
+  const from = scene.seconds > MAX_FILM_SECONDS && !atEnd() ? state.time ?? 0 : 0;
   try {
     const blob = await film(scene, (time) => ({ ...still, time }), state.files[state.listen], from, (part) => { find("#film").textContent = `Stop, ${Math.round(100 * Math.min(part, 1))} %`; }, filming.signal);
     if (blob) save(blob, `${scene.name.replace(/\.\w+$/, "")}.${blob.type.split("/")[1]}`);

@@ -325,6 +325,17 @@ def test_pictures_and_videos_are_made_of_what_is_shown_when_they_are_asked_for(p
     page.wait_for_function("document.querySelector('#film').textContent === 'Video'")
 
 
+def test_a_video_of_a_long_recording_begins_anew_where_that_is_over(page, make_recording):
+    upload(page, make_recording("minute.wav", seconds=61))
+    page.wait_for_selector("#about-scene:text('minute.wav')")
+    page.focus("#timeline")
+    page.keyboard.press("End")
+    page.click("#film")
+    page.wait_for_function("/^Stop, [1-9] %$/.test(document.querySelector('#film').textContent)")
+    page.click("#film")
+    page.wait_for_selector("#film:text-is('Video')")
+
+
 def test_a_video_holds_the_radar_and_its_sound(page):
     """A film of the last one and a half seconds, made by the same function as that of the whole."""
     size, kind = page.evaluate("""async () => {
