@@ -48,10 +48,12 @@ def plot_scene(scene_set: SceneSet, index: int, path: Path) -> Path:
     top.set_title(f"room {scene.room}, RT60 {room.rt60:.2f} s, array at +{rotation}", fontsize=10)
 
     rows = {class_id: row for row, class_id in enumerate(classes)}
+    # The row of a class holds a line of each layer.
+    line = 0.8 / max([3, *(event.track + 1 for event in scene.events)])
     for event in scene.events:
         span = (event.start / rate, event.length / rate)
-        low = rows[event.class_id] - 0.4 + 0.27 * event.track
-        axes["active"].broken_barh([span], (low, 0.24), color=colours[event.class_id])
+        low = rows[event.class_id] - 0.4 + line * event.track
+        axes["active"].broken_barh([span], (low, 0.9 * line), color=colours[event.class_id])
     axes["active"].set_yticks(range(len(classes)), [scene_set.sounds.class_names[c] for c in classes], fontsize=8)
     axes["active"].set_ylim(len(classes) - 0.4, -0.6)
     axes["active"].set_title("events, a line a layer", fontsize=10)
