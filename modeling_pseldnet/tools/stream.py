@@ -32,7 +32,7 @@ from .extras import require
 
 # Samples as they come through a pipe, and the number that is full scale.
 SAMPLE_FORMATS = {"s16le": (np.dtype("<i2"), 2.0**15), "f32le": (np.dtype("<f4"), 1.0)}
-SOUND_FILES = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd")
+SOUND_FILES = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b"caff", b".snd")
 
 
 def detect_stream(
