@@ -384,7 +384,6 @@ class FileSamples:
         if is_path:
             self._opened.append(stream)
         wave = read_wave_header(stream, self.name)
-        stream.seek(0)
         self.is_fuma = says_fuma(self.name, wave)
         if wave is not None and wave.is_longer:
             layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}

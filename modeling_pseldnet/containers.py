@@ -41,6 +41,7 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     Raises:
         ValueError: samples go on after the length that it says, in a coding that cannot be read so.
     """
+    file.seek(0)
     kind, _, form = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
     if kind not in (b"RIFF", b"RF64") or form != b"WAVE":
         return None

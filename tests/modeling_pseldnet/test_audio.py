@@ -195,6 +195,12 @@ def test_a_given_file_stays_open_and_an_own_one_is_closed(tmp_path):
     assert not file.closed
 
 
+@pytest.mark.parametrize("data", [b_format(0.1 * WAVE), with_length(bytes_of(), 960)], ids=["FuMa", "longer"])
+def test_a_given_file_is_read_from_its_beginning_wherever_it_was_left(data):
+    file = io.BytesIO(data)
+    np.testing.assert_array_equal(read(file), read(file))
+
+
 @pytest.mark.parametrize("rates", [(2, 1), (147, 80), (2, 3), (1, 3), (4, 1)])
 def test_resampling_keeps_what_both_rates_hold_and_its_level(rates):
     source, target = 4000 * rates[0], 4000 * rates[1]
