@@ -410,6 +410,15 @@ def test_on_a_phone_nothing_is_cut_in_either_scheme(page, scheme):
     assert (ground == "rgb(11, 15, 20)") == (scheme == "dark")
 
 
+def test_on_a_phone_names_of_what_sounds_are_whole_while_it_listens_live(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("document.querySelector('#clock').textContent = '0:06.0, told 1.1 s after it sounds'")
+    page.evaluate("document.querySelector('#now').innerHTML = '<li>plucked string</li><li>wind instrument</li>'")
+    heights = page.evaluate("[...document.querySelectorAll('#now li')].map(name => name.clientHeight)")
+    assert max(heights) < 30, "a line each"
+    assert page.evaluate("(now => now.scrollHeight <= now.clientHeight)(document.querySelector('#now'))")
+
+
 @pytest.mark.parametrize("width", [620, 1010, 1170, 1280])
 def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server, width):
     page.set_viewport_size({"width": width, "height": 900})
