@@ -39,7 +39,8 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     """The header of a WAV, RIFF or RF64; None for files of another kind, or without samples.
 
     Raises:
-        ValueError: samples go on after the length that it says, in a coding that cannot be read so.
+        ValueError: samples go on after the length that it says, in a coding that cannot be read so, or an RF64 ends
+            before.
     """
     file.seek(0)
     kind, _, form = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
@@ -54,6 +55,8 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
             layout = file.read(min(size, 40))
         if chunk == b"ds64":
             large = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
+            # Some put the largest number, others 0, for a length that they do not know.
+            large = large if large < MOST_SAMPLES else 0
         if chunk == b"data":
             size = large if kind == b"RF64" and size == 0xFFFFFFFF else size
             break
@@ -65,6 +68,9 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     if coding == EXTENSIBLE and len(guid) == 16:
         coding = struct.unpack("<H", guid[:2])[0]
     begin = position + 8
+    if kind == b"RF64" and begin + size > end:
+        # What libsndfile's report does not tell.
+        raise ValueError(f"{name}: truncated, it ends before its header says: copy it again")
     longer = _samples_go_on(file, begin, begin + size, end)
     subtype = RAW_SUBTYPES.get((coding, bits))
     if longer and subtype is None:

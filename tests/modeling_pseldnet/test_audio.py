@@ -154,7 +154,7 @@ def test_a_wav_is_read_to_its_end_whatever_its_header_says(subtype, length, tmp_
     np.testing.assert_array_equal(read(tmp_path / "scene.wav"), expected)
 
 
-@pytest.mark.parametrize("length", [0, 960, len(WAVE[0]) * 8])
+@pytest.mark.parametrize("length", [0, 960, len(WAVE[0]) * 8, 2**64 - 1])
 def test_a_large_wav_is_read_to_its_end_whatever_its_header_says(length):
     data = bytearray(bytes_of(format="RF64", subtype="PCM_16"))
     place = data.index(b"ds64") + 16
@@ -184,9 +184,10 @@ def test_a_flac_of_unknown_length_is_read_to_its_end_and_one_that_breaks_off_is_
         read(stream_flac(2 * RATE))
 
 
-def test_a_file_that_ends_before_its_header_says_is_refused():
+@pytest.mark.parametrize("form", ["WAV", "RF64"])
+def test_a_file_that_ends_before_its_header_says_is_refused(form):
     with pytest.raises(ValueError, match="truncated"):
-        read(bytes_of()[:-1000])
+        read(bytes_of(format=form)[:-1000])
 
 
 def test_a_given_file_stays_open_and_an_own_one_is_closed(tmp_path):
