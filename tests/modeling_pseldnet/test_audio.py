@@ -145,7 +145,7 @@ def stream_flac(length: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-@pytest.mark.parametrize("length", [0, 7, 960, 96000, 0xFFFFFFFF, 0x7FFFFFFF])
+@pytest.mark.parametrize("length", [0, 7, 960, 96000, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFF0000, 0x80000000])
 def test_a_wav_is_read_to_its_end_whatever_its_header_says(subtype, length, tmp_path):
     data = bytes_of(subtype=subtype)
     expected = read(data)
@@ -188,6 +188,11 @@ def test_a_flac_of_unknown_length_is_read_to_its_end_and_one_that_breaks_off_is_
 def test_a_file_that_ends_before_its_header_says_is_refused(form):
     with pytest.raises(ValueError, match="truncated"):
         read(bytes_of(format=form)[:-1000])
+
+
+def test_a_wav_of_three_gigabytes_that_breaks_off_is_refused():
+    with pytest.raises(ValueError, match="truncated"):
+        read(with_length(bytes_of(), 3_000_000_000))
 
 
 def test_a_given_file_stays_open_and_an_own_one_is_closed(tmp_path):
