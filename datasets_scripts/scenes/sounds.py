@@ -86,6 +86,10 @@ class SoundBank:
     sampling_rate: int
     read_file: Callable[[int], bytes]
 
+    def __post_init__(self):
+        # As tables of classes are read.
+        object.__setattr__(self, "class_names", tuple(name.strip() for name in self.class_names))
+
     def read(self, number: int) -> np.ndarray:
         """Sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
         sound = self.sounds[number]

@@ -198,6 +198,16 @@ def test_sets_of_other_classes_lie_elsewhere(inputs, tmp_path, capsys):
     assert (tmp_path / "cls_indices_train.tsv").read_text() == classes
 
 
+def test_a_set_goes_on_where_folders_of_sounds_have_blanks_around_their_names(inputs, tmp_path):
+    shutil.copytree(inputs / "sounds", tmp_path / "sounds")
+    (tmp_path / "sounds" / "bark").rename(tmp_path / "sounds" / " bark ")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    for scenes in (1, 2):
+        assert main(arguments(tmp_path, tmp_path / "sets" / "train", scenes=scenes)) == 0
+    table = (tmp_path / "sets" / "cls_indices_train.tsv").read_text()
+    assert [line.split("\t")[2] for line in table.splitlines()] == ["bark", "bell", "door"]
+
+
 def test_going_on_after_recordings_moved_to_another_split_is_refused(inputs, tmp_path, capsys):
     shutil.copytree(inputs / "sounds", tmp_path / "sounds")
     options = arguments(inputs, tmp_path / "test1", "--sounds", str(tmp_path / "sounds"), scenes=1)
