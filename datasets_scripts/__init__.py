@@ -1,1 +1,1 @@
-"""SELD data sets as `datasets` builders, one module each, their 10-s segments, and the scene synthesiser."""
+"""SELD data sets as `datasets` builders (one module each), windows of their recordings, and the scene synthesiser."""

@@ -1,4 +1,4 @@
-"""DCASE2025 Task 3: five-second stereo clips of STARSS23, with distances and what is on screen (arXiv 2507.12042)."""
+"""DCASE2025 Task 3: five-second stereo clips of STARSS23 with distances and on-screen labels (arXiv 2507.12042)."""
 
 from pathlib import Path
 
@@ -25,9 +25,9 @@ PARTS = (
 class DCASE2025Stereo(SELDBuilder):
     """Splits `train` (fold 3, and the synthetic folds 1 and 2), `test` (fold 4) and `eval`, which has no labels.
 
-    Events have `onscreen` beside the columns of other data sets, an azimuth folded to the front, and elevation 0.
-    `datasets_scripts.stereo_clips` makes such clips of first-order ambisonics; the classes are those of
-    `cls_indices*.tsv` where that lies beside.
+    Events have the extra column `onscreen`; their azimuth is folded to the front, and their elevation is 0.
+    `datasets_scripts.stereo_clips` makes such clips from first-order ambisonics. If `data_dir` holds
+    `cls_indices*.tsv`, the classes are read from there.
     """
 
     BUILDER_CONFIGS = (SELDConfig(name="stereo", parts=PARTS, num_channels=2),)

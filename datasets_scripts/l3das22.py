@@ -26,7 +26,7 @@ def _part(microphones: str) -> Part:
 class L3DAS22(SELDBuilder):
     """Splits `train` (0 to 4, the challenge's training and development sets) and `test` (5).
 
-    Configurations: the recordings of microphone `A`, of `B`, or of `both`. Positions are those seen from microphone A.
+    The configuration selects the recordings of microphone `A`, `B`, or `both`. Positions are relative to microphone A.
     """
 
     BUILDER_CONFIGS = tuple(
@@ -51,7 +51,7 @@ class L3DAS22(SELDBuilder):
     )
 
     def _read_events(self, path: Path) -> Events:
-        """One source a row, its start and end in seconds rounded to frames, its position in metres."""
+        """Read one source per row: start and end in seconds, rounded to frames, and position in metres."""
         with open(path, encoding="utf-8-sig", newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
         if tuple(cell.strip() for cell in header) != COLUMNS:

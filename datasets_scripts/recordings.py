@@ -1,4 +1,4 @@
-"""Finds the recordings of a SELD data set on disk and pairs each audio file with its labels."""
+"""Find the recordings of a SELD data set on disk and pair each audio file with its labels."""
 
 import hashlib
 import logging
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a data set that lies in folders of its own, such as the development set, and the splits it holds.
+    """A part of a data set with folders of its own, such as the development set, and the splits it holds.
 
-    The folders may lie at any depth below `data_dir` and the files at any depth below the folders, so that unpacked
-    zips with sub-folders and flattened copies of them are found alike.
+    The folders may lie at any depth below `data_dir`, and the files at any depth below the folders, so that both
+    unpacked zip files with sub-folders and flattened copies are found.
 
     Attributes:
         audio: names of the folders that hold audio.
         labels: names of the folders that hold labels.
-        splits: for each split a regular expression which the ids of its recordings match. Its groups `fold` and `room`
-            are those of the recording, its group `labels` the name of the label file where that is not the id.
-        ignored: a regular expression; audio that matches it is left aside without a warning.
-        optional: splits that need not be there.
-        has_labels: whether labels are published. Where they are not, those that are found are used all the same.
-        in_subsets: whether the folder around the audio and label folders is a subset, with whose name ids begin.
+        splits: for each split, a regular expression that the ids of its recordings match. The groups `fold` and `room`
+            give the recording's fold and room; the group `labels` names the label file if its name is not the id.
+        ignored: a regular expression; audio that matches it is skipped without a warning.
+        optional: splits that may be missing.
+        has_labels: whether labels are published. If not, labels that are found are still used.
+        in_subsets: whether the parent of the audio and label folders is a subset, whose name begins each id.
     """
 
     audio: tuple[str, ...]
@@ -47,12 +47,12 @@ class Part:
 
 
 def dcase_splits(folds: dict[str, str]) -> dict[str, str]:
-    """Splits for names such as `fold3_room4_mix001`, from a regular expression of the folds of each."""
+    """Return splits for names such as `fold3_room4_mix001`, given a regular expression for the folds of each."""
     return {split: rf"fold(?P<fold>{fold})_room(?P<room>\d+)_mix\d+" for split, fold in folds.items()}
 
 
 def dcase_parts(array: str, folds: dict[str, str], eval_has_labels: bool) -> tuple[Part, Part]:
-    """The development and the evaluation set (`mix001`) of a DCASE challenge, for `array` either `foa` or `mic`."""
+    """Return the development set and the evaluation set (`mix001`) of a DCASE challenge; `array` is `foa` or `mic`."""
     return (
         Part(audio=(f"{array}_dev",), labels=("metadata_dev",), splits=dcase_splits(folds)),
         Part(
@@ -66,7 +66,7 @@ def dcase_parts(array: str, folds: dict[str, str], eval_has_labels: bool) -> tup
 
 @dataclass(frozen=True)
 class RecordingFiles:
-    """An audio file with its labels, which are `None` where they are not published, and what its name tells."""
+    """An audio file, its labels (`None` if none are published), and what its name says."""
 
     id: str
     split: str
@@ -77,15 +77,15 @@ class RecordingFiles:
 
 
 def absolute_path(data_dir: str | os.PathLike) -> Path:
-    """The same folder whatever the working directory, as the key of a cache must be.
+    """Make a folder independent of the working directory, as a cache key must be.
 
-    Not in the builders' modules: there `datasets` replaces `Path` by a slow one for remote files.
+    This is not in the builders' modules because `datasets` patches `Path` there with a slow version for remote files.
     """
     return Path(os.path.abspath(os.path.expanduser(data_dir)))
 
 
 def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[RecordingFiles]]:
-    """Finds the recordings of every split, sorted by id; a split without any is left out with a warning.
+    """Find the recordings of every split, sorted by id; a split without recordings is left out with a warning.
 
     Raises:
         FileNotFoundError: there is no recording at all, or a recording lacks labels that are published.
@@ -121,9 +121,9 @@ def _collect(
     suffixes: tuple[str, ...],
     in_subsets: bool,
 ) -> dict[str, Path]:
-    """Files with one of `suffixes` below folders called one of `names`, by the id of their recording.
+    """Map recording ids to the files with one of `suffixes` below folders with one of `names`.
 
-    Of several such folders the innermost counts.
+    If such folders are nested, the innermost counts.
     """
     found = {}
     for file in files:
@@ -176,7 +176,7 @@ def _either(*names: tuple[str, ...]) -> str:
 
 
 def read_class_indices(data_dir: Path) -> list[str]:
-    """Reads the class names of a synthetic set from `cls_indices*.tsv` (index, MID, label, …; tabs, no header).
+    """Read the class names of a synthetic set from `cls_indices*.tsv` (index, MID, label, …; tabs, no header).
 
     The files lie in `data_dir` or in the subsets below it; several must agree.
 
@@ -191,7 +191,7 @@ def read_class_indices(data_dir: Path) -> list[str]:
 
 
 def fingerprint(data_dir: Path, recordings: Iterable[RecordingFiles], class_names: list[str]) -> str:
-    """A hash of the classes and of the files' names, sizes and times: it changes when a file is edited."""
+    """Hash the class names and the files' names, sizes and times, so that the result changes when a file is edited."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for recording in recordings:
         for path in (recording.audio, recording.labels):

@@ -1,4 +1,4 @@
-"""Windows of fixed length over SELD recordings, read from disk when they are asked for."""
+"""Windows of fixed length over SELD recordings, read from disk on demand."""
 
 import io
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ COLUMNS = ["id", "audio", "sampling_rate", "num_samples", "events"]
 
 
 def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train", "evaluation"]) -> list[int]:
-    """First frames of the windows that cover a recording; all arguments are in frames.
+    """Return the first frames of the windows that cover a recording; all arguments are in frames.
 
-    A last window that would reach past the end is moved back to the end; in training it is padded instead when at
+    A last window that would reach past the end is moved back to end there; in training it is padded instead if at
     least half of it is new.
     """
     if num_frames <= window:
@@ -35,19 +35,19 @@ def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train"
 
 
 def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.ndarray:
-    """Reads part of a recording without the rest.
+    """Read part of a recording without reading the rest.
 
     Args:
         audio: `path` of the file, or its `bytes`, as `datasets` stores it.
         start: first sample.
         num_samples: how many to read.
-        length: of the result; zeros follow what was read.
+        length: samples of the result, which is padded with zeros.
 
     Returns:
-        `np.ndarray` of float32, (channels, length), a transposed view: the samples are not copied to turn them.
+        `np.ndarray` of float32, (channels, length): a transposed view, which saves a copy.
 
     Raises:
-        OSError: the file cannot be read there, or ends before.
+        OSError: the file cannot be read there, or ends too early.
     """
     where = f"{audio['path']}: cannot read {num_samples} samples from sample {start} on"
     try:
@@ -64,7 +64,7 @@ def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.n
 
 
 def _read_events(value: pa.StructScalar) -> Events | None:
-    """A value of the column of events."""
+    """Convert a value of the column `events`."""
     if not value.is_valid:
         return None
     columns = {name: column.values for name, column in value.items()}
@@ -74,7 +74,7 @@ def _read_events(value: pa.StructScalar) -> Events | None:
 
 
 def _mirrored_events(events: Events, num_samples: int, length: int, num_frames: int) -> Events:
-    """The events of so many samples that go on to `length`, in `num_frames` frames, with their mirror image."""
+    """Continue the events of `num_samples` samples, mirrored like the audio, to `length` samples (`num_frames`)."""
     middle = ((np.arange(num_frames) + 0.5) * length / num_frames).astype(int)
     heard = mirrored_places(middle, num_samples) * num_frames // length
     rows = [np.flatnonzero(events.frame == frame) for frame in heard]
@@ -82,27 +82,26 @@ def _mirrored_events(events: Events, num_samples: int, length: int, num_frames: 
 
 
 class SegmentedDataset:
-    """The windows of a data set of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
+    """The windows of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
 
     An item is a dict: `waveform` (float32, (channels, samples)), `events` (with frames counted from the start of the
-    window; `None` where the recording has no labels), `recording` (its id), `start_frame`, and `num_frames` (of the
-    window's frames those that lie in the recording). A recording that is shorter than a window goes on with its mirror
-    image, in training with its events; after the end of another there are zeros. Nothing is kept in memory but the
-    list of windows.
+    window; `None` if the recording has no labels), `recording` (its id), `start_frame`, and `num_frames` (how many of
+    the window's frames lie in the recording). A recording shorter than a window is continued with its mirror image, in
+    training together with its events; a longer one is padded with zeros. Only the list of windows is kept in memory.
 
     Args:
-        dataset: recordings, as the builders here give them, with audio as paths or embedded.
+        dataset: recordings from one of the builders here, with audio as paths or embedded.
         seconds: length of a window, a multiple of 100 ms.
-        hop_seconds: from one window to the next, a multiple of 100 ms up to `seconds`, which is the default.
-        mode: whether the last window of a recording is always moved back: see [`segment_starts`]; and whether there
-            are events in the mirror image, which are not scored.
+        hop_seconds: time from one window to the next, a multiple of 100 ms, at most `seconds`. Defaults to `seconds`.
+        mode: `"evaluation"` always moves the last window of a recording back to its end (see [`segment_starts`]) and
+            leaves the mirror image, which is not scored, without events.
 
     Attributes:
-        hop: from one window to the next, in frames.
+        hop: frames from one window to the next.
 
     Raises:
-        TypeError: the data set is a stream, or several splits.
-        ValueError: an argument is not as above.
+        TypeError: `dataset` is a stream, or several splits.
+        ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class SegmentedDataset:
         return len(self.start)
 
     def references(self) -> Iterator[tuple[str, Events | None]]:
-        """The id and the events of each recording; `None` where it has no labels."""
+        """Yield the id and the events of each recording; the events are `None` if it has no labels."""
         for recording in range(len(self.dataset)):
             row = self.dataset[recording]
             yield row["id"][0].as_py(), _read_events(row["events"][0])

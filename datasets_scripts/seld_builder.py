@@ -1,4 +1,4 @@
-"""The base of the SELD builders: one example a recording, its audio a path, its events columns of numbers."""
+"""Base class of the SELD builders: each example is a recording, with its audio as a path and its events as columns."""
 
 import os
 import re
@@ -24,7 +24,7 @@ logger = datasets.logging.get_logger(__name__)
 
 
 class RecordingError(DatasetGenerationError, ValueError):
-    """A recording is not as it should be. Any type but the first `datasets` would replace, and lose the message."""
+    """An unusable recording; `datasets` would replace an error of another type, and with it the message."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class SELDConfig(datasets.BuilderConfig):
 
     Attributes:
         parts: where the recordings lie, and which split each belongs to.
-        sampling_rate: of every recording, in Hz.
-        num_channels: of every recording.
+        sampling_rate: sampling rate of every recording, in Hz.
+        num_channels: number of channels of every recording.
     """
 
     version: str = "1.0.0"
@@ -44,10 +44,10 @@ class SELDConfig(datasets.BuilderConfig):
 
 
 def events_feature(class_names: list[str], onscreen: bool = False) -> dict:
-    """The type of the column `events`: one list a column, `distance` in metres or null.
+    """Return the type of the column `events`: one list per column of events, `distance` in metres or null.
 
     Args:
-        onscreen: whether there is a column of that name too, of booleans.
+        onscreen: whether to add a boolean column of that name.
     """
     beside = {"onscreen": datasets.List(datasets.Value("bool"))} if onscreen else {}
     return {
@@ -62,41 +62,41 @@ def events_feature(class_names: list[str], onscreen: bool = False) -> dict:
 
 
 def events_to_columns(events: Events) -> dict[str, list | None]:
-    """Events to a value of [`events_feature`]."""
+    """Convert events to a value of [`events_feature`]."""
     columns = {name: column.tolist() for name, column in events.columns().items()}
     return {"class": columns.pop("class_id"), "distance": None, **columns}
 
 
 def columns_to_events(columns: dict[str, list | np.ndarray | None]) -> Events:
-    """A value of [`events_feature`] back to events."""
+    """Convert a value of [`events_feature`] back to events."""
     columns = dict(columns)
     return Events(class_id=columns.pop("class"), **columns)
 
 
 def count_frames(num_samples: int | np.ndarray, sampling_rate: int | np.ndarray) -> np.ndarray:
-    """The number of 100-ms frames that so many samples reach into; arrays or numbers."""
+    """Return how many 100-ms frames the samples reach into; takes arrays or numbers."""
     return np.ceil(np.round(num_samples / (sampling_rate * FRAME_SECONDS), 6)).astype(int)
 
 
 class SELDBuilder(datasets.ArrowBasedBuilder):
-    """Base of the builders of SELD data sets.
+    """Base class of the builders of SELD data sets.
 
     An example is a recording: `id`, `audio` (a path, never decoded here), `sampling_rate` in Hz, `num_samples`,
-    `duration` in seconds, `split`, `fold` and `room` (null where the name has none), and `events` (null where no
-    labels are published): see [`events_feature`].
+    `duration` in seconds, `split`, `fold` and `room` (null if its name has none), and `events` (null if no labels are
+    published; see [`events_feature`]).
 
     Args:
-        config_name: one of `BUILDER_CONFIGS`; the first by default.
+        config_name: one of `BUILDER_CONFIGS`. Defaults to the first.
         data_dir: the folder with the downloaded and unpacked data.
-        kwargs: as of `datasets.DatasetBuilder`, such as `cache_dir`.
+        kwargs: passed on to `datasets.DatasetBuilder`, such as `cache_dir`.
 
     Raises:
-        FileNotFoundError: no `data_dir` was given, or it lacks audio or labels; the message tells how to download.
-        ValueError: there is no such configuration, or a recording is there twice.
+        FileNotFoundError: no `data_dir` was given, or it lacks audio or labels; the message says how to download them.
+        ValueError: there is no such configuration, or two files claim to be the same recording.
     """
 
     BUILDER_CONFIG_CLASS = SELDConfig
-    # Eight recordings of five minutes stay far below the 2 GiB that fit in one Arrow array of embedded audio.
+    # Eight five-minute recordings stay far below the 2 GiB that one Arrow array of embedded audio can hold.
     DEFAULT_WRITER_BATCH_SIZE = 8
     CLASS_NAMES: tuple[str, ...] = ()
     HAS_ONSCREEN = False
@@ -119,7 +119,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         super().__init__(config_name=config_name, data_dir=str(data_dir), hash=key, **kwargs)
 
     def _section(self, title: str) -> str:
-        """The text below a heading of the dataset card."""
+        """Return the text below a heading of the dataset card."""
         return re.search(rf"^## {title}\n+(.*?)\s*(?=^## |\Z)", self.card.text, re.DOTALL | re.MULTILINE).group(1)
 
     def _class_names(self, data_dir: Path) -> list[str]:
@@ -131,7 +131,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         if outside.any():
             row = int(np.argmax(outside))
             rows = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
-            # A header is no row.
+            # Count from the end: a header line is not a row of events.
             line = rows[row - len(events)]
             raise ValueError(
                 f"{path}, line {line}: class {events.class_id[row]} of only {len(self.class_names)} classes"
@@ -159,7 +159,7 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        # A list in gen_kwargs is what `num_proc` and the workers of a streaming DataLoader share out.
+        # `num_proc` and the workers of a streaming DataLoader split a list in `gen_kwargs` among themselves.
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"recordings": recordings})
             for split, recordings in self.recordings.items()

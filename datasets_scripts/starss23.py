@@ -24,7 +24,7 @@ CLASS_NAMES = (
 class STARSS23(SELDBuilder):
     """Splits `train` (fold 3) and `test` (fold 4) of the development set, and `eval`, which has no labels.
 
-    STARSS22, which lacks the distance, is read as well.
+    STARSS22, which has no distances, can be read as well.
     """
 
     BUILDER_CONFIGS = tuple(

@@ -1,4 +1,4 @@
-"""First-order ambisonics with labels to the stereo clips of DCASE 2025 Task 3 (arXiv 2507.12042); sound alone."""
+"""Make stereo clips as of DCASE 2025 Task 3 (arXiv 2507.12042) from labelled first-order ambisonics; audio only."""
 
 import random
 import re
@@ -22,19 +22,19 @@ from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
 
 CLIP_FRAMES = 50
 OFFICIAL_SEED = 20250305
-# A clip whose samples are beyond is left out, as in the challenge.
+# A clip with larger samples is left out, as in the challenge.
 LARGEST_SAMPLE = 0.9999
-# The picture: pixels and its angle across.
+# Size of the video picture in pixels, and its horizontal field of view in degrees.
 SCREEN, FIELD_OF_VIEW = (640, 360), 100.0
-# Folders in which ambisonics lie, and those of their labels.
+# Folders that hold ambisonics, and folders that hold their labels.
 AUDIO_FOLDERS, LABEL_FOLDERS = ("foa_dev", "foa"), ("metadata_dev", "metadata")
 
 
 def to_stereo(waveform: np.ndarray, degrees: float) -> np.ndarray:
-    """Left and right (2, samples) of W, Y, Z, X (4, samples) turned by an angle: two cardioids to the sides.
+    """Rotate W, Y, Z, X (4, samples) and return left and right (2, samples): two cardioids facing the sides.
 
     Args:
-        degrees: how far the sound field turns counter-clockwise; the viewer looks at what was at -degrees.
+        degrees: counter-clockwise rotation of the sound field; the viewer faces what was at azimuth -`degrees`.
     """
     turned = channel_rotation(yaw_rotation(degrees)) @ waveform
     return np.stack([turned[0] + turned[1], turned[0] - turned[1]])
@@ -42,11 +42,10 @@ def to_stereo(waveform: np.ndarray, degrees: float) -> np.ndarray:
 
 @cache
 def screen_table() -> np.ndarray:
-    """Whether a camera that looks forward sees each direction, (361, 181).
+    """Return whether a camera facing forward sees each direction, (361, 181).
 
-    Azimuths are whole degrees from -180°, elevations from -90°. A direction is seen where any pixel of the picture is
-    made of that degree of the whole sphere, as bilinear interpolation of an image of 360 × 180 makes it; so the table
-    of the challenge was made.
+    Azimuths are whole degrees from -180°, elevations from -90°. As in the challenge's table, a direction is seen if
+    any pixel of the picture uses it when the picture is interpolated bilinearly from a 360 × 180 image of the sphere.
     """
     across = np.tan(np.radians(FIELD_OF_VIEW / 2))
     down = across * SCREEN[1] / SCREEN[0]
@@ -62,13 +61,13 @@ def screen_table() -> np.ndarray:
 
 
 def on_screen(azimuth, elevation) -> np.ndarray:
-    """Whether a camera that looks forward, 100° wide, sees directions in degrees, rounded to whole ones."""
+    """Whether a camera facing forward, 100° wide, sees directions in degrees, which are rounded to whole degrees."""
     azimuth, elevation = np.rint(wrap_azimuth(azimuth)).astype(int), np.rint(elevation).astype(int)
     return screen_table()[azimuth + 180, np.clip(elevation, -90, 90) + 90]
 
 
 def clip_events(events: Events, start_frame: int, degrees: float) -> Events:
-    """The events of a clip from `start_frame` on, as its viewer has them: folded to the front, on screen or not."""
+    """Return the events of a clip as its viewer perceives them: folded to the front, on screen or not."""
     events = events[(events.frame >= start_frame) & (events.frame < start_frame + CLIP_FRAMES)]
     azimuth = wrap_azimuth(events.azimuth + degrees)
     return events.replace(
@@ -80,20 +79,20 @@ def clip_events(events: Events, start_frame: int, degrees: float) -> Events:
 
 
 def clip_name(recording: str, degrees: int, start_frame: int) -> str:
-    """As the challenge names a clip; folds 0 and 1 of synthetic sets, train and test, are 3 and 4 there."""
+    """Name a clip as the challenge does; folds 0 and 1 (train and test) of synthetic sets become folds 3 and 4."""
     recording = re.sub(r"^fold([01])_", lambda fold: f"fold{int(fold[1]) + 3}_", recording)
     return f"{recording}_deg{degrees:03d}_start{start_frame:04d}"
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Audio files below a folder of ambisonics, but for those of fold 2, and the labels of each, in order.
+    """Return pairs of audio file and labels below a folder of ambisonics, in order, without those of fold 2.
 
     Raises:
         FileNotFoundError: there are none, or one lacks its labels.
     """
 
     def found(suffixes: set[str], folders: tuple[str, ...]) -> dict[tuple[str, ...], Path]:
-        """Files by the folders around them and their name, without what tells audio from labels."""
+        """Map files by parent folders and name, both without what sets audio and labels apart."""
         paths = {path: path.relative_to(folder).parts[:-1] for path in walk(folder, suffixes)}
         return {
             (*(part for part in parts if part not in folders), path.stem.removeprefix("label_")): path
@@ -110,14 +109,15 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_SEED) -> int:
-    """Writes random clips in the layout of the challenge; returns how many were left out as too loud.
+    """Write random clips in the layout of the challenge; return how many were left out as too loud.
 
-    A recording is drawn by its length, then a first frame and a viewing direction, each time others. The lists of
-    classes, `cls_indices*.tsv`, are copied.
+    Each clip is a different combination of a recording (drawn in proportion to its length), a first frame and a
+    viewing direction. Class lists, `cls_indices*.tsv`, are copied.
 
     Raises:
         FileNotFoundError: the folder holds no ambisonics with labels.
-        ValueError: recordings have no four channels or their labels no distances, or so many clips cannot be drawn.
+        ValueError: a recording does not have four channels, labels lack distances, or there is too little audio for
+            that many clips.
     """
     recordings, lengths = [], []
     for audio, labels in find_pairs(folder):
@@ -135,7 +135,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
         raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
     output.mkdir(parents=True, exist_ok=True)
     for path in [*folder.glob("cls_indices*.tsv"), *folder.glob("*/cls_indices*.tsv")]:
-        # The output may lie in the folder, or be it.
+        # The output may be inside the folder, or be the folder itself.
         if path.parent.resolve() != output.resolve():
             shutil.copyfile(path, output / path.name)
     draw, made, too_loud = random.Random(seed), set(), 0
@@ -166,12 +166,12 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
 
 
 def part_of(name: str) -> str:
-    """The folder for a clip of this name where its recording lies in none of the challenge's."""
+    """Return the folder for a clip whose recording is in none of the challenge's folders."""
     return {"fold3": "dev-train", "fold4": "dev-test"}.get(name[:5], "dev-train-synth")
 
 
 def read_stereo(audio: Path, start_frame: int, degrees: float) -> tuple[np.ndarray, int]:
-    """Five seconds of a recording as [`to_stereo`] gives them, and their rate in Hz."""
+    """Read five seconds of a recording; return them in stereo (see [`to_stereo`]), and the sampling rate in Hz."""
     with soundfile.SoundFile(str(audio)) as file:
         start, length = (round(frames * FRAME_SECONDS * file.samplerate) for frames in (start_frame, CLIP_FRAMES))
         file.seek(start)
@@ -181,7 +181,7 @@ def read_stereo(audio: Path, start_frame: int, degrees: float) -> tuple[np.ndarr
 
 @program("python -m datasets_scripts.stereo_clips")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `python -m datasets_scripts.stereo_clips`."""
+    """Run the program `python -m datasets_scripts.stereo_clips`."""
     parser = CommandParser(
         prog="python -m datasets_scripts.stereo_clips",
         description="Makes the stereo clips of DCASE 2025 Task 3 of first-order ambisonics with labels.",

@@ -1,4 +1,4 @@
-"""The synthetic scenes on which PSELDNets are trained (Hu et al., 2024), and sets made by the synthesiser here."""
+"""The synthetic scenes that PSELDNets are trained on (Hu et al., 2024), and sets made by the synthesiser here."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from datasets_scripts.recordings import Part, dcase_splits, read_class_indices
 from datasets_scripts.seld_builder import SELDBuilder, SELDConfig
 
 
-# Ids are such as `train20000_ov1_1/fold0_room0_mix00001`, or without a subset where `data_dir` is one.
+# An id looks like `train20000_ov1_1/fold0_room0_mix00001`, without the subset if `data_dir` is one itself.
 FOLDS = {"train": "0", "test": "1", "validation": "2"}
 SPLITS = {split: f"(.*/)?{pattern}" for split, pattern in dcase_splits(FOLDS).items()}
 
@@ -16,11 +16,11 @@ def _part(form: str) -> Part:
 
 
 class SyntheticSELD(SELDBuilder):
-    """Splits `train` (fold 0), `test` (fold 1) and, of sets made here, `validation` (fold 2).
+    """Splits `train` (fold 0), `test` (fold 1) and, in sets made here, `validation` (fold 2).
 
-    The classes are those of `cls_indices*.tsv` beside the subsets.
+    The classes are read from `cls_indices*.tsv` beside the subsets.
 
-    The configuration `sum` is the dry mix of the events, in one channel.
+    The configuration `sum` is the dry mono mix of the events.
     """
 
     BUILDER_CONFIGS = tuple(

@@ -1,12 +1,12 @@
-"""Reads recipes of every kind: YAML files that build on each other.
+"""Read recipes of every kind: YAML files that build on each other.
 
-The dialect is the core schema of YAML 1.2: `1e-4` and `2e-1` are numbers, `no` and `on` are words. A key that stands
-twice in a mapping is refused. Under `inherits` a recipe names those that it builds on, by path, seen from its own
-folder, or by the name of a packaged one; a later one counts more than an earlier one, and the recipe itself most.
-Mappings of words are merged key by key; whatever else stands in a recipe (numbers, lists, mappings of numbers) takes
-the place of what is inherited.
+The dialect is the core schema of YAML 1.2: `1e-4` and `2e-1` are numbers, `no` and `on` are strings. Duplicate keys in
+a mapping are refused. Under `inherits`, a recipe lists the recipes it builds on, by path relative to its own folder or
+by the name of a packaged recipe; later ones override earlier ones, and the recipe itself overrides them all. Mappings
+with string keys are merged key by key; any other value (a number, a list, a mapping with numeric keys) replaces the
+inherited one.
 
-A schema says which keys there may be and of which types: a nested dict whose leaves are type hints.
+A schema gives the allowed keys and their types: a nested dict whose leaves are type hints.
 """
 
 import math
@@ -31,11 +31,11 @@ from huggingface_hub.errors import StrictDataclassError
 from modeling_pseldnet.keywords import in_one_line
 
 
-# Recipes in this folder are only to build on.
+# Recipes in this folder only serve as parents of others.
 BASE_FOLDER = "base"
 
 _TAG = "tag:yaml.org,2002:"
-# By tag: what a plain scalar of it looks like, and the characters that it can begin with.
+# For each tag, the pattern of its plain scalars, and the characters they can begin with.
 _CORE_SCHEMA = {
     "null": (r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     "bool": (r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -83,7 +83,7 @@ for _name, (_pattern, _first) in _CORE_SCHEMA.items():
 
 
 def packaged_recipes(packaged: Path) -> list[str]:
-    """Names of the recipes in a folder of packaged ones, without those that others only build on."""
+    """List the names of the recipes in a folder of packaged ones, without those that only serve as parents."""
     names = (_packaged_name(path, packaged) for path in packaged.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith(f"{BASE_FOLDER}/"))
 
@@ -95,18 +95,18 @@ def _packaged_name(path: Path, packaged: Path) -> str:
 def read_values(
     source: str | os.PathLike, packaged: Path, schema: dict[str, Any], overrides: Sequence[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """The values of a recipe with what it inherits, and how to name it in messages.
+    """Read a recipe; return its label for messages, and its values together with those it inherits.
 
     Args:
         source: a YAML file, or the name of a packaged recipe.
-        packaged: the folder of those.
-        schema: the keys that there may be, and their types.
-        overrides: `key.key=value`. The value is YAML; that of a text is taken as it is. None at all (`key=`) is null,
-            and so is `null`, but where it names a folder (`…_dir`).
+        packaged: the folder of packaged recipes.
+        schema: the allowed keys and their types.
+        overrides: `key.key=value`. The value is YAML, except that text is taken literally. An empty value (`key=`)
+            means null, and so does `null`, except that it names a folder where the key ends in `_dir`.
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
-        ValueError: a recipe or an override is not as it should be; the message, of one line, names it and the key.
+        ValueError: a recipe or an override is invalid; the one-line message names it and the key.
     """
     path = _find(source, Path(), packaged)
     values = _read(path, packaged, schema, ())
@@ -119,7 +119,7 @@ def read_values(
 
 @contextmanager
 def naming(label: str) -> Iterator[None]:
-    """Mistakes found within are of what is called so, in one line."""
+    """Re-raise errors in a recipe as a one-line `ValueError` that begins with its label."""
     try:
         yield
     except (TypeError, ValueError, StrictDataclassError) as error:
@@ -129,29 +129,29 @@ def naming(label: str) -> Iterator[None]:
 
 
 def schema_of(kind: type) -> dict[str, Any]:
-    """The schema of a dataclass, whose fields may be dataclasses in turn."""
+    """Return the schema of a dataclass, whose fields may be dataclasses themselves."""
     return {entry.name: schema_of(entry.type) if is_dataclass(entry.type) else entry.type for entry in fields(kind)}
 
 
 def build(kind: type, values: dict[str, Any]) -> Any:
-    """A dataclass from values that fit its schema; what is left out keeps its default."""
+    """Build a dataclass from values that fit its schema; missing values keep their defaults."""
     hints = {entry.name: entry.type for entry in fields(kind)}
     return kind(**{key: build(hints[key], v) if is_dataclass(hints[key]) else v for key, v in values.items()})
 
 
 def recipe_text(values: dict[str, Any]) -> str:
-    """Values as the YAML that [`read_values`] reads them from."""
+    """Return values as YAML that [`read_values`] reads back."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def fit(values: Any, schema: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Plain values as a schema has them: lists as tuples and texts as whole numbers where those are meant.
+    """Fit plain values to a schema, turning lists into tuples and string keys into integers where it asks for them.
 
     Args:
-        where: keys above these, each with a full stop.
+        where: the parent keys, each followed by a dot.
 
     Raises:
-        ValueError: a key is unknown, or a value of another type; the message names the key.
+        ValueError: a key is unknown, or a value has the wrong type; the message names the key.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where.rstrip('.') or 'a recipe'} must hold keys and values, not {_repr.repr(values)}")
@@ -166,7 +166,7 @@ def fit(values: Any, schema: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def unknown_key(key: str, known: Sequence[str], where: str = "") -> str:
-    """The message about a key that there is not, with the one that may be meant."""
+    """Return the message about an unknown key, with the one that was probably meant."""
     similar = get_close_matches(key, known, n=1)
     hint = f": do you mean {where}{similar[0]}?" if similar else f"; known are {', '.join(known)}"
     return f"unknown key {where}{_repr.repr(key)[1:-1]}{hint}"
@@ -185,7 +185,7 @@ def _fit_value(name: str, value: Any, hint: Any) -> Any:
 
 
 def _widened(hint: Any) -> Any:
-    """The hint with whole numbers allowed where there may be others."""
+    """Widen a type hint so that integers are allowed wherever floats are."""
     if hint is float:
         return float | int
     origin, parts = get_origin(hint), get_args(hint)
@@ -197,7 +197,7 @@ def _widened(hint: Any) -> Any:
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Lists as tuples, and keys of texts (as JSON has them) as whole numbers, where the hint says so."""
+    """Convert lists to tuples, and string keys (as in JSON) to integers, where the hint asks for them."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         tuples = [part for part in parts if get_origin(part) is tuple]
@@ -218,7 +218,7 @@ def _floats(value: Any) -> Iterator[float]:
 
 
 def _words(hint: Any) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         words = dict.fromkeys(map(_words, parts))
@@ -250,7 +250,7 @@ def _words(hint: Any) -> str:
 
 
 def _is_text(hint: Any) -> bool:
-    """Whether values are texts and nothing else, but for null."""
+    """Whether the hint allows only text, or only text and null."""
     if get_origin(hint) in (Union, UnionType):
         return all(part is NoneType or _is_text(part) for part in get_args(hint))
     if get_origin(hint) is Literal:
@@ -274,7 +274,7 @@ def _label(path: Path, packaged: Path) -> str:
 
 
 def _read(path: Path, packaged: Path, schema: dict[str, Any], above: tuple[Path, ...]) -> dict[str, Any]:
-    """The values of a recipe over those of the ones that it inherits."""
+    """Read the values of a recipe, merged over those it inherits."""
     resolved = path.resolve()
     if resolved in above:
         raise ValueError(f"{path} inherits itself")
@@ -322,7 +322,7 @@ def _parse_override(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         hint = hint.get(name, Any) if isinstance(hint, dict) else Any
     try:
-        # A folder may have any name.
+        # A folder may well be called "null".
         texts = {"": None} if names[-1].endswith("_dir") else {"": None, "null": None}
         nested = texts.get(value, value) if _is_text(hint) else _parse(value)
     except ValueError:
