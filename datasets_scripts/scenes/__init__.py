@@ -1,1 +1,1 @@
-"""The synthesiser: labelled scenes of isolated sounds in simulated or measured rooms."""
+"""The synthesiser: labelled scenes made from isolated sounds in simulated or measured rooms."""

@@ -1,11 +1,11 @@
-"""What a microphone array makes of sound: of single arrivals from known directions, and of a diffuse field.
+"""Microphone array signals: of single arrivals from known directions, and of a diffuse field.
 
 `foa` is ideal first-order ambisonics: channels W, Y, Z, X (ACN) in SN3D, so that a plane wave s from azimuth a and
-elevation e is W = s, Y = s sin a cos e, Z = s sin e, X = s cos a cos e.
+elevation e gives W = s, Y = s sin a cos e, Z = s sin e, X = s cos a cos e.
 
-`mic` is four omnidirectional capsules flush on a rigid sphere of 4.2 cm radius, at the directions of the tetrahedral
-subset of the Eigenmike that the DCASE challenges use. The sphere scatters as in Williams, "Fourier Acoustics" (1999),
-section 6.10; the reference point of delays is its centre.
+`mic` is four omnidirectional capsules flush with a rigid sphere of 4.2 cm radius, in the directions of the tetrahedral
+subset of the Eigenmike that the DCASE challenges use. Scattering by the sphere follows Williams, "Fourier Acoustics"
+(1999), section 6.10; delays are relative to the centre of the sphere.
 """
 
 from functools import lru_cache
@@ -19,23 +19,23 @@ from modeling_pseldnet.tools.extras import require
 
 
 CHANNELS = 4
-# Below this frequency noise is white.
+# Below this frequency, coloured noise is flat.
 FLAT_HERTZ = 50.0
 
 CAPSULE_DIRECTIONS = direction_to_vector([45.0, -45.0, 135.0, -135.0], [35.0, -35.0, -35.0, 35.0])
 SPHERE_RADIUS = 0.042
 
-# Channels whose mean power is the level of the sound pressure.
+# Channels whose mean power is the power of the sound pressure.
 PRESSURE_CHANNELS = {"foa": slice(0, 1), "mic": slice(None)}
 
-# Windowed-sinc fractional delays of pyroomacoustics: taps, and steps a sample of the table it interpolates.
+# Windowed-sinc fractional delays of pyroomacoustics: taps, and steps per sample in its interpolation table.
 _DELAY_TAPS, _DELAY_STEPS = 81, 20
-# Samples in which fractional delays and the sphere's scattering have died away.
+# Samples after which fractional delays and the sphere's scattering have died away.
 _LONGEST_FILTER = 256
 
 
 def foa_gains(directions: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, 3) in x, y, z to the gains (4, n) of W, Y, Z, X."""
+    """Convert unit vectors (n, 3) in x, y, z to the gains (4, n) of W, Y, Z, X."""
     x, y, z = np.asarray(directions).T
     return np.stack([np.ones_like(x), y, z, x])
 
@@ -43,13 +43,13 @@ def foa_gains(directions: np.ndarray) -> np.ndarray:
 def encode_arrivals(
     array: str, seconds: np.ndarray, amplitudes: np.ndarray, directions: np.ndarray, length: int, sampling_rate: int
 ) -> np.ndarray:
-    """The impulse response of arrivals.
+    """Return the impulse response made of the given arrivals.
 
     Args:
         array: `"foa"` or `"mic"`.
-        seconds, amplitudes: when and how strong each arrives at the array's centre (n,).
-        directions: unit vectors (n, 3) towards where each comes from.
-        length: samples of the response; what would arrive later is left out.
+        seconds, amplitudes: time and amplitude of each arrival at the array's centre (n,).
+        directions: unit vectors (n, 3) pointing to where each arrival comes from.
+        length: samples of the response; later arrivals are left out.
 
     Returns:
         (4, length) float32.
@@ -87,7 +87,7 @@ def _sum_delayed(seconds: np.ndarray, amplitudes: np.ndarray, length: int, sampl
 
 @lru_cache(maxsize=8)
 def _sphere_response(size: int, sampling_rate: int) -> np.ndarray:
-    """Pressure on a rigid sphere by spherical-harmonic order: (orders, size // 2 + 1) complex."""
+    """Return the pressure on a rigid sphere by spherical-harmonic order: (orders, size // 2 + 1) complex."""
     wavenumbers = 2 * np.pi * scipy.fft.rfftfreq(size, 1 / sampling_rate) / SPEED_OF_SOUND * SPHERE_RADIUS
     orders = np.arange(int(np.ceil(wavenumbers[-1])) + 6)[:, None]
     argument = np.maximum(wavenumbers, 1e-3)
@@ -100,13 +100,13 @@ def _sphere_response(size: int, sampling_rate: int) -> np.ndarray:
 
 
 def diffuse_field(array: str, generator: np.random.Generator, length: int, sampling_rate: int, slope: float = 0.0):
-    """Noise that arrives with equal power from all directions, with unit power in the sound pressure.
+    """Draw noise that arrives with equal power from all directions; its sound pressure has unit power.
 
-    In SN3D the power of Y, Z and X is a third of W's and the channels are uncorrelated; on the sphere the coherence of
-    two capsules follows from the addition theorem.
+    In SN3D, Y, Z and X each have a third of the power of W, and the channels are uncorrelated; on the sphere, the
+    coherence between two capsules follows from the addition theorem.
 
     Args:
-        slope: of the spectrum, dB an octave above `FLAT_HERTZ`.
+        slope: slope of the spectrum above `FLAT_HERTZ`, dB per octave.
 
     Returns:
         (4, length) float32.
@@ -125,10 +125,10 @@ def diffuse_field(array: str, generator: np.random.Generator, length: int, sampl
 
 
 def noise_colour(size: int, sampling_rate: int, slope: float) -> np.ndarray:
-    """What makes of the spectrum of white noise (size // 2 + 1,) one with this slope and the same power.
+    """Return the factors (size // 2 + 1,) that give the spectrum of white noise a slope and keep its power.
 
     Args:
-        slope: dB an octave above `FLAT_HERTZ`.
+        slope: slope above `FLAT_HERTZ`, dB per octave.
     """
     frequencies = np.maximum(scipy.fft.rfftfreq(size, 1 / sampling_rate), FLAT_HERTZ)
     shape = (frequencies ** (slope / (20 * np.log10(2)))).astype(np.float32)
@@ -136,10 +136,10 @@ def noise_colour(size: int, sampling_rate: int, slope: float) -> np.ndarray:
 
 
 def _sphere_coherent(spectra: np.ndarray, size: int, sampling_rate: int) -> np.ndarray:
-    """Independent spectra (4, bins) to those of the capsules in a diffuse field.
+    """Turn independent spectra (4, bins) into those of the capsules in a diffuse field.
 
-    All pairs of a tetrahedron's capsules are equally far apart, so that the square root of their covariance has two
-    eigenvalues: of the mean over capsules, and of what differs from it.
+    All pairs of a tetrahedron's capsules are equally far apart, so the square root of their covariance has two
+    eigenvalues: one for the mean over capsules, and one for deviations from it.
     """
     frequencies = scipy.fft.rfftfreq(size, 1 / sampling_rate)
     coarse = _sphere_response(4096, sampling_rate)

@@ -1,4 +1,4 @@
-"""Rooms whose responses were measured."""
+"""Rooms with measured responses."""
 
 import csv
 import hashlib
@@ -18,19 +18,19 @@ from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 
 
-# Sound begins where the pressure first comes so near to its peak (ISO 3382-1).
+# A response begins where the pressure first reaches this level relative to its peak (ISO 3382-1).
 ONSET_DB = -20.0
-# What measured sound may be later than sound travels, seconds: half a frame of the labels.
+# How late a measured response may begin beyond the time that sound travels, seconds: half a label frame.
 LATEST_ONSET = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRoom(Room):
-    """FOA responses measured in a room (`read_measured_rooms`).
+    """A room with measured FOA responses (see [`read_measured_rooms`]).
 
     Attributes:
         name: the room's name in the table, or the SOFA file's.
-        measured: the responses of each path (points, 4, samples), W, Y, Z, X in SN3D.
+        measured: the responses (points, 4, samples) of each path; W, Y, Z, X in SN3D.
     """
 
     paths: tuple[np.ndarray, ...]
@@ -43,7 +43,7 @@ class MeasuredRoom(Room):
 
     @cached_property
     def rt60(self) -> float:
-        """Measured on the first response."""
+        """Reverberation time in seconds, estimated from the first response."""
         return decay_time(self.measured[0][0, 0] ** 2, self.sampling_rate)
 
     def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
@@ -52,7 +52,7 @@ class MeasuredRoom(Room):
         return np.stack([self._direct(response) for response in self.measured[path]])
 
     def _direct(self, response: np.ndarray) -> np.ndarray:
-        """The response until 2 ms after its strongest early arrival, before most reflections."""
+        """Keep the response until 2 ms after its peak, which is before most reflections."""
         peak = np.abs(response[0]).argmax()
         return np.where(np.arange(response.shape[1]) <= peak + 0.002 * self.sampling_rate, response, np.float32(0))
 
@@ -60,17 +60,17 @@ class MeasuredRoom(Room):
 def read_measured_rooms(
     folder: str | os.PathLike, sampling_rate: int, convention: str = "ambix"
 ) -> list[MeasuredRoom]:
-    """Reads measured FOA responses.
+    """Read rooms of measured FOA responses.
 
-    The folder holds SOFA files, each a room, or four-channel audio files with a table `responses.csv` of columns
-    `file, azimuth, elevation, distance` (degrees, metres) and, as wanted, `room` and `path`. Rows of one room with
-    the same `path` are, in their order, the points of a trajectory; other rows are static positions. In SOFA files
-    (`SingleRoomSRIR` and other conventions with `Data.IR` of four receivers) all positions are static. A response
-    begins when its source sounds: what a latency of the measurement puts before is to be cut off.
+    The folder holds SOFA files, one per room, or four-channel audio files with a table `responses.csv` that has the
+    columns `file, azimuth, elevation, distance` (degrees, metres) and optionally `room` and `path`. Rows of one room
+    with the same `path` are, in order, the points of a trajectory; other rows are static positions. In SOFA files
+    (`SingleRoomSRIR` and other conventions with `Data.IR` of four receivers) all positions are static. A response must
+    begin when its source emits the sound: cut off any latency of the measurement.
 
     Raises:
-        ValueError: nothing to read, a file, column or value is wrong, or a response silent or late; the message names
-            it.
+        ValueError: there is nothing to read, a file, column or value is wrong, or a response is silent or late; the
+            message names it.
     """
     folder = Path(folder)
     table = folder / "responses.csv"
@@ -100,7 +100,7 @@ def read_measured_rooms(
 
 
 def digest_of_responses(folder: str | os.PathLike) -> str:
-    """Tells measured responses from others: by the table and the files beside it, their names, sizes and bytes.
+    """Hash measured responses: the table, and the names, sizes and bytes of all files in the folder.
 
     Raises:
         ValueError: there is no such folder.
@@ -115,17 +115,17 @@ def digest_of_responses(folder: str | os.PathLike) -> str:
             f"\n{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode(errors="surrogateescape")
         )
         contents.update(file.read_bytes())
-    # Manifests of earlier versions have the first half alone.
+    # Manifests of earlier versions have the first half only.
     return listing.hexdigest()[:16] + contents.hexdigest()[:16]
 
 
 def is_same_digest(known: str | None, told: str | None) -> bool:
-    """Whether two digests tell of the same responses; the first may be of an earlier version, a part or none."""
+    """Whether two digests are of the same responses; the first may be partial or missing, from an earlier version."""
     return (told or "").startswith(known or "")
 
 
 def _check_response(where: str, position: np.ndarray, samples: np.ndarray, sampling_rate: int) -> None:
-    """Raises a ValueError about a response (4, samples) that cannot be from a position, metres from the array."""
+    """Raise a `ValueError` if a response (4, samples) cannot come from a position in metres from the array."""
     distance = np.linalg.norm(position)
     if not np.isfinite(distance) or distance == 0:
         raise ValueError(f"{where}: expected a source at a distance above 0 m")
@@ -177,7 +177,7 @@ def _read_sofa(file: Path):
 
 
 def _sofa_responses(file: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
-    """Positions in x, y, z from the listener, responses (measurements, 4, samples) and their sampling rate."""
+    """Read positions in x, y, z from the listener, responses (measurements, 4, samples) and their sampling rate."""
     h5py = require("h5py")
 
     with h5py.File(file) as content:
@@ -190,13 +190,13 @@ def _sofa_responses(file: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
     if samples.ndim != 3 or samples.shape[1] != CHANNELS:
         raise ValueError(f"Data.IR has shape {samples.shape}, expected (measurements, {CHANNELS}, samples)")
     positions = np.broadcast_to(sources - listeners, (len(samples), 3))
-    # Of all measurements or of each.
+    # There is one view for all measurements, or one for each.
     axes = np.broadcast_to(axes, (len(samples), 3, 3))
     return list(np.einsum("mij,mj->mi", axes, positions)), _delayed(samples, delays, rate), rate
 
 
 def _delayed(samples: np.ndarray, delays: np.ndarray, rate: float) -> np.ndarray:
-    """Responses (measurements, channels, samples) so many samples later, (measurements or 1, channels or 1)."""
+    """Delay responses (measurements, channels, samples) by numbers of samples (measurements or 1, channels or 1)."""
     if not ((delays >= 0) & (delays <= rate)).all():
         raise ValueError("Data.Delay is not from 0 to 1 s")
     delays = np.broadcast_to(delays, samples.shape[:2]).astype(int)
@@ -207,7 +207,7 @@ def _delayed(samples: np.ndarray, delays: np.ndarray, rate: float) -> np.ndarray
 
 
 def _sofa_axes(content) -> np.ndarray:
-    """What is in front of the listener, to its left and above it: unit vectors (measurements or 1, 3, 3), rows."""
+    """Return unit vectors to the listener's front, left and top, as rows: (measurements or 1, 3, 3)."""
     front, up = (
         _sofa_metres(content, name) if name in content else np.array([default])
         for name, default in (("ListenerView", [1.0, 0.0, 0.0]), ("ListenerUp", [0.0, 0.0, 1.0]))
@@ -221,9 +221,9 @@ def _sofa_axes(content) -> np.ndarray:
 
 
 def _sofa_metres(content, name: str) -> np.ndarray:
-    """Positions (measurements, 3) in x, y, z, whatever their `Type` and `Units` are."""
+    """Read positions (measurements, 3) in x, y, z, whatever their `Type` and `Units` are."""
     values = np.atleast_2d(np.asarray(content[name], dtype=np.float64))
-    # The listener's up has none of its own, but those of the view.
+    # `ListenerUp` has no attributes of its own but shares those of `ListenerView`.
     attributes = content["ListenerView" if name == "ListenerUp" and "ListenerView" in content else name].attrs
     kind, units = (_sofa_text(attributes.get(attribute, "")) for attribute in ("Type", "Units"))
     if kind in ("", "cartesian"):
@@ -235,7 +235,7 @@ def _sofa_metres(content, name: str) -> np.ndarray:
 
 
 def _sofa_text(attribute) -> str:
-    """An attribute, which may be of bytes and in an array, in lower case."""
+    """Return an attribute, which may be bytes and wrapped in an array, as text in lower case."""
     text = next(iter(np.ravel(attribute)), "")
     return (text.decode() if isinstance(text, bytes) else str(text)).strip().lower()
 

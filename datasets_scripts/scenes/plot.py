@@ -1,4 +1,4 @@
-"""Pictures of a scene, and of what a set of scenes holds."""
+"""Plot a scene, and statistics of a set of scenes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ GREY = "0.55"
 
 
 def plot_scene(scene_set: SceneSet, index: int, path: Path) -> Path:
-    """Draws a scene: the room from above, and class, azimuth and elevation over time; returns `path`."""
+    """Plot a scene: the room from above, and class, azimuth and elevation over time; return `path`."""
     scene, rate = scene_set.scene(index), scene_set.recipe.sampling_rate
     room, labels = scene_set.room(scene.room), scene_set.labels(scene)
     classes = sorted({event.class_id for event in scene.events})
@@ -74,9 +74,9 @@ def plot_scene(scene_set: SceneSet, index: int, path: Path) -> Path:
 
 
 def plot_set(scene_set: SceneSet, indices: Sequence[int], path: Path) -> Path:
-    """Draws what scenes hold: classes, azimuth, elevation, distance, overlap and RT60; returns `path`.
+    """Plot how scenes are distributed: classes, azimuth, elevation, distance, overlap and RT60; return `path`.
 
-    All are shares of labelled frames, but for overlap, of all frames, and RT60, in scenes.
+    Classes are in minutes, overlap in shares of all frames, RT60 in scenes, the rest in shares of labelled frames.
     """
     scenes = [scene_set.scene(index) for index in tqdm(indices, desc="histograms", unit="scene")]
     parts = [scene_set.labels(scene) for scene in scenes]

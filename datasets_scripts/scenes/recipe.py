@@ -13,9 +13,9 @@ from modeling_pseldnet.events import FRAME_SECONDS
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
-# Beyond these a scene takes all memory, or for ever.
+# Beyond these, a scene would take all memory, or forever.
 MOST_METRES, MOST_PLACES, MOST_EVENTS = 1000.0, 100_000, 100
-# Beyond it, dB, an event takes the noise below what is stored of a scene.
+# In dB. Louder events would push the noise below the resolution that scenes are stored with.
 LOUDEST_SNR = 100.0
 
 Number = float | int
@@ -25,25 +25,25 @@ Range = tuple[Number, Number]
 @strict
 @dataclass
 class RoomRecipe:
-    """The rooms that scenes are drawn in; scene i stands in room i modulo `number`.
+    """The rooms that scenes take place in; scene i uses room i modulo `number`.
 
     Attributes:
-        number: rooms; the responses of each are shared by its scenes.
+        number: number of rooms; all scenes in a room share its responses.
         size: ranges of length (x), width (y) and height (z), metres.
-        rt60: range of the reverberation time, seconds; drawn from the part of it that a room can have.
-        late: `"diffuse"`, image sources up to `early_seconds` and an exponentially decaying diffuse field after, or
-            `"images"`, image sources all the way, with the absorption that gives the asked RT60 (slow).
-        early_seconds: where the diffuse tail takes over.
-        wall_margin: least distance of a source from a wall, metres.
-        array_margin: least distance of the array from a wall, metres, where the room is wide enough.
+        rt60: range of the reverberation time, seconds; drawn from the part of the range that is possible in the room.
+        late: `"diffuse"`, image sources up to `early_seconds`, then an exponentially decaying diffuse field, or
+            `"images"`, image sources throughout, with the absorption that gives the requested RT60 (slow).
+        early_seconds: when the diffuse tail takes over.
+        wall_margin: minimum distance of a source from a wall, metres.
+        array_margin: minimum distance of the array from a wall, metres, if the room is wide enough.
         array_height: range of the height of the array, metres.
         distance: range of the distance of a source from the array, metres.
         elevation: range of the elevation of static sources, of arcs and of the ends of straight lines, degrees.
-        positions: static source positions a room.
-        paths: trajectories a room, in turn arcs around the array and straight lines.
-        path_step: distance between the points of a trajectory that have a response of their own, metres. A source is
-            cross-faded between them, which dulls sounds of wavelengths below about four steps.
-        measured: folder of measured FOA responses that replaces simulated rooms (`MeasuredRoom`).
+        positions: static source positions per room.
+        paths: trajectories per room, alternately arcs around the array and straight lines.
+        path_step: distance between the points of a trajectory at which responses are computed, metres. Sources are
+            cross-faded between them, which dulls sounds with wavelengths below about four steps.
+        measured: folder of measured FOA responses to use instead of simulated rooms (`MeasuredRoom`).
         measured_convention: channels of the measured responses, `"ambix"` (W, Y, Z, X, SN3D) or `"fuma"`
             (W, X, Y, Z, W 3 dB down).
     """
@@ -87,19 +87,19 @@ class EventRecipe:
     """The events of a scene.
 
     Attributes:
-        polyphony: share of scenes by the largest number of simultaneous events.
+        polyphony: share of scenes for each maximum number of simultaneous events.
         gap: range of the pause between successive events of a layer, seconds; a scene of polyphony n has n layers.
-        seconds: shortest and longest event; longer sounds are cut at random, shorter ones are played whole.
+        seconds: shortest and longest event; a random part of a longer sound is used, a shorter one is played whole.
         snr: range of an event's level above the background noise, dB.
-        classes: names of those that events are of; all by default. The labels are numbered as with all.
-        class_balance: `"events"`, every class begins equally often, or `"seconds"`, every class sounds equally long.
-        sound_balance: `"sounds"`, every sound of a class is drawn equally often, or `"recordings"`, every recording.
-        playback: range of the rate at which sounds are played, 1 for their own; faster ones are shorter and higher.
-        same_class: probability that an event beginning during another takes its class; in all other cases
-            simultaneous events differ in class.
-        separation: least angle between simultaneous events, degrees, where the room's positions allow it.
+        classes: names of the classes to use; class indices stay the same. Defaults to all.
+        class_balance: `"events"`, all classes have equally many events, or `"seconds"`, equally much time.
+        sound_balance: within a class, `"sounds"` draws every sound equally often, `"recordings"` every recording.
+        playback: range of the playback rate, where 1 is the original; faster sounds are shorter and higher.
+        same_class: probability that an event that begins during another takes its class; otherwise, simultaneous
+            events differ in class.
+        separation: minimum angle between simultaneous events, degrees, if the room's positions allow it.
         moving: share of moving events.
-        speed: range of the speed of moving events, metres a second.
+        speed: range of the speed of moving events, metres per second.
     """
 
     polyphony: dict[int, Number] = field(default_factory=lambda: {1: 0.4, 2: 0.35, 3: 0.25})
@@ -137,14 +137,14 @@ class EventRecipe:
 @strict
 @dataclass
 class NoiseRecipe:
-    """The diffuse background noise: a field of equal power from all directions.
+    """The diffuse background noise, of equal power from all directions.
 
     Attributes:
-        level: range of the RMS level of the omnidirectional channel, dB full scale; null for silence, with events
-            then placed as if noise were at -60 dB.
-        slope: spectral slope, dB an octave, or its range over scenes; 0 is white, -3 pink, -6 brown.
-        hum: share of scenes with mains hum, of 50 or 60 Hz and its harmonics.
-        hum_level: range of the hum's level above the noise, dB.
+        level: range of the RMS level of the omnidirectional channel, dB full scale; null for silence, where the level
+            of events is set as if the noise were at -60 dB.
+        slope: spectral slope, dB per octave, or its range over scenes; 0 is white, -3 pink, -6 brown.
+        hum: share of scenes with mains hum at 50 or 60 Hz and its harmonics.
+        hum_level: range of the hum's level relative to the noise, dB.
     """
 
     level: Range | None = (-60.0, -45.0)
@@ -164,12 +164,12 @@ class NoiseRecipe:
 @strict
 @dataclass
 class InterferenceRecipe:
-    """Sounds that are in scenes but not in their labels.
+    """Sounds that are heard in scenes but not labelled.
 
     Attributes:
-        folder: where they are, in sub-folders as isolated sounds are, split by recording as those; none by default.
-        probability: share of scenes that have them.
-        gap: range of the pause between one and the next, seconds.
+        folder: their folder, arranged in sub-folders and split by recording like isolated sounds. Defaults to none.
+        probability: share of scenes with such sounds.
+        gap: range of the pause between one sound and the next, seconds.
         snr: range of their level above the background noise, dB.
     """
 
@@ -187,14 +187,14 @@ class InterferenceRecipe:
 @strict
 @dataclass
 class SceneRecipe:
-    """How scenes are made; every default is that of the file `recipes/default.yaml`.
+    """How to make scenes; the defaults are those of the file `recipes/default.yaml`.
 
     Attributes:
-        sampling_rate: Hz.
+        sampling_rate: sampling rate in Hz.
         scene_seconds: length of a scene.
-        test_fraction: share of each class's recordings that only scenes of the test split use.
-        validation_fraction: share of the others that only scenes of the validation split use.
-        rotation: `"yaw"` turns each scene about the vertical axis by a random angle (FOA only), or `"none"`.
+        test_fraction: share of each class's sounds, in whole recordings, that is reserved for the test split.
+        validation_fraction: share of the remaining sounds that is reserved for the validation split.
+        rotation: `"yaw"` rotates each scene about the vertical axis by a random angle (FOA only); or `"none"`.
     """
 
     sampling_rate: int = 24000
@@ -221,14 +221,14 @@ class SceneRecipe:
 
     @property
     def scene_samples(self) -> int:
-        """Samples of a scene."""
+        """Number of samples in a scene."""
         return round(self.scene_seconds * self.sampling_rate)
 
     def check_array(self, array: str) -> None:
-        """Refuses an array whose signals cannot be made of such scenes.
+        """Check that scenes can be rendered for a microphone array.
 
         Raises:
-            ValueError: scenes are rotated, or responses measured, in FOA, and the array is not `"foa"`.
+            ValueError: the array is not `"foa"`, and scenes are rotated or responses measured, which is in FOA only.
         """
         if array != "foa" and self.rotation != "none":
             raise ValueError(f"scenes are rotated in FOA only: set rotation to 'none' for the array format {array!r}")
@@ -237,12 +237,12 @@ class SceneRecipe:
 
 
 def read_scene_recipe(source: str | os.PathLike) -> SceneRecipe:
-    """Reads a recipe of scenes: a YAML file, or the name of one that comes with the package, such as `"default"`.
+    """Read a scene recipe: a YAML file, or the name of a packaged recipe, such as `"default"`.
 
-    Folders that it names are seen from the working directory; in the recipe they are absolute.
+    Folders in it are relative to the working directory; the result has absolute paths.
 
     Raises:
-        ValueError: it is not as it should be; the message names the file and the key.
+        ValueError: the recipe is invalid; the message names the file and the key.
         FileNotFoundError: neither a file nor a known name.
     """
     label, values = read_values(source, RECIPE_FOLDER, schema_of(SceneRecipe))
@@ -254,16 +254,16 @@ def read_scene_recipe(source: str | os.PathLike) -> SceneRecipe:
 
 
 def scene_recipe_from_dict(values: dict[str, Any]) -> SceneRecipe:
-    """A recipe from nested plain values, as JSON gives them; what is left out keeps its default.
+    """Build a recipe from nested plain values, such as those of JSON; missing values keep their defaults.
 
     Raises:
-        ValueError: a key is unknown, or a value not as it should be.
+        ValueError: a key is unknown, or a value is invalid.
     """
     return build(SceneRecipe, fit(values, schema_of(SceneRecipe)))
 
 
 def scene_recipe_text(recipe: SceneRecipe) -> str:
-    """The YAML that [`read_scene_recipe`] reads this recipe from."""
+    """Return a recipe as YAML that [`read_scene_recipe`] reads back."""
     return recipe_text(asdict(recipe))
 
 

@@ -1,4 +1,4 @@
-"""Renders scenes with numpy and scipy: the reference that other renderers must equal."""
+"""Render scenes with numpy and scipy: the reference that other renderers must match."""
 
 from functools import lru_cache
 from math import gcd
@@ -12,16 +12,16 @@ from datasets_scripts.scenes.scene_set import NOISE, PLAYBACK_STEPS, UNLABELLED,
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 
 
-# Louder scenes are turned down to this peak, so that none clips.
+# Louder scenes are scaled down to this peak to avoid clipping.
 PEAK = 0.99
 FADE_SECONDS = 0.01
-# Length of the noise bank, in scenes.
+# Length of the noise bank, in scene lengths.
 NOISE_SCENES = 2
 HUM_HARMONICS = 12
 
 
 class Renderer:
-    """Renders the scenes of a set; responses of the last room, sounds and noise are kept for the next scene."""
+    """Render the scenes of a set, caching the last room's responses, sounds and noise for the next scene."""
 
     def __init__(self, scene_set: SceneSet):
         self.scene_set = scene_set
@@ -31,10 +31,10 @@ class Renderer:
         self._noise = lru_cache(maxsize=2)(lambda array: noise_bank(scene_set, array))
 
     def scene(self, scene: Scene, array: str = "foa") -> np.ndarray:
-        """The mixture of a scene: (4, samples) float32.
+        """Render the mixture of a scene: (4, samples) float32.
 
         Raises:
-            ValueError: the array is not `"foa"`, and scenes are rotated or responses measured.
+            ValueError: the array is not `"foa"`, but scenes are rotated or responses measured.
         """
         self.scene_set.recipe.check_array(array)
         mixture = self._noise_of(scene, array)
@@ -45,7 +45,7 @@ class Renderer:
         return turned_down(rotated(mixture, scene.yaw))
 
     def dry(self, scene: Scene) -> np.ndarray:
-        """The sum of what sounds in a scene as it is before the room, each at the level it has in it: (1, samples)."""
+        """Sum the sounds of a scene without the room, each at its level in the scene: (1, samples)."""
         mixture = np.zeros((1, self.scene_set.recipe.scene_samples), dtype=np.float32)
         for event in scene.sources:
             mixture[0, event.start : event.stop] += scene.level(event.snr) * self._signal(event)
@@ -54,12 +54,12 @@ class Renderer:
     def event(
         self, scene: Scene, event: SceneEvent, array: str = "foa", direct_only: bool = False
     ) -> tuple[int, np.ndarray]:
-        """One event alone, without noise and before the scene's rotation.
+        """Render one event alone, without noise and before the scene's rotation.
 
         `direct_only` leaves out all reflections.
 
         Returns:
-            The sample of the scene at which it starts, and (4, samples) with its reverberation.
+            The sample of the scene at which the event starts, and its audio with reverberation (4, samples).
         """
         responses = self._responses_of(scene.room, event.path, array, direct_only)
         signal = self._signal(event) * np.float32(scene.level(event.snr) / response_level(responses, event, array))
@@ -100,9 +100,9 @@ class Renderer:
 
 
 def noise_bank(scene_set: SceneSet, array: str) -> np.ndarray:
-    """The background noise that the scenes of a set take from: (4, samples) of unit power in the sound pressure.
+    """Make the noise that the scenes of a set take excerpts from: (4, samples) with unit power of sound pressure.
 
-    It is white where each scene colours it by itself.
+    The noise is white if the recipe varies its slope, since each scene then colours its own excerpt.
     """
     recipe = scene_set.recipe
     generator = np.random.default_rng(scene_set.seed_of(NOISE, 0))
@@ -112,9 +112,9 @@ def noise_bank(scene_set: SceneSet, array: str) -> np.ndarray:
 
 
 def hum(scene: Scene, array: str, sampling_rate: int) -> np.ndarray:
-    """The mains hum of a scene: a tenth of a second of it, which repeats, (4, samples) float32.
+    """Make the mains hum of a scene: a tenth of a second to repeat, (4, samples) float32.
 
-    Harmonics fall off with their number; their phases in the channels are independent, as the noise is.
+    The amplitude of harmonic n is 1 / n; like noise, the phases are independent across channels.
     """
     frequency, level, seed = scene.hum
     orders = np.arange(1, HUM_HARMONICS + 1)[:, None]
@@ -128,12 +128,12 @@ def hum(scene: Scene, array: str, sampling_rate: int) -> np.ndarray:
 
 
 def noise_start(scene: Scene, bank_samples: int) -> int:
-    """The sample of the noise bank at which a scene begins."""
+    """Return the sample of the noise bank at which a scene begins."""
     return int(scene.noise_start * bank_samples)
 
 
 def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """What an event plays: (length,) float32 of unit RMS, faded where the sound (samples,) is cut."""
+    """Return the signal of an event: (length,) float32 with unit RMS, faded where the sound (samples,) is cut."""
     source_stop = event.offset + event.source_length
     signal = sound[event.offset : source_stop].astype(np.float32, copy=True)
     if event.playback != PLAYBACK_STEPS:
@@ -149,21 +149,21 @@ def event_signal(event: SceneEvent, sound: np.ndarray, sampling_rate: int) -> np
 
 @lru_cache(maxsize=64)
 def _playback_filter(playback: int) -> np.ndarray:
-    """The filter that `resample_poly` would design anew for each sound, which takes a third of its time."""
+    """Cache the filter that `resample_poly` would design for each sound, which takes a third of its time."""
     rate = max(PLAYBACK_STEPS, playback) // gcd(PLAYBACK_STEPS, playback)
     return scipy.signal.firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)
 
 
 def response_level(responses: np.ndarray, event: SceneEvent, array: str) -> float:
-    """By how much the responses (points, 4, samples) on an event's way raise the RMS of white noise."""
+    """Return the factor by which responses (points, 4, samples) raise white noise's RMS along an event's path."""
     return float(np.sqrt(pressure_energy(responses[event.points()], array).mean()))
 
 
 def path_weights(event: SceneEvent) -> dict[int, tuple[int, np.ndarray]]:
-    """How an event is shared among the points of its path: cross-faded linearly from each point to the next.
+    """Distribute an event over the points of its path, cross-fading linearly from each point to the next.
 
     Returns:
-        For each point the first sample of the event in which it has a share, and its weights from there on.
+        For each point, the first sample of the event to which it contributes, and its weights from there on.
     """
     place = event.place(event.start + np.arange(event.length))
     shares = {}
@@ -176,19 +176,19 @@ def path_weights(event: SceneEvent) -> dict[int, tuple[int, np.ndarray]]:
 
 
 def rotated(mixture: np.ndarray, yaw: float) -> np.ndarray:
-    """FOA (4, samples) turned counter-clockwise by `yaw` degrees."""
+    """Rotate FOA audio (4, samples) counter-clockwise by `yaw` degrees."""
     if yaw == 0:
         return mixture
     return (channel_rotation(yaw_rotation(yaw)) @ mixture).astype(np.float32)
 
 
 def turned_down(mixture: np.ndarray) -> np.ndarray:
-    """The mixture, scaled so that nothing exceeds `PEAK`."""
+    """Scale down a mixture so that no sample exceeds `PEAK`."""
     return mixture * np.float32(min(1.0, PEAK / max(np.abs(mixture).max(initial=0.0), PEAK)))
 
 
 def _convolve(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """(n,) with (channels, m) to (channels, n + m - 1)."""
+    """Convolve (n,) with (channels, m) to (channels, n + m - 1)."""
     length = len(signal) + response.shape[-1] - 1
     size = scipy.fft.next_fast_len(length, real=True)
     return scipy.fft.irfft(scipy.fft.rfft(signal, size) * scipy.fft.rfft(response, size), size)[:, :length]

@@ -1,11 +1,11 @@
-"""Renders scenes in torch while a model trains on them, in batches on the device or one by one in CPU workers.
+"""Render scenes in torch while a model trains on them, in batches on the device or one by one in CPU workers.
 
-The result is that of `render` within float error. All convolutions of a batch run as one overlap-add in the
-frequency domain: the events are cut into blocks, each block is multiplied with the partitions of its response, what
-falls on the same block of a scene is added up there, and each block of each scene is transformed back once.
+The result equals that of `render` within floating-point error. All convolutions of a batch run as one partitioned
+overlap-add in the frequency domain: events are cut into blocks, each block is multiplied by the partitions of its
+response, products that fall on the same block of a scene are summed, and each block is transformed back once.
 
-What a GPU is bad at, such as playing the sounds, is done before, by `SceneBank.plan`, which needs no device and may be
-done by workers; `SceneBank.mix` makes sound fields of that.
+`SceneBank.plan` first does what a GPU is bad at, such as playing the sounds; it needs no device and may run in
+workers. `SceneBank.mix` then turns its result into sound fields.
 """
 
 from collections.abc import Sequence
@@ -24,23 +24,23 @@ from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 
 
-# Samples of a block and of a partition of a response.
+# Samples in a block, and in a partition of a response.
 BLOCK = 8192
-# Products of spectra that are made at once on a GPU, about 2 GB.
+# Products of spectra that a GPU computes at once; they take about 2 GB.
 PAIRS_AT_ONCE = 8192
 
-# All of scenes but their sound fields, as tensors on the CPU:
-# - signals (samples,): what all events play, one after the other, with a block of silence before, between and after;
-# - begin (inputs,): where in it each block begins; moving (inputs, 2): of a moving event, the point of the path less
-#   the progress along it at the block's first sample, and the progress a sample;
-# - pairs (pairs, 4): the input, the scene, the block of the scene and the row of the responses of each product;
+# What scenes contain before they become sound fields, as tensors on the CPU:
+# - signals (samples,): the signals of all events in sequence, with a block of silence before, between and after them;
+# - begin (inputs,): where in `signals` each input block begins; moving (inputs, 2): the point of the path minus the
+#   event's progress along it at the block's first sample, and the progress per sample, which is 0 for static events;
+# - pairs (pairs, 4): for each product, the input block, the scene, the block of the scene and the row of responses;
 # - noise_start, noise_level, noise_slope (scenes,); hum (scenes, 4, a tenth of a second); turn (scenes, 4, 4).
 ScenePlan = dict[str, Tensor]
 
 
 @dataclass
 class _Path:
-    """Where the responses of a path are: row first + point * partitions + partition; energies (points,)."""
+    """Where a path's responses are: row `first + point * partitions + partition`; `energy` is (points,)."""
 
     first: int
     partitions: int
@@ -48,14 +48,14 @@ class _Path:
 
 
 class SceneBank:
-    """The responses of all rooms of a scene set, its sounds and its noise, in memory; renders its scenes.
+    """Render the scenes of a set from responses of all rooms, sounds and noise in memory.
 
     Args:
-        scene_set: where scenes are from; its rooms must fit into memory (see the recipe `on_the_fly`).
+        scene_set: the scenes; the responses of its rooms must fit into memory (see the recipe `on_the_fly`).
         array: `"foa"` or `"mic"`.
         device: where to render.
-        progress: show a progress bar while the responses are computed.
-        num_workers: processes that compute them and read the sounds; this one by default.
+        progress: whether to show a progress bar while the responses are computed.
+        num_workers: processes that compute responses and read sounds. Defaults to 0, which uses the current process.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SceneBank:
         self._noise_bank = noise.repeat(1, repeats)[:, : self.noise_samples + self.samples].to(self.device)
 
     def _load_responses(self, progress: bool, num_workers: int) -> tuple[dict[tuple[int, int], _Path], Tensor]:
-        """Where the responses of each room and path are, and the spectra of all (rows, 4, BLOCK + 1) on the device."""
+        """Return where each room's and path's responses are, and all spectra (rows, 4, BLOCK + 1) on the device."""
         rooms = in_workers(self._room_responses, self.scene_set.number_of_rooms, num_workers)
         paths, waiting, rows = {}, [], 0
         bar = tqdm(rooms, desc="responses", unit="room", total=self.scene_set.number_of_rooms, disable=not progress)
@@ -90,7 +90,7 @@ class SceneBank:
                 waiting.append(partitions)
                 rows += partitions.shape[0] * partitions.shape[1]
         spectra = torch.empty(rows, CHANNELS, BLOCK + 1, dtype=torch.complex64, device=self.device)
-        # What is transformed is let go, so that they never are in memory twice.
+        # Free responses once they are transformed, so that they are never in memory twice.
         waiting.reverse()
         first = 0
         while waiting:
@@ -103,7 +103,7 @@ class SceneBank:
         return self.scene_set.read(*self._which[number])
 
     def _room_responses(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each path of a room its responses (points, partitions, 4, BLOCK) and their energies (points,)."""
+        """Return the responses (points, partitions, 4, BLOCK) and energies (points,) of each path of a room."""
         room, parts = self.scene_set.room(number), []
         for path in range(len(room.paths)):
             responses = room.responses(path, self.array)
@@ -113,19 +113,19 @@ class SceneBank:
         return parts
 
     def __getstate__(self) -> dict:
-        """What workers need to draw: what is on another device stays there."""
+        """Return the state that workers need for plans, without what is on another device."""
         left_out = () if self.device.type == "cpu" else ("_responses", "_noise_bank")
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def render(self, scenes: Sequence[Scene]) -> Tensor:
-        """The mixtures (scenes, 4, samples), float32, on the device."""
+        """Render the mixtures (scenes, 4, samples), float32, on the device."""
         # A CPU's cache holds one scene.
         at_once = 1 if self.device.type == "cpu" else len(scenes)
         parts = (scenes[first : first + at_once] for first in range(0, len(scenes), at_once))
         return torch.cat([self.mix(self.plan(part)) for part in parts])
 
     def plan(self, scenes: Sequence[Scene]) -> ScenePlan:
-        """What [`mix`] makes sound fields of."""
+        """Prepare scenes for [`mix`]."""
         return join_plans([self._plan(scene) for scene in scenes])
 
     def _plan(self, scene: Scene) -> ScenePlan:
@@ -179,7 +179,7 @@ class SceneBank:
         return found
 
     def mix(self, plan: ScenePlan) -> Tensor:
-        """The mixtures (scenes, 4, samples), float32, of what [`plan`] gave, on the device."""
+        """Render the mixtures (scenes, 4, samples), float32, on the device from the result of [`plan`]."""
         plan = {name: value.to(self.device, non_blocking=True) for name, value in plan.items()}
         num_scenes = len(plan["noise_level"])
         spectra = torch.zeros(num_scenes * self.blocks, CHANNELS, BLOCK + 1, dtype=torch.complex64, device=self.device)
@@ -194,7 +194,7 @@ class SceneBank:
         return mixture * (PEAK / peak.clamp(min=PEAK))
 
     def _add_events(self, spectra: Tensor, plan: ScenePlan) -> None:
-        """Adds the events to the spectra of the scenes' blocks (scenes * blocks, 4, BLOCK + 1)."""
+        """Add the events to the spectra of the scenes' blocks (scenes * blocks, 4, BLOCK + 1)."""
         source, scene, block, response = plan["pairs"].unbind(1)
         inputs, output = self._input_spectra(plan), scene * self.blocks + block
         if self.device.type == "cpu":
@@ -207,16 +207,16 @@ class SceneBank:
             torch.view_as_real(spectra).index_add_(0, into, torch.view_as_real(products))
 
     def _input_spectra(self, plan: ScenePlan) -> Tensor:
-        """Spectra (inputs, BLOCK + 1) of the blocks of the signals, faded where their events move."""
+        """Return the spectra (inputs, BLOCK + 1) of the signals' blocks, faded if their events move."""
         blocks = plan["signals"].unfold(0, BLOCK, 1)[plan["begin"]]
         along = torch.arange(BLOCK, device=self.device, dtype=torch.float32)
         beyond, slope = plan["moving"].split(1, dim=1)
-        # One that stands still is at its point all the time.
+        # A static event contributes fully to its point all the time.
         weights = torch.where(slope == 0, 1.0, (1 - (along * slope - beyond).abs()).clamp_(min=0))
         return torch.fft.rfft(blocks * weights, 2 * BLOCK)
 
     def _noise(self, plan: ScenePlan) -> Tensor:
-        """Noise and hum (scenes, 4, samples)."""
+        """Return noise and hum (scenes, 4, samples)."""
         noise = self._noise_bank.unfold(1, self.samples, 1)[:, plan["noise_start"]].transpose(0, 1)
         if "noise_slope" in plan:
             noise = torch.fft.irfft(torch.fft.rfft(noise) * self._colours(plan["noise_slope"]), self.samples)
@@ -227,7 +227,7 @@ class SceneBank:
         return noise
 
     def _colours(self, slopes: Tensor) -> Tensor:
-        """As `noise_colour`, for several slopes: (scenes, 1, samples // 2 + 1)."""
+        """Return the factors of `noise_colour` for several slopes: (scenes, 1, samples // 2 + 1)."""
         rate = self.scene_set.recipe.sampling_rate
         frequencies = torch.fft.rfftfreq(self.samples, 1 / rate, dtype=torch.float64, device=self.device)
         octaves = frequencies.clamp(min=FLAT_HERTZ).log2()
@@ -236,7 +236,7 @@ class SceneBank:
 
 
 def join_plans(parts: Sequence[ScenePlan]) -> ScenePlan:
-    """The plans of several scenes as one."""
+    """Join the plans of several scenes into one."""
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     samples, inputs, scenes = (
         [0, *np.cumsum([len(part[name]) for part in parts])] for name in ("signals", "begin", "noise_level")
@@ -249,7 +249,7 @@ def join_plans(parts: Sequence[ScenePlan]) -> ScenePlan:
 
 
 def _blocks_of(event: SceneEvent, point: int) -> tuple[int, int]:
-    """The first and one past the last block of the scene in which a point of an event's path has a share of it."""
+    """Return the first block of the scene to which a point of an event's path contributes, and one past the last."""
     slope = (event.progress[1] - event.progress[0]) / event.length
     low, high = 0.0, event.length - 1.0
     if slope:

@@ -1,4 +1,4 @@
-"""Rooms: where sources can stand or move, and the responses from there to the array; and rooms that are simulated."""
+"""Rooms: where sources can stand or move, and the responses from there to the array; and simulated rooms."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.tools.extras import require
 
 
-# Above this absorption a wall is no longer a wall, and image sources no longer a room.
+# With more absorption than this, walls hardly reflect, and image sources no longer model a room.
 LARGEST_ABSORPTION = 0.9
-# Image sources of one source position; 2 million take about a second and 400 MB.
+# Image sources per source position; 2 million take about a second and 400 MB.
 MOST_IMAGES = 2_000_000
 
 Images = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -28,10 +28,10 @@ class Room:
     """Where sources can stand or move around one array position.
 
     Attributes:
-        paths: one (points, 3) array of metres in x, y, z from the array a path; a static position is a path of one
-            point.
+        paths: for each path, its points (points, 3) in metres from the array in x, y, z; a static position is a path
+            of one point.
         rt60: reverberation time, seconds.
-        sampling_rate: of the responses, Hz.
+        sampling_rate: sampling rate of the responses, Hz.
     """
 
     paths: tuple[np.ndarray, ...]
@@ -39,18 +39,18 @@ class Room:
     sampling_rate: int
 
     def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
-        """The impulse responses from each point of a path: (points, 4, samples) float32.
+        """Return the impulse responses from each point of a path: (points, 4, samples) float32.
 
         `direct_only` leaves out all reflections.
         """
         raise NotImplementedError
 
     def choices(self, moving: bool) -> list[int]:
-        """The paths for moving or for static sources."""
+        """List the paths for moving or for static sources."""
         return [number for number, points in enumerate(self.paths) if (len(points) > 1) == moving]
 
     def describe(self) -> dict:
-        """What a manifest says of the room, as plain values."""
+        """Return what a manifest says about the room, as plain values."""
         raise NotImplementedError
 
 
@@ -59,14 +59,14 @@ class SimulatedRoom(Room):
     """A shoebox room simulated by image sources.
 
     Attributes:
-        size: x, y, z in metres.
-        array_position: metres from the corner.
-        array_yaw: how far the array is turned counter-clockwise from the x axis of the room, degrees.
+        size: length, width and height (x, y, z) in metres.
+        array_position: position of the array in metres from the corner.
+        array_yaw: counter-clockwise rotation of the array from the x axis of the room, degrees.
         late, early_seconds: as in `RoomRecipe`.
-        seed: of the diffuse tails.
+        seed: seed of the diffuse tails.
 
     Raises:
-        ValueError: its responses take more than `MOST_IMAGES` image sources.
+        ValueError: a response takes more than `MOST_IMAGES` image sources.
     """
 
     paths: tuple[np.ndarray, ...]
@@ -96,7 +96,7 @@ class SimulatedRoom(Room):
 
     @property
     def length(self) -> int:
-        """Samples of a response: until the reverberation has fallen by 60 dB."""
+        """Number of samples in a response, which lasts until the reverberation has fallen by 60 dB."""
         farthest = max(np.linalg.norm(points, axis=1).max() for points in self.paths)
         return math.ceil((self.rt60 + farthest / SPEED_OF_SOUND) * self.sampling_rate)
 
@@ -123,23 +123,23 @@ class SimulatedRoom(Room):
         return response if self.late == "diffuse" else self._without_rumble(response)
 
     def _without_rumble(self, response: np.ndarray) -> np.ndarray:
-        """High-passed: reflections that all keep their sign pile up below the lowest resonance of the room."""
+        """High-pass a response: reflections that all keep their sign pile up below the room's lowest resonance."""
         sections = scipy.signal.butter(2, 20, "highpass", fs=self.sampling_rate, output="sos")
         return scipy.signal.sosfilt(sections, response).astype(np.float32)
 
     @property
     def _image_seconds(self) -> float:
-        """Until when image sources make the response."""
+        """Until when the response is made of image sources."""
         return self.rt60 if self.late == "images" else self.early_seconds
 
     @property
     def _image_order(self) -> int:
-        """The most reflections of an image source within that time."""
+        """Largest number of reflections of an image source that arrives within that time."""
         # The nearest image of order n is about n / |1 / size| away.
         return math.ceil(self._image_seconds * SPEED_OF_SOUND * np.linalg.norm(1 / self.size)) + 1
 
     def _images(self, point: np.ndarray) -> Images:
-        """Arrival times (n,), numbers of reflections (n,) and unit vectors (n, 3) of all image sources needed."""
+        """Return arrival times (n,), numbers of reflections (n,) and unit vectors (n, 3) of the image sources."""
         pyroomacoustics = require("pyroomacoustics")
         room = pyroomacoustics.ShoeBox(self.size, fs=self.sampling_rate, max_order=self._image_order)
         room.add_source(self.array_position + turned(point, self.array_yaw))
@@ -155,9 +155,9 @@ class SimulatedRoom(Room):
 
     @cached_property
     def _reflection_gain(self) -> float:
-        """The amplitude that a reflection keeps, for the asked RT60.
+        """Amplitude factor of a reflection that gives the requested RT60.
 
-        By Eyring's formula; where image sources make the whole response, such that their own decay has that RT60.
+        It follows from Eyring's formula, or, if image sources make the whole response, from their own decay.
         """
         gain = math.sqrt(1 - eyring_absorption(self.size, self.rt60))
         if self.late == "diffuse":
@@ -171,14 +171,14 @@ class SimulatedRoom(Room):
         return gain
 
     def _late_share(self, seconds: np.ndarray) -> np.ndarray:
-        """0 in the first half of the early part, rising to 1 at its end."""
+        """Return the share of the tail: 0 in the first half of the early part, rising to 1 at its end."""
         return np.clip(2 * seconds / self.early_seconds - 1, 0, 1)
 
     def _tail(self, path: int, array: str) -> np.ndarray:
-        """The diffuse field of the late reverberation (4, samples).
+        """Return the diffuse field of the late reverberation (4, samples).
 
-        Its expected energy is that of the image sources it stands for: those of one source arrive at a rate of
-        4 pi c^3 t^2 / V with energy (c t)^-2 exp(-t 6 ln(10) / RT60) each (Kuttruff, "Room Acoustics", chapter 4).
+        Its expected energy is that of the image sources it replaces, which arrive at a rate of 4 pi c^3 t^2 / V with
+        an energy of (c t)^-2 exp(-t 6 ln(10) / RT60) each (Kuttruff, "Room Acoustics", chapter 4).
         """
         seconds = np.arange(self.length) / self.sampling_rate
         decay = np.exp(-3 * math.log(10) / self.rt60 * seconds)
@@ -188,12 +188,12 @@ class SimulatedRoom(Room):
 
 
 def pressure_energy(responses: np.ndarray, array: str) -> np.ndarray:
-    """Energy of the sound pressure in responses (…, 4, samples): (…)."""
+    """Return the energy of the sound pressure (…) in responses (…, 4, samples)."""
     return np.square(responses[..., PRESSURE_CHANNELS[array], :]).sum(-1).mean(-1)
 
 
 def decay_time(energy: np.ndarray, sampling_rate: int) -> float:
-    """RT60 in seconds of an energy response (samples,): Schroeder's backward integration, fitted from -5 to -35 dB."""
+    """Return the RT60 in seconds of an energy response (samples,): Schroeder integration, fitted from -5 to -35 dB."""
     remaining = np.cumsum(energy[::-1])[::-1]
     decibels = 10 * np.log10(np.maximum(remaining, 1e-30) / max(remaining[0], 1e-30))
     fitted = np.flatnonzero((decibels <= -5) & (decibels >= -35))
@@ -204,28 +204,28 @@ def decay_time(energy: np.ndarray, sampling_rate: int) -> float:
 
 
 def eyring_absorption(size: np.ndarray, rt60: float) -> float:
-    """The absorption of all walls that gives a shoebox of `size` metres this RT60 (Eyring, 1930)."""
+    """Return the absorption of all walls that gives a shoebox of `size` metres this RT60 (Eyring, 1930)."""
     return 1 - math.exp(-shortest_rt60(size) * -math.log(1 - LARGEST_ABSORPTION) / rt60)
 
 
 def turned(points: np.ndarray, yaw: float) -> np.ndarray:
-    """Points (…, 3) turned counter-clockwise about the z axis by `yaw` degrees."""
+    """Rotate points (…, 3) counter-clockwise about the z axis by `yaw` degrees."""
     return points @ yaw_rotation(yaw).T
 
 
 def shortest_rt60(size: np.ndarray) -> float:
-    """The RT60 in seconds of a shoebox whose walls absorb nine tenths of the energy."""
+    """Return the RT60 in seconds of a shoebox whose walls absorb 90 % of the energy."""
     x, y, z = size
     surface = 2 * (x * y + y * z + z * x)
     return _SABINE * x * y * z / surface / -math.log(1 - LARGEST_ABSORPTION)
 
 
 def draw_room(recipe: RoomRecipe, sampling_rate: int, seed: tuple[int, ...]) -> SimulatedRoom:
-    """Draws a room, its RT60, the array and the paths.
+    """Draw a room, its RT60, the array and the paths.
 
     Raises:
-        ValueError: no RT60 of the recipe is possible in the room, its distances leave no place for sources, or its
-            responses take too many image sources.
+        ValueError: no RT60 of the recipe is possible in the room, the recipe's distances leave no place for sources,
+            or a response takes too many image sources.
     """
     generator = np.random.default_rng(seed)
     size = np.array([generator.uniform(*bounds) for bounds in recipe.size])
@@ -259,7 +259,7 @@ def draw_room(recipe: RoomRecipe, sampling_rate: int, seed: tuple[int, ...]) -> 
 
 @dataclass
 class _Placement:
-    """Draws positions, in metres from the array, that keep the recipe's distances."""
+    """Draw positions, in metres from the array, that respect the recipe's distances."""
 
     recipe: RoomRecipe
     size: np.ndarray
@@ -270,11 +270,11 @@ class _Placement:
         return self._try(self._position)
 
     def arc(self) -> np.ndarray:
-        """Points around the array at one distance, 30 to 180 degrees of azimuth."""
+        """Draw points around the array at one distance that span 30 to 180 degrees of azimuth."""
         return self._try(self._arc)
 
     def line(self) -> np.ndarray:
-        """Points on a straight line of at least a metre."""
+        """Draw points on a straight line of at least one metre."""
         return self._try(self._line)
 
     def _try(self, draw) -> np.ndarray:
@@ -288,7 +288,7 @@ class _Placement:
         )
 
     def _position(self) -> np.ndarray | None:
-        # Several directions for one distance: else most sources would be near, where more directions lie in the room.
+        # Try several directions per distance; otherwise short distances, which more often fit in the room, would win.
         distance = self.generator.uniform(*self.recipe.distance)
         for _ in range(20):
             azimuth, elevation = self.generator.uniform(-180, 180), self.generator.uniform(*self.recipe.elevation)
@@ -321,7 +321,7 @@ class _Placement:
         return points if np.linalg.norm(points, axis=1).min() >= self.recipe.distance[0] else None
 
     def _spaced(self, points: np.ndarray) -> np.ndarray:
-        """Points evenly along a polyline, about `path_step` metres apart."""
+        """Space points evenly along a polyline, about `path_step` metres apart."""
         along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
         count = max(2, 1 + math.ceil(along[-1] / self.recipe.path_step))
         wanted = np.linspace(0, along[-1], count)

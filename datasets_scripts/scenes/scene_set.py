@@ -1,4 +1,4 @@
-"""What happens in each scene, drawn from a recipe, a seed and the scene's number alone."""
+"""What happens in each scene, determined by a recipe, a seed and the scene's number alone."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from datasets_scripts.scenes.sounds import SPLITS, Sound, SoundBank, sounds_from
 from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction, wrap_azimuth
 
 
-# Draws of one event before its slot is left empty, when simultaneous events must differ in class.
+# Attempts to draw an event whose class differs from simultaneous ones before its slot is left empty.
 _MOST_DRAWS = 20
 _SILENT_NOISE_DB = -60.0
 _ROOMS, _SCENES, NOISE, _SURROUNDINGS = range(4)
 # The class of sounds that are not in the labels.
 UNLABELLED = -1
-# Playback rates are multiples of 1 / this, for which resampling is quick.
+# Playback rates are multiples of 1 / PLAYBACK_STEPS, for which resampling is fast.
 PLAYBACK_STEPS = 40
 
 
@@ -29,15 +29,15 @@ class SceneEvent:
     """One event of a scene.
 
     Attributes:
-        sound: number in the bank of the isolated sounds, or of the interfering ones where it is `UNLABELLED`.
+        sound: number in the bank of isolated sounds, or in that of interfering sounds if the class is `UNLABELLED`.
         class_id: index of its class, or `UNLABELLED`.
-        track: the layer it is in; events of one layer never overlap.
-        start, length: when it sounds, samples of the scene.
-        offset: where in the sound it begins, samples.
+        track: the layer it belongs to; events of one layer never overlap.
+        start, length: when it is active, in samples of the scene.
+        offset: where in the sound it begins, in samples.
         snr: level above the background noise, dB.
-        path: number of the room's path it stands on or moves along.
-        progress: where on the path it is at its start and its end, in points of the path.
-        playback: the rate at which the sound is played, in steps of 1 / `PLAYBACK_STEPS`.
+        path: number of the room's path where it stands or along which it moves.
+        progress: its position on the path at its start and at its end, in points of the path.
+        playback: playback rate of the sound, in steps of 1 / `PLAYBACK_STEPS`.
     """
 
     sound: int
@@ -57,34 +57,34 @@ class SceneEvent:
 
     @property
     def source_length(self) -> int:
-        """Samples of the sound that it plays."""
+        """Number of samples of the sound that it plays."""
         return -(-self.length * self.playback // PLAYBACK_STEPS)
 
     def place(self, samples) -> np.ndarray:
-        """Where on the path it is at these samples of the scene (n,), in points of the path (n,)."""
+        """Return its position on the path at samples of the scene (n,), in points of the path (n,)."""
         share = np.clip((np.asarray(samples, dtype=np.float64) - self.start) / self.length, 0, 1)
         return self.progress[0] + share * (self.progress[1] - self.progress[0])
 
     def points(self) -> range:
-        """The points of the path whose responses it needs."""
+        """Return the points of the path whose responses it needs."""
         low, high = sorted(self.progress)
         return range(int(np.floor(low)), int(np.ceil(high)) + 1)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: all that a renderer needs besides room and sounds.
+    """One scene: everything a renderer needs besides the room and the sounds.
 
     Attributes:
-        index: its number.
+        index: number of the scene.
         room: number of its room.
-        noise_level: RMS of the background noise's sound pressure, dB full scale; `None` for none.
-        noise_start: where in the noise bank it begins, as a share of the bank.
+        noise_level: RMS of the background noise's sound pressure, dB full scale; `None` for no noise.
+        noise_start: where in the noise bank the scene begins, as a share of the bank.
         yaw: rotation of the whole scene about the vertical axis, degrees.
-        events: in the order they were drawn.
+        events: the labelled events, in the order they were drawn.
         interference: sounds that are heard but not labelled.
-        noise_slope: of the noise's spectrum, dB an octave, where it changes from scene to scene.
-        hum: frequency in Hz, level in dB above the noise, and a seed of the phases; `None` for none.
+        noise_slope: slope of the noise spectrum, dB per octave; `None` if it is the same in all scenes.
+        hum: frequency in Hz, level in dB above the noise, and seed of the phases; `None` for no hum.
     """
 
     index: int
@@ -99,27 +99,27 @@ class Scene:
 
     @property
     def sources(self) -> tuple[SceneEvent, ...]:
-        """All that sounds, labelled or not."""
+        """All sounding sources, labelled or not."""
         return self.events + self.interference
 
     def level(self, snr: float) -> float:
-        """The RMS that the sound pressure of what is so many dB above the noise has at the array."""
+        """Return the RMS sound pressure at the array of a source that is `snr` dB above the noise."""
         return 10 ** (((_SILENT_NOISE_DB if self.noise_level is None else self.noise_level) + snr) / 20)
 
 
 class SceneSet:
-    """All scenes of a recipe, a seed, and a split of a sound bank.
+    """All scenes of a recipe, a seed and a split of a sound bank.
 
     Args:
         recipe: what to make.
         sounds: a measured sound bank at the recipe's sampling rate.
-        seed: from 0.
+        seed: an integer of at least 0.
         split: `"train"`, `"validation"`, `"test"` or `"all"`; the first three share neither recordings nor simulated
             rooms.
-        interference: the measured sounds of the folder that the recipe names; read from there if left out.
+        interference: the measured interfering sounds. By default, they are read from the recipe's folder.
 
     Raises:
-        ValueError: the sounds are not measured, of another rate, or too few.
+        ValueError: the sounds are not measured, have another sampling rate, or are too few.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class SceneSet:
         self.__init__(**state)
 
     def _shares(self, numbers: np.ndarray) -> np.ndarray | None:
-        """How often each sound of a class is drawn: `None` if all are equally often."""
+        """Return how often each sound of a class is drawn, or `None` if all are equally likely."""
         if self.recipe.events.sound_balance == "sounds" or not len(numbers):
             return None
         recordings = [self.sounds.sounds[number].recording for number in numbers]
@@ -196,28 +196,28 @@ class SceneSet:
         return min(length, round(self.recipe.events.seconds[1] * self.recipe.sampling_rate))
 
     def sound_numbers(self) -> np.ndarray:
-        """The sounds that scenes are drawn from."""
+        """Return the numbers of the sounds that scenes are drawn from."""
         return np.concatenate(self._by_class)
 
     def source_sounds(self) -> list[tuple[int, bool]]:
-        """All that [`read`] may be asked for: number and whether it is labelled."""
+        """List all arguments that [`read`] may get: the number of a sound and whether it is labelled."""
         return [(int(n), True) for n in self.sound_numbers()] + [(int(n), False) for n in self._interfering]
 
     def read(self, number: int, labelled: bool = True) -> np.ndarray:
-        """An isolated sound, or an interfering one: (samples,) float32."""
+        """Read an isolated sound, or an interfering one: (samples,) float32."""
         return (self.sounds if labelled else self.interference).read(number)
 
     def seed_of(self, stream: int, index: int) -> tuple[int, ...]:
-        """The seed of one of the rooms, the scenes or the noise."""
+        """Return the seed of item `index` of a stream: a room, a scene, the noise, or a scene's surroundings."""
         return (self.seed, SPLITS.index(self.split), stream, index)
 
     @property
     def number_of_rooms(self) -> int:
-        """Rooms; scene i stands in room i modulo this."""
+        """Number of rooms; scene i uses room i modulo this."""
         return len(self._measured_rooms()) if self.recipe.rooms.measured else self.recipe.rooms.number
 
     def room(self, number: int) -> Room:
-        """Room `number`, with its paths; deterministic."""
+        """Return room `number` with its paths; deterministic."""
         return self._rooms(number)
 
     def _draw_room(self, number: int) -> Room:
@@ -237,7 +237,7 @@ class SceneSet:
         return self._measured
 
     def scene(self, index: int) -> Scene:
-        """Scene `index`, the same whichever scenes were drawn before it."""
+        """Draw scene `index`, which does not depend on the scenes drawn before it."""
         generator = np.random.default_rng(self.seed_of(_SCENES, index))
         recipe = self.recipe
         room_number = index % self.number_of_rooms
@@ -254,7 +254,7 @@ class SceneSet:
         return replace(scene, **self._draw_surroundings(scene))
 
     def _draw_surroundings(self, scene: Scene) -> dict:
-        """What sounds beside the events, drawn apart from them: the events are the same with it and without."""
+        """Draw noise slope, hum and interference, independently of the events, which are the same without them."""
         generator = np.random.default_rng(self.seed_of(_SURROUNDINGS, scene.index))
         noise, surroundings = self.recipe.noise, {}
         if isinstance(noise.slope, tuple):
@@ -281,10 +281,10 @@ class SceneSet:
 
     def _draw_layer(self, generator, room: Room, track: int, others: tuple[SceneEvent, ...]) -> list[SceneEvent]:
         rate, total, shortest = self.recipe.sampling_rate, self.recipe.scene_samples, self._shortest
-        # Where no event fits; not sample by sample, which would take minutes a scene.
+        # How far to move on if no event fits; moving by single samples would take minutes per scene.
         pause = max(shortest, round(FRAME_SECONDS * rate))
         layer = []
-        # A first pause of any length, so that layers do not begin together.
+        # The first pause may have any length, so that layers do not begin together.
         start = round(generator.uniform(0, self.recipe.events.gap[1]) * rate)
         while total - start >= shortest:
             event = self._draw_event(generator, room, track, start, others)
@@ -316,7 +316,7 @@ class SceneSet:
         return self._place(generator, room, replace(draft, offset=offset, snr=snr), overlapping)
 
     def _draw_playback(self, generator, sound: int) -> int:
-        """A rate of the recipe, in steps, but not so fast that the sound becomes shorter than an event may be."""
+        """Draw a playback rate, in steps, that does not make the sound shorter than an event may be."""
         playback = self.recipe.events.playback
         if playback == (1.0, 1.0):
             return PLAYBACK_STEPS
@@ -325,7 +325,7 @@ class SceneSet:
         return min(round(rate * PLAYBACK_STEPS), fastest)
 
     def _place(self, generator, room: Room, draft: SceneEvent, overlapping: list[SceneEvent]) -> SceneEvent:
-        """The event on a path that keeps it apart from simultaneous events, or as far apart as the room allows."""
+        """Put an event on a path that is far enough from simultaneous events, or as far as the room allows."""
         moving = generator.random() < self.recipe.events.moving
         samples = np.arange(draft.start, draft.stop, round(FRAME_SECONDS * self.recipe.sampling_rate))
         best, widest = None, -1.0
@@ -340,7 +340,7 @@ class SceneSet:
         return best
 
     def _move(self, generator, points: np.ndarray, event: SceneEvent) -> tuple[float, float]:
-        """Start and end on a path (points, 3) at a speed of the recipe, or slower if the path is too short."""
+        """Draw start and end on a path (points, 3) at a speed of the recipe, or slower if the path is too short."""
         last = len(points) - 1
         if last == 0:
             return 0.0, 0.0
@@ -352,16 +352,16 @@ class SceneSet:
         return ends if generator.random() < 0.5 else ends[::-1]
 
     def labels(self, scene: Scene) -> Events:
-        """The events of a scene frame by frame.
+        """Return the events of a scene frame by frame.
 
-        An event is active in the frames whose middle it covers, and in at least one; its position is that of the
-        frame's middle. Times are those of the source: sound travels to the array within a fraction of a frame. Where
-        events of one layer and class are so short that they share a frame, the longest has it.
+        An event is active in the frames whose middle it covers, and in at least one; its position is taken at the
+        middle of the frame. Times are those at the source, as sound reaches the array within a fraction of a frame. If
+        events of one layer and class are so short that they share a frame, the longest gets it.
         """
         return self.labels_by_event(scene)[0]
 
     def labels_by_event(self, scene: Scene) -> tuple[Events, np.ndarray]:
-        """The labels of a scene, and which of its events each row is of (rows,)."""
+        """Return the labels of a scene, and the number of the event that each row belongs to (rows,)."""
         rate, room = self.recipe.sampling_rate, self.room(scene.room)
         longest_first = np.argsort([-event.length for event in scene.events], kind="stable")
         parts = []
@@ -377,12 +377,12 @@ class SceneSet:
             azimuth = wrap_azimuth(azimuth + scene.yaw)
             parts.append(Events(frames, event.class_id * same, event.track * same, azimuth, elevation, distance))
         labels, numbers = Events.concatenate(parts), np.repeat(longest_first, list(map(len, parts)))
-        # The first row of each, in order.
+        # Keep the first row, that of the longest event, of each frame, class and track.
         _, rows = np.unique(np.stack([labels.frame, labels.class_id, labels.track]), axis=1, return_index=True)
         return labels[rows], numbers[rows]
 
     def describe(self) -> dict:
-        """Plain values from which `scene_set_from_dict` makes the same set, given where the sounds are."""
+        """Return plain values from which [`scene_set_from_dict`] makes the same set, given its sounds."""
         measured = self.recipe.rooms.measured
         return {
             "recipe": asdict(self.recipe),
@@ -400,17 +400,17 @@ def _describe_bank(bank: SoundBank) -> dict:
 
 
 def is_same_bank(known: dict | None, told: dict | None) -> bool:
-    """Whether two descriptions of sounds say the same; the first may be of an earlier version and lack details."""
+    """Whether two descriptions of sounds agree; the first may lack details, if an earlier version wrote it."""
     if known and told and known["files"]:
         told = {**told, "files": [file[: len(known["files"][0])] for file in told["files"]]}
     return known == told
 
 
 def read_interference(recipe: SceneRecipe) -> SoundBank:
-    """The sounds of the folder of interference, measured, all of one class.
+    """Read and measure the interfering sounds of a recipe, as a bank of one class.
 
     Raises:
-        ValueError: there is no such folder, or a sound in it cannot be read.
+        ValueError: the folder does not exist, or a sound in it cannot be read.
     """
     bank = sounds_from_folder(recipe.interference.folder, recipe.sampling_rate)
     sounds = tuple(replace(sound, class_id=0) for sound in bank.sounds)
@@ -418,10 +418,10 @@ def read_interference(recipe: SceneRecipe) -> SoundBank:
 
 
 def measured_as_told(sounds: SoundBank, told: dict) -> SoundBank:
-    """The bank with all that `describe` told of its sounds, which need not be measured again.
+    """Fill in what `describe` recorded of a bank's sounds, so that they need not be measured again.
 
     Raises:
-        ValueError: they are not the sounds that it told of, or one was edited since.
+        ValueError: the sounds are not the recorded ones, or one was edited since.
     """
     names = [name for name, *_ in told["files"]]
     if names != [sound.name for sound in sounds.sounds] or list(told["class_names"]) != list(sounds.class_names):
@@ -438,7 +438,7 @@ def measured_as_told(sounds: SoundBank, told: dict) -> SoundBank:
 
 
 def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
-    """The set that `describe` told of; `sounds` is the same bank, measured or not.
+    """Rebuild the scene set that `describe` recorded; `sounds` is the same bank, measured or not.
 
     Raises:
         ValueError: the sounds or the responses are not those that the set was made from, or one was edited since.
@@ -454,7 +454,7 @@ def scene_set_from_dict(values: dict, sounds: SoundBank) -> SceneSet:
 
 
 def position_at(room: Room, event: SceneEvent, samples) -> np.ndarray:
-    """Where an event is at samples (n,) of the scene: (n, 3) metres from the array, before the scene's rotation."""
+    """Return an event's positions (n, 3) at samples (n,), in metres from the array, before the scene's rotation."""
     points = room.paths[event.path]
     place, numbers = event.place(samples), np.arange(len(points))
     return np.stack([np.interp(place, numbers, axis) for axis in points.T], axis=-1)

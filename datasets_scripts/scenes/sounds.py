@@ -1,4 +1,4 @@
-"""Isolated sounds by class: found in a folder tree or an audio `Dataset`, measured once, read on demand."""
+"""Isolated sounds by class: found in a folder tree or an audio `Dataset`, measured once and read on demand."""
 
 import hashlib
 import io
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "test", "all", "validation")
 SOUND_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
 SILENCE_DB = -50.0
-# A table beside the class folders that tells the recording of each clip.
+# The table beside the class folders that names the recording of each clip.
 SOURCE_TABLE = "SOURCE_IDS.tsv"
 
-# Takes and pieces of one recording carry its name and a short counter: bark-s0, bark-s1; 187207-a, 187207-b; step2.
+# Takes and excerpts of a recording carry its name and a short counter: bark-s0, bark-s1; 187207-a, 187207-b; step2.
 _TAKE = re.compile(r"(?:[-_. ]?s?(?<!\d)\d{1,3}[a-z]?|[-_. ][a-z])$", re.IGNORECASE)
 
 
 def recording_of(name: str) -> str:
-    """The name of the recording that a clip is a piece or a take of: the file's name without trailing counters."""
+    """Return the name of the recording that a clip is taken from: the file's name without trailing counters."""
     stem = Path(name).stem
     while (shorter := _TAKE.sub("", stem)) and shorter != stem:
         stem = shorter
@@ -47,12 +47,12 @@ class Sound:
     """One isolated sound.
 
     Attributes:
-        name: relative path or row, with which errors and manifests name it.
+        name: relative path or row, used in errors and manifests.
         class_id: index of its class.
-        recording: clips with the same recording never stand in different splits.
-        start, stop: where it is not silent, samples at the bank's sampling rate.
-        digest: of its file, once it was measured.
-        split: `"train"`, `"validation"` or `"test"` where its source says so; `""` where its recording decides.
+        recording: the recording it is taken from; clips of one recording never end up in different splits.
+        start, stop: where it is not silent, in samples at the bank's sampling rate.
+        digest: hash of its file, once it was measured.
+        split: `"train"`, `"validation"` or `"test"` if its source says so; `""` if it follows from the recording.
     """
 
     name: str
@@ -73,11 +73,11 @@ class SoundBank:
     """Sounds of several classes at one sampling rate.
 
     Attributes:
-        source: where they come from, for messages and manifests.
+        source: where the sounds come from, for messages and manifests.
         class_names: the classes, in the order of their index.
-        sounds: every sound.
-        sampling_rate: what `read` resamples to.
-        read_file: from a sound's number to the bytes of its file.
+        sounds: all sounds.
+        sampling_rate: the rate that `read` resamples to, in Hz.
+        read_file: returns the bytes of the file of a sound, given its number.
     """
 
     source: str
@@ -91,12 +91,12 @@ class SoundBank:
         object.__setattr__(self, "class_names", tuple(name.strip() for name in self.class_names))
 
     def read(self, number: int) -> np.ndarray:
-        """Sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
+        """Read sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
         sound = self.sounds[number]
         return self._decode(number, self._read_file(number))[sound.start : sound.stop]
 
     def digest(self, number: int) -> str:
-        """A hash of the file of sound `number`, which tells whether it was edited."""
+        """Hash the file of sound `number`, to notice when it is edited."""
         return hashlib.sha256(self._read_file(number)).hexdigest()[:16]
 
     def _read_file(self, number: int) -> bytes:
@@ -110,17 +110,17 @@ class SoundBank:
         try:
             samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
         except (OSError, soundfile.SoundFileError) as error:
-            # The whole message names a stream.
+            # The full message refers to the stream, not to the file.
             reason = getattr(error, "error_string", error)
             raise ValueError(f"cannot read {name}: {reason}") from None
         samples = resampled(samples.mean(axis=1), rate, self.sampling_rate, name)
         return samples.astype(np.float32, copy=False)
 
     def measured(self, number: int) -> Sound:
-        """Sound `number` with `start` and `stop` where it first and last comes within 50 dB of its loudest 40 ms.
+        """Set `start` and `stop` of sound `number` to where it first and last is within 50 dB of its loudest 40 ms.
 
         Raises:
-            ValueError: it cannot be read, or is silent.
+            ValueError: the sound cannot be read, or is silent.
         """
         content = self._read_file(number)
         samples = self._decode(number, content)
@@ -135,7 +135,7 @@ class SoundBank:
         return replace(self.sounds[number], start=int(loud[0] * window), stop=int(stop), digest=digest)
 
     def measure(self, executor: Executor | None = None) -> "SoundBank":
-        """The bank with silence left out of every sound; reads each once.
+        """Return the bank with every sound measured, so that silence is left out; reads each once.
 
         Raises:
             ValueError: a sound cannot be read, or is silent.
@@ -152,18 +152,18 @@ class SoundBank:
         validation_fraction: float = 0.0,
         classes: Collection[str] | None = None,
     ) -> list[np.ndarray]:
-        """For every class, the numbers of its sounds in `split`; the splits share no recording, but for `"all"`.
+        """Return, for every class, the numbers of its sounds in `split`; splits other than `"all"` share no recording.
 
-        Classes other than those named by `classes` have none; by default all have.
+        Classes that `classes` does not name have none. Defaults to all classes.
 
         Of each class's recordings, in the order of a hash of their name, those that fit into `test_fraction` of its
-        sounds are the test's, or else the smallest one is; a recording of several classes is so for all of them. Of
-        what remains those that fit into `validation_fraction` of it are the validation's in the same way; a class with
-        one recording left has none. Recordings whose split is given are in it, and do not count for the others.
+        sounds become test data, or the smallest one if none fits; a recording of several classes does so for all of
+        them. Of the rest, those that fit into `validation_fraction` become validation data in the same way. A class
+        with a single recording (left) gives none. Recordings with a given split stay in it and count for no other.
 
         Raises:
-            ValueError: a class has no sounds, or none to train or test with, no class has any to validate with, or
-                there is no class of a name.
+            ValueError: a class has no sounds, or none to train or test with; no class has any to validate with; or
+                `classes` names an unknown class.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -200,7 +200,7 @@ class SoundBank:
 
 
 def _held_out(counts: Counter, fraction: float) -> set[str]:
-    """From the number of sounds by recording to the recordings that are held out; none if there is only one."""
+    """Choose recordings to hold out, given the number of sounds of each; none if there is only one recording."""
     if len(counts) < 2:
         return set()
     ordered = sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -213,14 +213,14 @@ def _held_out(counts: Counter, fraction: float) -> set[str]:
 
 
 def resampled(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
-    """Samples (…, samples) of a rate in Hz at another.
+    """Resample (…, samples) from `rate` to `sampling_rate`, both in Hz.
 
     Raises:
-        ValueError: `rate` is none that audio has; the message says whose it is by `name`.
+        ValueError: `rate` is not a plausible sampling rate; the message begins with `name`.
     """
     if rate == sampling_rate:
         return samples
-    # Here, as it brings torch, which the processes of a synthesis do without.
+    # Imported here because it needs torch, which the workers of a synthesis do without.
     from modeling_pseldnet.audio import checked_rate
 
     rate = checked_rate(rate, name)
@@ -248,14 +248,14 @@ class _ReadRow:
 
 
 def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) -> SoundBank:
-    """The sounds of a folder tree with one folder a class, as deep as it likes; classes in alphabetical order.
+    """Find the sounds of a tree with one folder per class, of any depth; classes are in alphabetical order.
 
-    The recording that a clip is a piece of is told by a table `SOURCE_IDS.tsv` beside the class folders, with columns
-    `path` and `source_id`, and by the clip's name ([`recording_of`]) where there is none, or no row for it. Where the
-    table has a column `split`, recordings that have `train`, `validation` or `test` there are always in that split.
+    The recording of a clip is given by a table `SOURCE_IDS.tsv` beside the class folders, with columns `path` and
+    `source_id`, or, if there is no table or no row for the clip, by its name ([`recording_of`]). If the table has a
+    column `split`, recordings that have `train`, `validation` or `test` there are always in that split.
 
     Raises:
-        ValueError: no such folder, no class folders in it, or the table is malformed.
+        ValueError: there is no such folder, it has no class folders, or the table is malformed.
     """
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
@@ -283,7 +283,7 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
 
 
 def _read_source_table(path: Path) -> dict[str, dict[str, str]]:
-    """From a clip's path, seen from the table, to its `recording` and `split`; empty where there is no table."""
+    """Read each clip's `recording` and `split`, by its path relative to the table; empty if there is no table."""
     if not path.is_file():
         return {}
     known: dict[str, dict[str, str]] = {}
@@ -320,12 +320,12 @@ def sounds_from_dataset(
     recording_column: str | None = None,
     source: str = "the dataset",
 ) -> SoundBank:
-    """The sounds of a `datasets.Dataset` with an `Audio` column and labels (`ClassLabel`, or strings).
+    """Find the sounds of a `datasets.Dataset` with an `Audio` column and labels (`ClassLabel`, or strings).
 
-    `recording_column` names the recording a row is a piece of; without it the audio's file name does, if it has one.
+    `recording_column` names the recording of a row; without it, the file name of the audio does, if there is one.
 
     Raises:
-        ValueError: a column is missing, labels are numbers without names, or a row has no label or no audio.
+        ValueError: a column is missing, labels are neither a `ClassLabel` nor strings, or a row lacks label or audio.
     """
     datasets = require("datasets")
     for column in filter(None, (audio_column, label_column, recording_column)):

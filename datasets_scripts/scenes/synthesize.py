@@ -34,9 +34,9 @@ from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
 FORMATS = ("foa", "mic", "sum")
-# What the names of files begin with, as in the published scenes, by split.
+# Fold in the file names of each split, as in the published scenes.
 FOLDS = {"train": 0, "all": 0, "test": 1, "validation": 2}
-# Scenes of one room that a worker makes in one go, with the same responses.
+# Scenes of one room that a worker makes in one go with the same responses.
 CHUNK = 32
 VERIFIED_SCENES = 20
 
@@ -59,9 +59,9 @@ class DiskFullError(OSError):
 
 @dataclass(frozen=True)
 class SceneFolder:
-    """Where the files of a set lie, in the layout of the published synthetic scenes.
+    """The files of a scene set, in the layout of the published synthetic scenes.
 
-    `path` holds `foa`, `mic` or `sum` (FLAC), `metadata` (CSV) and a manifest; the folder above it, the class list.
+    `path` holds `foa`, `mic` or `sum` (FLAC), `metadata` (CSV) and a manifest; its parent holds the class list.
     """
 
     path: Path
@@ -80,36 +80,36 @@ class SceneFolder:
         return self.path / "recipe.yaml"
 
     def files(self, scene_set: SceneSet, index: int) -> dict[str, Path]:
-        """The files of a scene by format, and its `"metadata"`, which is written last."""
+        """Return the files of a scene by format, and its `"metadata"`, which is written last."""
         name = f"fold{FOLDS[scene_set.split]}_room{index % scene_set.number_of_rooms}_mix{index:06d}"
         files = {form: self.path / form / f"{name}.flac" for form in self.formats}
         return {**files, "metadata": self.path / "metadata" / f"{name}.csv"}
 
     def missing(self, scene_set: SceneSet, indices: Iterable[int]) -> list[int]:
-        """The scenes that are not there whole."""
+        """List the scenes that are missing or incomplete."""
         there = {path for form in (*self.formats, "metadata") for path in (self.path / form).glob("[!.]*")}
         return [index for index in indices if not there.issuperset(self.files(scene_set, index).values())]
 
     def made(self) -> list[int]:
-        """The scenes that are there."""
+        """List the scenes that exist."""
         found = (path.stem.rpartition("mix")[2] for path in (self.path / "metadata").glob("[!.]*.csv"))
         return sorted({int(number) for number in found if number.isdecimal()})
 
     def remove_unfinished(self) -> None:
-        """Removes what a killed run left under temporary names."""
+        """Remove the temporary files of a killed run."""
         for form in (*FORMATS, "metadata", "."):
             for path in (self.path / form).glob(".*.tmp*"):
                 path.unlink(missing_ok=True)
 
 
 class SceneMaker:
-    """Renders scenes of a set and writes them; each worker has one."""
+    """Render scenes of a set and write them; each worker has one."""
 
     def __init__(self, scene_set: SceneSet, folder: SceneFolder):
         self.renderer, self.folder = Renderer(scene_set), folder
 
     def __call__(self, indices: list[int]) -> int:
-        """Makes these scenes and returns how many they are."""
+        """Make the scenes and return their number."""
         for index in indices:
             self._make_scene(index)
         return len(indices)
@@ -132,19 +132,19 @@ def synthesize(
     workers: int = 1,
     ray_address: str | None = None,
 ) -> int:
-    """Makes the scenes 0 to `count` that `folder` does not hold yet; returns how many were made.
+    """Make those of the first `count` scenes that `folder` does not hold yet; return how many were made.
 
-    The files are the same bytes for any number of workers, with Ray or without.
+    The files are identical for any number of workers, with or without Ray.
 
     Args:
         workers: processes on this machine, or actors on the cluster.
         ray_address: `"local"` or the address of a Ray cluster that sees the same folders.
 
     Raises:
-        ValueError: the folder holds scenes of another recipe, seed, split or sounds, or a room or format cannot be.
-        DiskFullError: no space left; what was finished stays.
+        ValueError: the folder holds scenes of another recipe, seed, split or sounds, or a room or format cannot exist.
+        DiskFullError: there is no space left; finished scenes are kept.
     """
-    # What cannot be is found now rather than after hours.
+    # Fail now rather than after hours.
     for form in folder.formats:
         if form != "sum":
             scene_set.recipe.check_array(form)
@@ -165,7 +165,7 @@ def synthesize(
             for made in makers:
                 progress.update(made)
     finally:
-        # Of workers that were ended.
+        # Terminated workers may have left temporary files.
         folder.remove_unfinished()
     with _naming_full_disk(folder.scene_list):
         _write_scene_list(scene_set, folder)
@@ -173,7 +173,7 @@ def synthesize(
 
 
 def _chunks(scene_set: SceneSet, indices: list[int]) -> Iterator[list[int]]:
-    """Scenes of one room each, so that its responses are computed once."""
+    """Yield groups of scenes that share a room, so that its responses are computed once."""
     by_room = defaultdict(list)
     for index in indices:
         by_room[index % scene_set.number_of_rooms].append(index)
@@ -225,7 +225,7 @@ def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
 
 
 def _is_same(name: str, known, told) -> bool:
-    """Whether a part of a manifest says the same as another, which may be of an earlier version and lack details."""
+    """Whether two values of a manifest agree; `known` may lack details, if an earlier version wrote it."""
     if name == "recipe":
         return _as_json(asdict(scene_recipe_from_dict(known))) == told
     if name == "responses":
@@ -238,7 +238,7 @@ def _as_json(values: dict) -> dict:
 
 
 def _read_manifest(path: Path) -> dict:
-    """The values of the manifest of a folder made by `synthesize`."""
+    """Read and check the manifest of a folder made by `synthesize`."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise ValueError(f"no {manifest}: nothing was synthesised there; to make scenes give --scenes and --sounds")
@@ -260,15 +260,15 @@ def _read_manifest(path: Path) -> dict:
 
 
 def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
-    """The scene set of a folder made by `synthesize`, with the sounds where they were, or with `sounds`.
+    """Rebuild the scene set of a folder made by `synthesize`, with its original sounds or with `sounds`.
 
     Raises:
-        ValueError: no manifest, or the sounds are not found or are others.
+        ValueError: there is no manifest, or the sounds are missing or differ.
     """
     values = _read_manifest(path)
     if sounds is None:
         source = values["sounds"]["source"]
-        # Files are in the folder of their class; rows of a dataset are in none.
+        # The name of a file has its class folder; that of a dataset's row has none.
         if "/" not in values["sounds"]["files"][0][0]:
             raise ValueError(f"the scenes of {path} are made from rows of {source}: give --dataset or --sounds too")
         sounds = sounds_from_folder(source, scene_recipe_from_dict(values["recipe"]).sampling_rate)
@@ -276,10 +276,10 @@ def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
 
 
 def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
-    """`cls_indices_<split>.tsv`: index, AudioSet id (unknown, hence `-`), label, sounds and their seconds.
+    """Write `cls_indices_<split>.tsv`: index, AudioSet id (unknown, hence `-`), label, number and seconds of sounds.
 
     Raises:
-        ValueError: there is one already, of other classes, which is that of other sets beside this one.
+        ValueError: other sets in the parent folder have already written one, with other classes.
     """
     bank = scene_set.sounds
     path = folder.path.parent / f"cls_indices_{scene_set.split}.tsv"
@@ -294,11 +294,11 @@ def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
 
 
 def _write_scene_list(scene_set: SceneSet, folder: SceneFolder) -> None:
-    """One JSON object a scene: its room, and its events with the sounds they play."""
+    """Write one JSON object per scene: its room, and its events with the sounds they play."""
     lines = []
     for index in folder.made():
         scene = scene_set.scene(index)
-        # What most scenes do not have is left out where they have it not.
+        # Leave out fields at their defaults, which most scenes do not use.
         left_out = [entry.name for entry in fields(scene) if getattr(scene, entry.name) == entry.default]
         values = {name: value for name, value in asdict(scene).items() if name not in left_out}
         values["room"] = {"number": values["room"], **scene_set.room(values["room"]).describe()}
@@ -314,7 +314,7 @@ def _write_scene_list(scene_set: SceneSet, folder: SceneFolder) -> None:
 
 
 def _write_flac(path: Path, audio: np.ndarray, sampling_rate: int) -> None:
-    """16-bit FLAC of (channels, samples), under a temporary name first."""
+    """Write (channels, samples) as 16-bit FLAC, under a temporary name first."""
     encoded = io.BytesIO()
     soundfile.write(encoded, audio.T, sampling_rate, format="FLAC", subtype="PCM_16")
     with _naming_full_disk(path), atomic_path(path) as temporary:
@@ -334,7 +334,7 @@ def _naming_full_disk(path: Path) -> Iterator[None]:
 
 @program("pseldnet-synthesize", interrupted="the same command goes on where it stopped")
 def main(arguments: list[str] | None = None) -> int:
-    """The program `pseldnet-synthesize`; returns its exit status."""
+    """Run the program `pseldnet-synthesize`; return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.scenes is None and not (options.verify or options.plot is not None):
@@ -405,17 +405,17 @@ def _open_sounds(options: argparse.Namespace, sampling_rate: int) -> SoundBank:
         except datasets.exceptions.DatasetGenerationError as error:
             raise ValueError(f"{options.dataset}: {error.__cause__ or error}") from None
     columns = options.audio_column, options.label_column, options.recording_column
-    # A folder is named alike from wherever it is read.
+    # Name a folder independently of the working directory.
     source = os.path.abspath(options.dataset) if Path(options.dataset).exists() else options.dataset
     return sounds_from_dataset(dataset, sampling_rate, *columns, source=source)
 
 
 def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
-    """The bank without silence; where the folder has a manifest with the same sounds, as that tells."""
+    """Measure a bank, or take the measurements from the folder's manifest if it has the same sounds."""
     if folder.manifest.exists():
         with suppress(ValueError):
             told = measured_as_told(sounds, _read_manifest(folder.path)["sounds"])
-            # What a recording is, and in which split, is for the folder of sounds to say.
+            # Recordings and their splits come from the folder of sounds, not from the manifest.
             pairs = zip(told.sounds, sounds.sounds, strict=True)
             return replace(
                 told, sounds=tuple(replace(sound, recording=own.recording, split=own.split) for sound, own in pairs)

@@ -1,4 +1,4 @@
-"""Proves the labels of scenes: the intensity vector of each isolated source must point where its label says."""
+"""Verify the labels of scenes: the intensity vector of each isolated source must point where its label says."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from datasets_scripts.scenes.scene_set import Scene, SceneEvent, SceneSet
 from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vector_to_direction
 
 
-# Median error of the direct sound above which labels are wrong, degrees; that of one point is of fewer frames.
+# Median error of the direct sound above which labels are wrong, degrees; single points have fewer frames.
 LARGEST_MEDIAN, LARGEST_MEDIAN_OF_POINT = 5.0, 10.0
-# Frames this far below an event's loudest one tell no direction.
+# Frames this far below an event's loudest frame are too weak to show a direction.
 WEAK_DB = -30.0
 RT60_EDGES = (0.0, 0.4, 0.8, 1.2, 1.6, np.inf)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Angles between intensity vectors and labels, one a frame of an event.
+    """Angles between intensity vectors and labels, one per frame of an event.
 
     Attributes:
-        rt60: of the scene's room, seconds (frames,).
-        point: the point of its path that the event is nearest to, in words (frames,).
+        rt60: reverberation time of the scene's room, seconds (frames,).
+        point: description of the path's point that the event is nearest to (frames,).
         direct, reverberant: errors without and with the room's reflections, degrees (frames,).
     """
 
@@ -40,7 +40,7 @@ class Verification:
 
     @cached_property
     def fault(self) -> str:
-        """What tells against the labels, in one line; empty if nothing does."""
+        """What is wrong with the labels, in one line; empty if nothing is."""
         if not len(self.direct):
             return "no events in these scenes: there is nothing to compare"
         medians = {point: np.median(self.direct[self.point == point]) for point in np.unique(self.point)}
@@ -66,14 +66,14 @@ class Verification:
 
 
 def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Verification:
-    """Renders every event of the scenes alone and without noise, and compares its direction with its labels.
+    """Render every event of the scenes alone and without noise, and compare its direction with its labels.
 
     Args:
-        scene_set: where the scenes are from.
-        labelled: scenes with the labels to prove, from `SceneSet.labels` or read from disk.
+        scene_set: the set that the scenes belong to.
+        labelled: scenes with the labels to verify, from `SceneSet.labels` or read from disk.
 
     Raises:
-        ValueError: labels are missing, or there are more than the scene has.
+        ValueError: labels are missing, or there are more than the scene's events have.
     """
     renderer = Renderer(scene_set)
     rt60, points, direct, reverberant = [], [], [], []
@@ -84,7 +84,7 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
             raise ValueError(
                 f"the labels of scene {scene.index} are not those of its events: frames or classes differ"
             )
-        # Those whose frames are all of longer ones have no labels.
+        # Events whose frames all belong to longer ones have no labels.
         for number in np.unique(numbers):
             event = scene.events[number]
             own = labels[[given[key] for key in _keys(expected[numbers == number])]]
@@ -114,7 +114,7 @@ def _keys(labels: Events) -> list[tuple[int, int, int]]:
 
 
 def _direction_errors(renderer: Renderer, scene: Scene, event: SceneEvent, labels: Events, direct_only: bool):
-    """Energy (rows,) and error in degrees (rows,) of each labelled frame of one event."""
+    """Return the energy (rows,) and the error in degrees (rows,) of each labelled frame of one event."""
     start, audio = renderer.event(scene, event, direct_only=direct_only)
     audio = rotated(audio, scene.yaw).astype(np.float64)
     seconds = (labels.frame[:, None] + [0, 1]) * FRAME_SECONDS

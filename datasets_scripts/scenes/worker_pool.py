@@ -15,11 +15,11 @@ from typing import Any
 def worker_pool(
     workers: int, initializer: Callable[..., None] | None = None, arguments: tuple = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes that end with this one, whatever ends it, and at once where an exception leaves the block.
+    """Create a pool of processes that end whenever this one does, and at once if an exception leaves the block.
 
     Args:
-        workers: how many.
-        initializer: called once in each, with `arguments`.
+        workers: number of processes.
+        initializer: called once in each process, with `arguments`.
     """
     listener, speaker = multiprocessing.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(listener, initializer, arguments))
@@ -35,10 +35,10 @@ def worker_pool(
 
 
 def in_workers(function: Callable[[int], Any], count: int, workers: int) -> Iterator[Any]:
-    """function(0), function(1), … in order, from so many processes, or with none from this one.
+    """Yield `function(0)`, `function(1)`, … in order, computed by `workers` processes, or by this one if it is 0.
 
     Raises:
-        Exception: what the function raises.
+        Exception: whatever the function raises.
     """
     if not workers:
         yield from map(function, range(count))
@@ -48,7 +48,7 @@ def in_workers(function: Callable[[int], Any], count: int, workers: int) -> Iter
 
 
 def _keep(function: Callable[[int], Any]) -> None:
-    # With the number alone to be sent, what the function holds is not copied for each call.
+    # Sending only the number for each call avoids copying what the function holds.
     _call_kept.function = function
 
 
@@ -57,18 +57,18 @@ def _call_kept(number: int) -> Any:
 
 
 def end_with_program(_worker: int | None = None, listener: Connection | None = None) -> None:
-    """Has a worker end when the program is no longer there, or sends anything to a listener.
+    """Make a worker end when the program is gone, or sends anything to `listener`.
 
-    As `worker_init_fn` of a `DataLoader`, whose workers else outlive a program that is killed while one begins, or
-    when one has made a batch of more than a pipe holds.
+    It also serves as `worker_init_fn` of a `DataLoader`, whose workers would otherwise outlive a program that is
+    killed while a worker starts, or when one has made a batch larger than a pipe can hold.
     """
-    # The sentinel closes with the program.
+    # The sentinel becomes ready when the program ends.
     ends = [end for end in (multiprocessing.parent_process().sentinel, listener) if end is not None]
     threading.Thread(target=_end_when_told, args=(ends,), daemon=True).start()
 
 
 def _start_worker(listener: Connection, initializer: Callable[..., None] | None, arguments: tuple) -> None:
-    # Signals end it at once and in silence: half a scene is no loss.
+    # Let signals end the worker at once and silently: half a scene is no loss.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     end_with_program(listener=listener)
