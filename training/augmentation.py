@@ -1,11 +1,12 @@
-"""Augmentation of a batch: sounds and features on the device, events with them.
+"""Augment a batch: waveforms and features on the device, and their events.
 
-The events of a batch are one [`Events`], whose frames count on from example to example: in windows of n frames, frame
-f of example b is b * n + f. All that is random is drawn on the CPU, where the events lie, so that nothing waits for
-the device and a seed means the same on each.
+The events of a batch are one [`Events`] whose frames continue from example to example: in windows of n frames, frame f
+of example b is b * n + f. All random numbers are drawn on the CPU, where the events are, so that nothing waits for the
+device and a seed has the same effect on every device.
 
 A method takes waveforms (batch, 4, samples) or features (batch, channels, frames, mel bins), the events and the number
-of label frames of a window, and returns both changed. The parameters are those of PSELDNets (arXiv 2411.06399).
+of label frames per window; it returns augmented sounds and events. The default parameters are those of PSELDNets
+(arXiv 2411.06399).
 """
 
 import inspect
@@ -24,12 +25,12 @@ MAX_POLYPHONY = 3
 
 
 def polyphony(events: Events, num_frames: int, batch_size: int) -> np.ndarray:
-    """The largest number of simultaneous events in each example, (batch,)."""
+    """Return the largest number of simultaneous events in each example, (batch,)."""
     return np.bincount(events.frame, minlength=batch_size * num_frames).reshape(batch_size, num_frames).max(1)
 
 
 def take_examples(events: Events, num_frames: int, examples: np.ndarray) -> Events:
-    """The events of a batch made of these `examples` of another; -1 stands for one without events."""
+    """Return the events of a batch made of the given `examples` of another; -1 stands for one without events."""
     events = events[np.argsort(events.frame, kind="stable")]
     start, end = (np.searchsorted(events.frame, (examples + after) * num_frames) for after in (0, 1))
     count = end - start
@@ -39,10 +40,10 @@ def take_examples(events: Events, num_frames: int, examples: np.ndarray) -> Even
 
 
 def turn(sounds: Tensor, events: Events, num_frames: int, matrices: np.ndarray) -> tuple[Tensor, Events]:
-    """Turns or mirrors the sound field of each example by its matrix, (batch, 3, 3) in x, y, z.
+    """Rotate or mirror the sound field of each example by its matrix, (batch, 3, 3) in x, y, z.
 
     Args:
-        sounds: waveforms; or `logmel_iv` features, for matrices that swap or reverse axes.
+        sounds: waveforms; or `logmel_iv` features, if the matrices only swap or reverse axes.
     """
     mixing = (channel_rotation if sounds.ndim == 3 else feature_rotation)(matrices.astype(np.float32))
     vector = np.einsum("nij,nj->ni", matrices[events.frame // num_frames], events.vector)
@@ -54,12 +55,12 @@ def turn(sounds: Tensor, events: Events, num_frames: int, matrices: np.ndarray) 
 def rotation(
     sounds: Tensor, events: Events, num_frames: int, patterns: int = 48, probability: float = 0.8
 ) -> tuple[Tensor, Events]:
-    """Turns or mirrors each example with this probability, by one of 16 or 48 patterns that swap or reverse the axes.
+    """Rotate or mirror examples at random, by one of 16 or 48 patterns that swap or reverse the axes.
 
-    Takes waveforms, or `logmel_iv` features, with the same result.
+    It takes waveforms or `logmel_iv` features, with the same result.
 
-    Wang et al., "A four-stage data augmentation approach to ResNet-Conformer based acoustic modeling for sound event
-    localization and detection" (TASLP 2023), has the 16, which keep the horizon level.
+    The 16 patterns, which keep the horizon level, are those of Wang et al., "A four-stage data augmentation approach
+    to ResNet-Conformer based acoustic modeling for sound event localization and detection" (TASLP 2023).
     """
     batch_size = len(sounds)
     drawn = ROTATION_PATTERNS[patterns][torch.randint(patterns, (batch_size,)).numpy()]
@@ -70,11 +71,11 @@ def rotation(
 def mix(
     sounds: Tensor, events: Events, num_frames: int, receivers: np.ndarray, donors: np.ndarray, beta: float
 ) -> tuple[Tensor, Events]:
-    """Mixes into each receiver another example out of the donors, with weights from Beta(beta, beta).
+    """Mix another example from the donors into each receiver, with weights from Beta(beta, beta).
 
     Args:
         sounds: waveforms or features, (batch, …).
-        receivers, donors: which examples these are, (batch,) of bool.
+        receivers, donors: masks of the examples, (batch,) of bool.
     """
     batch_size = len(sounds)
     allowed = torch.from_numpy(receivers[:, None] & donors[None, :] & ~np.eye(batch_size, dtype=bool))
@@ -91,7 +92,7 @@ def mix(
 def wav_mix(
     waveform: Tensor, events: Events, num_frames: int, probability: float = 0.5, beta: float = 0.5
 ) -> tuple[Tensor, Events]:
-    """With this probability mixes into each example with one source another with one or two, of whatever classes."""
+    """With `probability`, mix into each single-source example another with one or two sources, of any classes."""
     if torch.rand(()) >= probability:
         return waveform, events
     sources = polyphony(events, num_frames, len(waveform))
@@ -99,13 +100,13 @@ def wav_mix(
 
 
 def track_mix(features: Tensor, events: Events, num_frames: int, beta: float = 0.5) -> tuple[Tensor, Events]:
-    """Mixes the features of examples with one source each."""
+    """Mix the features of single-source examples."""
     single = polyphony(events, num_frames, len(features)) == 1
     return mix(features, events, num_frames, single, single, beta)
 
 
 def _intervals(shape: tuple[int, ...], length: int, longest: int) -> Tensor:
-    """A random interval of up to `longest` of `length` places for each entry of `shape`: (*shape, length) of bool."""
+    """Draw a random interval of at most `longest` out of `length` places per entry: (*shape, length) of bool."""
     width = torch.randint(longest + 1, (*shape, 1))
     start = (torch.rand(*shape, 1) * (length - width + 1)).long()
     place = torch.arange(length)
@@ -121,10 +122,10 @@ def spec_augment(
     mel_bins: int = 8,
     frequency_masks: int = 2,
 ) -> tuple[Tensor, Events]:
-    """Sets bands of time and of frequency to zero, and takes the events out of the bands of time.
+    """Mask bands of time and of frequency with zeros, and remove the events in masked time.
 
-    A band of time is made of whole label frames, up to `time_frames` feature frames long, so that no event is half
-    heard. Park et al., "SpecAugment" (Interspeech 2019).
+    A masked time consists of whole label frames, at most `time_frames` feature frames, so that no event is half heard.
+    Park et al., "SpecAugment" (Interspeech 2019).
     """
     batch_size, _, feature_frames, bins = features.shape
     ratio = feature_frames // num_frames
@@ -139,7 +140,7 @@ def spec_augment(
 def crop(
     features: Tensor, events: Events, num_frames: int, boxes: int = 4, frames: int = 8, mel_bins: int = 4
 ) -> tuple[Tensor, Events]:
-    """Sets boxes of up to so many feature frames and mel bins to zero, in each channel by itself."""
+    """Mask boxes of at most `frames` by `mel_bins` with zeros, in each channel independently."""
     batch_size, channels, feature_frames, bins = features.shape
     for _ in range(boxes):
         in_time = _intervals((batch_size, channels), feature_frames, frames).to(features.device)
@@ -151,7 +152,7 @@ def crop(
 def frequency_shift(
     features: Tensor, events: Events, num_frames: int, probability: float = 0.5, mel_bins: int = 15
 ) -> tuple[Tensor, Events]:
-    """Shifts each example with this probability by up to so many mel bins up or down, reflected at the edges."""
+    """With `probability`, shift each example by up to `mel_bins` up or down, reflected at the edges."""
     batch_size, _, _, bins = features.shape
     shift = torch.randint(-mel_bins, mel_bins + 1, (batch_size, 1)) * (torch.rand(batch_size, 1) < probability)
     source = (torch.arange(bins) - shift).abs()
@@ -163,10 +164,10 @@ def frequency_shift(
 def filter_augment(
     features: Tensor, events: Events, num_frames: int, decibels: float = 6.0, points: int = 5
 ) -> tuple[Tensor, Events]:
-    """Colours each example by a random filter, the same in all channels, which changes no direction.
+    """Colour each example with a random filter, the same for all channels, so that directions do not change.
 
-    Its gain is drawn within `decibels` up or down at so many places from the lowest to the highest mel bin, and linear
-    between them. Only the log spectra change, which are the first four channels; intensity is relative to energy.
+    Its gain is drawn within ± `decibels` at `points` places from the lowest to the highest mel bin, and linear between
+    them. Only the log-mel spectra, the first four channels, change, as intensity is relative to energy.
     Nam et al., "FilterAugment: An acoustic environmental data augmentation method" (ICASSP 2022).
     """
     batch_size, _, _, bins = features.shape
@@ -187,20 +188,20 @@ FEATURE_METHODS = {
     "filter_augment": filter_augment,
     "track_mix": track_mix,
 }
-# What the options of methods may be, if they have others than numbers from 0 up.
+# Ranges of options that may not be just any number of at least 0.
 LIMITS = {"probability": (0, 1), "beta": (0.001, np.inf), "points": (1, np.inf)}
 
 
 class AugMix:
-    """A batch and augmented copies of it, one after the other.
+    """Concatenate a batch and augmented copies of it.
 
-    Rotation and WavMix act on the batch and on each copy, on their waveforms; then a random part of the other methods,
-    at least one, in random order, on the features of each copy. After Hendrycks et al., "AugMix" (ICLR 2020).
+    Rotation and WavMix change the waveforms of the batch and of each copy; then a random subset of the other methods,
+    at least one, in random order, changes the features of each copy. After Hendrycks et al., "AugMix" (ICLR 2020).
 
     Args:
-        copies: augmented copies beside the batch.
-        original: whether the batch itself is learnt from, or its copies alone.
-        methods: options of each method to use, by the names in the tables above: `crop={"boxes": 2}`.
+        copies: number of augmented copies.
+        original: whether to train on the batch itself besides its copies.
+        methods: the options of each method to use, such as `crop={"boxes": 2}`; the tables above have their names.
 
     Raises:
         ValueError: there is no such method or option, or it is out of range.
@@ -242,16 +243,16 @@ class AugMix:
 
     @property
     def mixes_waveforms(self) -> bool:
-        """Whether features will not do."""
+        """Whether waveforms are mixed, which needs waveforms instead of features."""
         return any(method is wav_mix for method, _ in self.on_waveforms)
 
     def __call__(
         self, batch: Tensor, events: Events, num_frames: int, extract: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Events]:
-        """Waveforms (batch, 4, samples), or features, to features ((original + copies) * batch, …), events with them.
+        """Turn waveforms (batch, 4, samples) or features into features ((original + copies) * batch, …) and events.
 
         Args:
-            extract: makes features of waveforms; none where the batch has features already, which WavMix cannot take.
+            extract: computes features from waveforms; `None` if the batch is features, which WavMix cannot take.
         """
         if extract is None and self.mixes_waveforms:
             raise ValueError("WavMix mixes waveforms, and there are features only")
@@ -275,12 +276,12 @@ class AugMix:
 
 
 def place_mono(waveform: Tensor, events: Events, num_frames: int) -> tuple[Tensor, Events]:
-    """Places each source of mono clips at a random direction: W, W sin a cos e, W sin e, W cos a cos e.
+    """Encode each source of mono clips at a random direction: W, W sin a cos e, W sin e, W cos a cos e.
 
-    Its distance is not known, as nothing in the sound says it.
+    Its distance is unknown, as the sound does not reveal it.
 
-    A source is an example's events of one class and track. The directions are even over the sphere. Only one source
-    may sound at a time, since it has the sound of its frames to itself.
+    A source is an example's events of one class and track. Directions are uniform on the sphere. Only one source may
+    be active at a time, since all sound in its frames is encoded at its direction.
 
     Args:
         waveform: (batch, channels, samples), of which the first channel is used.

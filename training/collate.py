@@ -1,4 +1,4 @@
-"""How windows are put together to batches, and taken apart again."""
+"""Collate windows into batches, and split batches into windows."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +11,20 @@ from modeling_pseldnet.events import Events
 from .teacher import WindowTeacher
 
 
-# What a window may hold as arrays.
+# Items of a window that are arrays.
 ARRAYS = ("waveform", "features", "embedding", "logits")
 
 
 def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray | None = None) -> dict:
-    """Windows as a batch: `waveform` (batch, channels, samples), `features` (batch, channels, frames, bins) or `plan`,
-    scenes that are yet to be rendered; the `embedding` and `logits` (batch, patches, …) of a teacher where they have
-    them; `events` with frames that count on from window to window; and what tells the windows apart.
+    """Collate windows into a batch.
+
+    It has `waveform` (batch, channels, samples), `features` (batch, channels, frames, bins) or `plan` (scenes to be
+    rendered); a teacher's `embedding` and `logits` (batch, patches, …) if the windows have them; `events`, whose
+    frames continue from window to window; and the lists `recording`, `start_frame` and `num_frames`.
 
     Args:
-        window_frames: label frames of a window.
-        class_numbers: the model's number of each class of the data, (classes,); the same by default.
+        window_frames: label frames per window.
+        class_numbers: the model's index of each class of the data, (classes,). Defaults to the data's own indices.
 
     Raises:
         ValueError: a window has no labels.
@@ -31,7 +33,7 @@ def collate(items: Sequence[dict], window_frames: int, class_numbers: np.ndarray
         if item["events"] is None:
             raise ValueError(f"{item['recording']} has no labels: choose another split")
     events = [item["events"].replace(frame=item["events"].frame + n * window_frames) for n, item in enumerate(items)]
-    # Where some windows tell distances, those of the others are not known.
+    # If some windows have distances, those of the others are unknown.
     events = Events.concatenate(
         part if part.distance is not None else part.replace(distance=np.full(len(part), np.nan)) for part in events
     )
@@ -51,9 +53,9 @@ def collate_features(
     extract: Callable[[torch.Tensor], torch.Tensor],
     teacher: WindowTeacher | None = None,
 ) -> dict:
-    """A batch as `collate` gives it, with `features`, which `extract` makes, and a teacher's answers for waveforms.
+    """Collate windows into a batch with `features` from `extract` and a teacher's answers, instead of waveforms.
 
-    All are in half precision.
+    Features and answers are in half precision.
     """
     batch = collate(items, window_frames)
     waveform = batch.pop("waveform")
@@ -62,7 +64,7 @@ def collate_features(
 
 
 def take_examples_apart(events: Events, batch_size: int, window_frames: int) -> list[Events]:
-    """The events of each window of a batch, with frames that count from its start."""
+    """Split the events of a batch into those of each window, with frames counted from its start."""
     example = events.frame // window_frames
     own = events.replace(frame=events.frame % window_frames)
     return [own[example == number] for number in range(batch_size)]

@@ -1,4 +1,4 @@
-"""The windows that a recipe trains and evaluates on."""
+"""Load the windows that a recipe trains and evaluates on."""
 
 import logging
 import re
@@ -42,9 +42,9 @@ BUILDERS = {
     "starss23": STARSS23,
     "synthetic_seld": SyntheticSELD,
 }
-# Windows that may fail one after the other before the disk, rather than a file, is taken to be at fault.
+# After this many unusable windows in a row, the disk rather than a file is taken to be at fault.
 MAX_UNREADABLE = 10
-# Share of the frames of mono data that may have several sources, as rounded times make of one at a time.
+# Largest share of frames of mono data with several sources, which rounded times can produce.
 MOST_OVERLAP = 0.01
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Windows:
-    """A map-style data set of windows, as [`SegmentedDataset`] gives them, and what a model must know of it."""
+    """A map-style data set with items as in [`SegmentedDataset`], and what a model must know about it."""
 
     dataset: Dataset
     class_names: list[str]
@@ -60,10 +60,10 @@ class Windows:
     mono: bool = False
 
     def class_numbers(self, labels: Sequence[str]) -> np.ndarray | None:
-        """The number that each class has among a model's, by name; none where they are in the same order.
+        """Return the index that a model has for each class, by name; `None` if the order is the same.
 
         Raises:
-            ValueError: the model has other classes.
+            ValueError: the model has different classes.
         """
         only_here, only_there = (
             sorted(set(some) - set(others))
@@ -81,15 +81,15 @@ def _shortened(names: list[str]) -> str:
 
 
 class ByEpoch(Dataset):
-    """Windows of which those of another epoch are others.
+    """Base class of data sets whose windows change every epoch.
 
-    What they are follows from the seed of the run, the epoch and an index alone, whichever worker draws, as a run that
-    goes on within an epoch needs it.
+    A window depends only on the seed of the run, the epoch and its index, not on the worker that draws it, so that a
+    run can be resumed within an epoch.
     """
 
     def __init__(self):
         self.seed = torch.initial_seed()
-        # Workers that outlast an epoch have a copy of all else.
+        # In shared memory, since persistent workers have copies of everything else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
@@ -97,28 +97,28 @@ class ByEpoch(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses what is given from now on, by workers that are at work too."""
+        """Set the epoch whose windows are drawn from now on, also in running workers."""
         self._epoch.fill_(epoch)
 
     def draw(self, index: int, count: int) -> int:
-        """A whole number below `count`."""
+        """Draw an integer from 0 to `count` - 1 for the item `index`."""
         return int(np.random.default_rng((self.seed, self.epoch, index)).integers(count))
 
 
 def set_epoch(windows: Dataset, epoch: int) -> None:
-    """As [`ByEpoch.set_epoch`], where the windows of epochs differ."""
+    """Call [`ByEpoch.set_epoch`] if the windows change with the epoch."""
     if hasattr(windows, "set_epoch"):
         windows.set_epoch(epoch)
 
 
 class MixedWindows(ByEpoch):
-    """Windows, then so many drawn at random of another data set that they are a share of all.
+    """Windows, followed by random windows of another data set that make up a given share of the total.
 
     Args:
-        windows, others: data sets as of [`Windows`].
-        share: of the others among all, below 1.
-        class_numbers: the class here of each of the others', (classes,); the same by default.
-        mono: whether first channels alone are wanted, as isolated sounds have no others.
+        windows, others: data sets as in [`Windows`].
+        share: share of `others` in the total, below 1.
+        class_numbers: the index in `windows` of each class of `others`, (classes,). Defaults to the same indices.
+        mono: whether to keep only the first channel, as isolated sounds have no others.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class MixedWindows(ByEpoch):
         self.count = round(len(windows) * share / (1 - share))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses which of the others are given, and what both draw themselves."""
+        """Set the epoch for the choice of `others`, and for both data sets."""
         super().set_epoch(epoch)
         set_epoch(self.windows, epoch)
         set_epoch(self.others, epoch)
@@ -154,10 +154,10 @@ class MixedWindows(ByEpoch):
 
 
 def recipe_of_others(recipe: DataRecipe) -> DataRecipe:
-    """What the `mix_in` of a recipe names.
+    """Return the recipe of the data that `mix_in` names.
 
     Raises:
-        ValueError: a field is unknown, or a value not as it should be.
+        ValueError: a field is unknown, or a value is invalid.
     """
     values = {"source": recipe.source, **recipe.mix_in}
     values.pop("share", None)
@@ -165,10 +165,10 @@ def recipe_of_others(recipe: DataRecipe) -> DataRecipe:
 
 
 def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num_workers: int) -> Windows:
-    """The windows of a recipe with those that its `mix_in` names.
+    """Add the data that a recipe's `mix_in` names to its windows.
 
     Raises:
-        ValueError: the share is none, or the data does not go together.
+        ValueError: the share is invalid or gives no window, or the data do not match.
     """
     share = recipe.mix_in.get("share")
     if not isinstance(share, int | float) or not 0 < share < 1:
@@ -198,16 +198,16 @@ def load_windows(
     device: str | torch.device | None = None,
     num_workers: int = 0,
 ) -> Windows:
-    """The windows of a recipe.
+    """Load the windows of a recipe.
 
     Args:
-        evaluation: whether every frame of a recording must be in a window, and a damaged file is an error.
-        device: where the trainer renders scenes to train on, unless other data is mixed in (see [`RenderedScenes`]).
-        num_workers: processes that make ready what scenes need.
+        evaluation: whether windows must cover every frame of a recording, and a damaged file is an error.
+        device: where the trainer renders training scenes, unless other data is mixed in (see [`RenderedScenes`]).
+        num_workers: processes that prepare sounds and rooms of scenes.
 
     Raises:
-        FileNotFoundError: the data is not there; the message says how to get it.
-        ValueError: the recipe asks for something the data has not.
+        FileNotFoundError: the data is missing; the message says how to get it.
+        ValueError: the recipe asks for something that the data does not have.
     """
     if recipe.mix_in is not None:
         if evaluation:
@@ -249,10 +249,10 @@ def load_windows(
 
 
 def check_single_sources(windows: SegmentedDataset) -> None:
-    """Refuses to place at random directions what one channel cannot tell apart.
+    """Check that mono recordings have one source at a time, so that they can be placed at random directions.
 
     Raises:
-        ValueError: sources sound at the same time.
+        ValueError: several sources are active at the same time.
     """
     sources = [np.unique(events.frame, return_counts=True)[1] for _, events in windows.references() if events]
     sources = np.concatenate([np.ones(1, int), *sources])
@@ -264,13 +264,13 @@ def check_single_sources(windows: SegmentedDataset) -> None:
 
 
 def check_references(windows: Windows, has_distance: bool) -> None:
-    """Refuses to evaluate on recordings that the scores cannot be told of, before a model is trained for that.
+    """Check before training that recordings can be scored.
 
     Args:
         has_distance: whether distances are scored.
 
     Raises:
-        ValueError: a recording has no labels, or they lack distances.
+        ValueError: a recording has no labels, or its labels lack distances.
     """
     if not isinstance(windows.dataset, SegmentedDataset):
         return
@@ -284,7 +284,7 @@ def check_references(windows: Windows, has_distance: bool) -> None:
 
 
 def _choose(recordings, recipe: DataRecipe):
-    """The part of the recordings that the recipe asks for."""
+    """Select the recordings that the recipe asks for."""
     if recipe.recordings is not None:
         try:
             fits = re.compile(recipe.recordings).match
@@ -301,17 +301,17 @@ def _choose(recordings, recipe: DataRecipe):
 
 
 class ReadableWindows(Dataset):
-    """Windows of which a damaged one is named in a warning and replaced by the next that can be used.
+    """Windows in which a damaged one is named in a warning and replaced by the next usable one.
 
     Raises:
-        OSError: many in a row cannot be used.
+        OSError: `MAX_UNREADABLE` windows in a row are unusable.
     """
 
     def __init__(self, windows: Dataset):
         self.windows = windows
 
     def set_epoch(self, epoch: int) -> None:
-        """Passes it on."""
+        """Set the epoch of the windows."""
         set_epoch(self.windows, epoch)
 
     def __len__(self) -> int:
@@ -331,16 +331,16 @@ class ReadableWindows(Dataset):
 
 
 class RenderedScenes(ByEpoch):
-    """Scenes rendered when they are asked for; those of another epoch are others.
+    """Scenes rendered on demand, different ones every epoch.
 
     In evaluation there are no epochs, and each scene is a recording: `recording` (count,) has their numbers.
 
     Args:
-        scene_set: where they are from; all rooms are held in memory.
-        count: scenes an epoch.
-        device: where whoever takes items renders them, many at a time: they hold a `plan`, of which `bank.mix` makes
-            waveforms. By default each item has its `waveform`, rendered on the CPU.
-        num_workers: processes that make ready sounds and rooms.
+        scene_set: the scenes; all its rooms are held in memory.
+        count: scenes per epoch.
+        device: where the consumer renders whole batches: items then hold a `plan`, from which `bank.mix` makes
+            waveforms. By default, items hold a `waveform` rendered on the CPU.
+        num_workers: processes that prepare sounds and rooms.
     """
 
     def __init__(
@@ -370,9 +370,9 @@ class RenderedScenes(ByEpoch):
 
 
 class MonoClips(ByEpoch):
-    """Isolated sounds, each at a random time in a window of silence; longer ones are cut.
+    """Isolated sounds, each at a random time in a silent window; longer sounds are cut.
 
-    The waveform has one channel, and the events no direction yet: see `augmentation.place_mono`.
+    The waveform has one channel, and the events have no direction yet: see `augmentation.place_mono`.
     """
 
     def __init__(self, sounds: SoundBank, numbers: Sequence[int], window_frames: int):
@@ -401,11 +401,11 @@ class MonoClips(ByEpoch):
 
 
 class KeptFeatures(Dataset):
-    """Windows with their features, and a teacher's answers, in half precision in place of their waveforms.
+    """Windows with features and a teacher's answers in memory, in half precision, instead of waveforms.
 
     Args:
-        batches: the windows, as `collate_features` puts them together.
-        window_frames: label frames of a window.
+        batches: batches of the windows, from `collate_features`.
+        window_frames: label frames per window.
     """
 
     def __init__(self, batches: DataLoader, window_frames: int):
@@ -416,7 +416,7 @@ class KeptFeatures(Dataset):
             for name in (name for name in ARRAYS if name in batch):
                 values = batch[name].numpy()
                 if not first:
-                    # One piece of memory for all: many small ones among the large ones of a batch would leave gaps.
+                    # One large allocation: small ones between those of the batches would fragment the memory.
                     self.arrays[name] = np.empty((len(batches.dataset), *values.shape[1:]), dtype=np.float16)
                 self.arrays[name][first : first + size] = values
             for row, events in enumerate(take_examples_apart(batch["events"], size, window_frames)):
@@ -437,15 +437,15 @@ def keep_features(
     num_workers: int = 0,
     teacher: WindowTeacher | None = None,
 ) -> Windows:
-    """The same windows with their features, and the answers of a teacher to them, in memory, in place of their audio.
+    """Compute the features of windows, and a teacher's answers to them, and keep them in memory instead of the audio.
 
     Raises:
-        ValueError: they are mono clips, whose features depend on where they are placed.
+        ValueError: the windows are mono clips, whose features depend on where they are placed.
     """
     if windows.mono:
         raise ValueError("keep_features does not go with mono clips, which sound from another direction each time")
     window_frames = round(window_seconds / FRAME_SECONDS)
-    # In the workers, each on a core of its own: threads of this process would only stand in their way.
+    # Features are computed in the workers, one core each; threads of this process would only get in their way.
     collate_windows = partial(
         collate_features, window_frames=window_frames, extract=extractor.features, teacher=teacher
     )
@@ -461,7 +461,7 @@ def keep_features(
 
 @lru_cache(maxsize=2)
 def _measured_sounds(folder: str, sampling_rate: int, num_workers: int) -> SoundBank:
-    """The sounds of a folder, measured once for training and evaluation."""
+    """Measure the sounds of a folder, once for both training and evaluation."""
     sounds = sounds_from_folder(folder, sampling_rate)
     if not num_workers:
         return sounds.measure()
@@ -497,7 +497,7 @@ def _load_mono_clips(
 
 
 OTHER_SOURCES = {"scenes": _load_scenes, "mono_clips": _load_mono_clips}
-# What means nothing to them, by source; to all others it is the interference.
+# Fields that each of these sources ignores; all other sources ignore `interference_dir`.
 UNUSED = {
     "scenes": ("recordings", "fraction", "hop_seconds", "mono"),
     "mono_clips": ("recordings", "fraction", "hop_seconds", "interference_dir"),

@@ -1,22 +1,22 @@
-"""Muon for the weight matrices of an encoder, AdamW for all else, as one optimizer.
+"""Muon for the weight matrices of an encoder and AdamW for all else, as one optimizer.
 
-Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). A new transformer learns what it
-learns with AdamW from a third of the examples.
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). A transformer trained from scratch
+needs a third of the examples that it needs with AdamW.
 """
 
 import torch
 from torch import nn
 
 
-# Of the quintic polynomial by whose iteration singular values come near 1, and how often it is taken.
+# Coefficients of the quintic polynomial that brings singular values near 1, and how often it is applied.
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 MOMENTUM = 0.95
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """U V^T of a matrix U S V^T, roughly: its singular values come to lie between about 0.7 and 1.2.
+    """Return roughly U V^T for a matrix U S V^T, with singular values between about 0.7 and 1.2.
 
-    In bfloat16, but on CPUs in float32, as few of them multiply bfloat16: others take 40 times as long.
+    It is computed in bfloat16, but in float32 on CPUs, most of which would take 40 times as long in bfloat16.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     result = matrix.T if tall else matrix
@@ -30,12 +30,12 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps matrices by their gradients' orthogonal part, with Nesterov momentum, as [`torch.optim.Muon`] does.
+    """Update matrices by their orthogonalised gradients with Nesterov momentum, as [`torch.optim.Muon`] does.
 
     Args:
         matrices: the parameters.
-        lr: of square and wide matrices; tall ones take steps as much larger as the root of their sides' ratio.
-        weight_decay: as of AdamW.
+        lr: learning rate of square and wide matrices; that of tall ones is multiplied by sqrt(rows / columns).
+        weight_decay: decoupled weight decay, as in AdamW.
     """
 
     def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float):
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
-        """One update."""
+        """Perform one update."""
         for group in self.param_groups:
             for matrix in (matrix for matrix in group["params"] if matrix.grad is not None):
                 gradient, state = matrix.grad, self.state[matrix]
@@ -57,15 +57,15 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Steps the weight matrices of a model with [`Muon`] and its other parameters with AdamW.
+    """Update the weight matrices of a model with [`Muon`] and its other parameters with AdamW.
 
-    Weight matrices are those of the linear layers but of the heads. Layers whose weights are held fixed are left out.
+    Weight matrices are those of linear layers outside the heads. Frozen parameters are left out.
 
     Args:
-        model: what is trained.
-        muon_learning_rate: of the weight matrices.
-        learning_rate: of the other parameters.
-        weight_decay: of all.
+        model: the model to train.
+        muon_learning_rate: learning rate of the weight matrices.
+        learning_rate: learning rate of the other parameters.
+        weight_decay: weight decay of all parameters.
 
     Raises:
         ValueError: no weight matrix is trained.
@@ -89,7 +89,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Lets both parts work on the groups and the state of the whole, which are those that are saved."""
+        """Make both parts use the groups and the state of this optimizer, which are the ones that are saved."""
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups, part.state = [group], self.state
 
@@ -99,7 +99,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update."""
+        """Perform one update."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for part in self._parts:
             part.step()
@@ -107,5 +107,5 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def muon_factory() -> type[MuonAdamW]:
-    """What [`Trainer`] makes the optimizer with: called with the model, as its own factories are."""
+    """Return the optimizer for [`Trainer`], which calls it with the model, as it does with its own factories."""
     return MuonAdamW

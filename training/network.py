@@ -1,4 +1,4 @@
-"""The feature extractor and the network that a recipe trains: new, from another one, or an adapter."""
+"""The feature extractor and the network that a recipe trains: a new one, one started from another, or an adapter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from modeling_pseldnet.tools.transfer import TransferReport
 
 
-# What recordings of a data set are, by its `config_name`, where they are not ambisonics.
+# Channel format of a data set's recordings by `config_name`, if they are not ambisonics.
 FORMAT_OF_CONFIG = {"mic": "array", "sum": "mono", "stereo": "stereo"}
-# Augmentation turns ambisonics only, and does not shift what are lags, not frequencies.
+# Only features of ambisonics can be rotated, and lags cannot be shifted like frequencies.
 UNFIT_FEATURES = {
     "rotation": ("logmel_gcc", "salsa_lite", "logmel", "stereo"),
     "frequency_shift": ("logmel_gcc",),
@@ -29,7 +29,7 @@ UNFIT_FEATURES = {
 
 @dataclass(frozen=True)
 class Start:
-    """The model that a recipe starts from: name, config, feature extractor and, of an adapter, the method of PEFT."""
+    """The model that a recipe starts from: name, config, feature extractor and, for an adapter, its PEFT method."""
 
     name: str
     config: PSELDNetConfig
@@ -38,10 +38,10 @@ class Start:
 
 
 def read_start(pretrained: str | None) -> Start | None:
-    """What `model.pretrained` is, without its weights; None for a new model.
+    """Read `model.pretrained` without its weights; return `None` for a new model.
 
     Raises:
-        ValueError: it is not given where it must be, or no PSELDNet.
+        ValueError: it is required but missing, or is not a PSELDNet.
         OSError: there is no such model.
     """
     if pretrained is None:
@@ -54,7 +54,7 @@ def read_start(pretrained: str | None) -> Start | None:
     from modeling_pseldnet.adapters import adapter_config, place_of
     from modeling_pseldnet.tools.loading import read_config, read_extractor
 
-    # An adapter keeps the name of the model it was trained on: let it find a folder from anywhere.
+    # An adapter stores the name of its base model, which must be found from any working directory.
     name = os.path.expanduser(place_of(pretrained))
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
     adapter = adapter_config(name)
@@ -62,12 +62,12 @@ def read_start(pretrained: str | None) -> Start | None:
 
 
 def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> PSELDNetFeatureExtractor:
-    """The feature extractor of a recipe, at the sampling rate of the data.
+    """Build the feature extractor of a recipe, at the sampling rate of the data.
 
-    What the recipe does not say is as in the model that it starts from, with frames as long as there.
+    Settings missing from the recipe are those of the model that it starts from, with frames of the same duration.
 
     Raises:
-        ValueError: there are no such features, or the data or the augmentation does not go with them.
+        ValueError: there are no such features, or they do not fit the data or the augmentation.
     """
     from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 
@@ -82,7 +82,7 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     if recipe.train.mix_in is not None:
         sides["train.mix_in"] = recipe_of_others(recipe.train)
     for side, data in sides.items():
-        # Mono sounds are placed in a sound field, and scenes rendered in one.
+        # Mono sounds and scenes are encoded as ambisonics.
         is_field = data.mono or data.source not in BUILDERS
         config_name = None if is_field else data.config_name or BUILDERS[data.source].BUILDER_CONFIGS[0].name
         channel_format = FORMAT_OF_CONFIG.get(config_name, "ambix")
@@ -108,14 +108,14 @@ def build_model(
     extractor: PSELDNetFeatureExtractor,
     only_evaluate: bool = False,
 ) -> PSELDNetForSELD | PeftModel:
-    """The model that a recipe trains, for these classes and features.
+    """Build the model that a recipe trains, for the given classes and features.
 
-    Of the head of the model that it starts from the classes of the same name are kept; others are new. What was kept
-    and what is new is printed. An adapter is trained further.
+    From the head of the model that the recipe starts from, classes with the same name are kept; others are new. A
+    report of what was kept and what is new is printed. If the recipe starts from an adapter, it is trained further.
 
     Raises:
-        ValueError: the recipe asks for what is not known, or the model it starts from does not fit, or to be scored
-            without training a part of it would be new.
+        ValueError: the recipe has unknown options, the model it starts from does not fit, or a model to be scored
+            without training would have new parts.
     """
     from accelerate import PartialState
 
@@ -134,7 +134,7 @@ def build_model(
     if options.get("backbone", start.config.backbone) != start.config.backbone:
         raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {start.config.backbone}")
     if only_evaluate or start.peft_method is not None:
-        # Data may have another sampling rate; what is made of it may not be of another kind.
+        # The data may have another sampling rate, but the features must be of the same kind.
         of_data = {name: options[name] for name in ("sampling_rate", "hop_length")}
         check_extractor(extractor, config_for_transfer(start.config, **of_data))
     config = config_for_transfer(start.config, **options)
@@ -157,7 +157,7 @@ def build_model(
 
 
 def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferReport) -> PeftModel:
-    """The model with a new adapter, which saves all that the model it is trained on lacks."""
+    """Add a new adapter to a model, and check that it saves all that the model it starts from lacks."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model, get_peft_model_state_dict
 
     options = dict(peft)
@@ -182,7 +182,7 @@ def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferR
 
 
 def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> PeftModel:
-    """The adapter that a recipe starts from, with what it was trained on, for data of the same classes."""
+    """Load the adapter that a recipe starts from, with its base model, for data of the same classes."""
     here, there = (list(of.id2label.values()) for of in (config, start.config))
     if here != there:
         what = f"the data has {len(here)}"
@@ -209,7 +209,7 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
     for key, value in (recipe.peft or {}).items():
         there = known.get(key, value)
         if isinstance(there, list):
-            # PEFT keeps them in no order, and in place of a text such as all-linear what it stands for.
+            # PEFT stores lists without an order, and replaces strings such as "all-linear" with what they stand for.
             same = isinstance(value, str) or sorted(there) == sorted(value or ())
         else:
             same = there == value

@@ -1,4 +1,4 @@
-"""What to train, on what and how: YAML files that build on each other."""
+"""Training recipes: what to train, on which data and how, in YAML files that build on each other."""
 
 import os
 from collections.abc import Sequence
@@ -16,35 +16,36 @@ from modeling_pseldnet.tools.scores import VARIANTS
 
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
-# What a recipe has where its user must say something.
+# Marks values of a recipe that the user must give.
 REQUIRED = "???"
 
 
 @strict
 @dataclass
 class DataRecipe:
-    """Where windows are from.
+    """Where windows come from.
 
     Attributes:
-        source: a data set (see `data.BUILDERS`); `"scenes"`, rendered while the model trains; or `"mono_clips"`.
-        data_dir: the folder with the downloaded data, or with isolated sounds in one folder a class.
-        config_name: the form of the data set, such as `"foa"`; the builder's first by default.
+        source: a data set (see `data.BUILDERS`), `"scenes"`, rendered while the model trains, or `"mono_clips"`.
+        data_dir: the folder with the downloaded data, or with isolated sounds in one folder per class.
+        config_name: the form of the data set, such as `"foa"`. Defaults to the builder's first.
         cache_dir: where `datasets` keeps its tables.
-        split: of the data set, or of the isolated sounds (`"train"`, `"validation"`, `"test"`, `"all"`).
-        recordings: a regular expression that the ids of the recordings to use match from their start.
-        fraction: share of the recordings to use, chosen by `seed`.
-        seed: of that choice, or of the rendered scenes.
-        hop_seconds: from one window to the next; the window's length by default.
-        mono: place the first channel of each recording, in which one source sounds at a time, at random directions.
-        scene_recipe: recipe of rendered scenes, a file or a name; it says how isolated sounds are split, too, and
-            which classes are used.
-        scenes: rendered scenes an epoch, or to evaluate on.
-        mix_in: fields of other data to mix in, and `share`, the part of the windows that are from there, drawn anew
-            each epoch; its classes are matched by name, and may be fewer.
-        keep_features: make the features of all windows to train on once, and keep them in memory: about 0.9 MB for
-            ten seconds. Each epoch has the same scenes then, and WavMix cannot be used.
-        interference_dir: of rendered scenes, the folder of sounds that are heard but not labelled; that of the scene
-            recipe by default.
+        split: split of the data set, or of the isolated sounds (`"train"`, `"validation"`, `"test"`, `"all"`).
+        recordings: a regular expression that ids of the recordings to use must match from their start.
+        fraction: share of the recordings to use, chosen at random by `seed`.
+        seed: seed of that choice, or of the rendered scenes.
+        hop_seconds: time from one window to the next. Defaults to the window's length.
+        mono: whether to place the first channel of each recording, which has one source at a time, at random
+            directions.
+        scene_recipe: recipe of rendered scenes, a file or a name; it also sets the split of isolated sounds and the
+            classes to use.
+        scenes: number of rendered scenes per epoch, or to evaluate on.
+        mix_in: fields of other data to mix in, and `share`, its part of all windows, which is drawn anew each epoch;
+            its classes are matched by name, and may be fewer.
+        keep_features: whether to compute the features of all training windows once and keep them in memory, about
+            0.9 MB per ten seconds. Every epoch then has the same scenes, and WavMix cannot be used.
+        interference_dir: folder of sounds that are heard but not labelled in rendered scenes. Defaults to that of the
+            scene recipe.
     """
 
     source: str
@@ -72,15 +73,15 @@ class DataRecipe:
 @strict
 @dataclass
 class TeacherRecipe:
-    """A tagger whose answers to the training scenes the network learns beside SELD; see `teacher.py`.
+    """A tagger whose answers to the training scenes the network learns besides SELD; see `teacher.py`.
 
-    The weights are such that the gradients of both losses, where they reach the encoder, are somewhat smaller than
-    that of multi-ACCDOA: 0.8 and 0.6 of it, measured with 48 classes, after the first 500 updates.
+    With the default weights, the gradients of both losses at the encoder's output are somewhat smaller than that of
+    multi-ACCDOA: 0.8 and 0.6 of it, measured with 48 classes after the first 500 updates.
 
     Attributes:
-        module: a Python file, or the name of a module, with `Teacher`; none by default.
-        embedding_weight: of the error of the standardised embedding.
-        logits_weight: of the cross-entropy of the classes.
+        module: a Python file, or the name of a module, with `Teacher`. Defaults to none.
+        embedding_weight: weight of the error of the standardised embedding.
+        logits_weight: weight of the cross-entropy of the classes.
     """
 
     module: str | None = None
@@ -91,10 +92,13 @@ class TeacherRecipe:
 @strict
 @dataclass
 class Schedule:
-    """Attributes:
-    step_epochs: epochs after each of which the learning rate is multiplied by `gamma`.
-    patience: evaluations without a better score after which to stop; none by default.
-    muon_learning_rate: of the weight matrices, with Muon; by default AdamW steps all, at `training.learning_rate`.
+    """How the learning rate changes and when training stops.
+
+    Attributes:
+        step_epochs: the learning rate is multiplied by `gamma` every `step_epochs` epochs. Defaults to never.
+        patience: number of evaluations without a better score after which to stop. Defaults to no early stopping.
+        muon_learning_rate: learning rate of the weight matrices with Muon. By default, AdamW updates all parameters,
+            at `training.learning_rate`.
     """
 
     step_epochs: int | None = None
@@ -113,8 +117,10 @@ class Schedule:
 @strict
 @dataclass
 class Evaluation:
-    """Attributes:
-    variant: how scores are counted, see `seld_scores`; `dcase2024` and `dcase2025` take a model with distances.
+    """How models are scored.
+
+    Attributes:
+        variant: variant of the metrics (see `seld_scores`); `dcase2024` and `dcase2025` need a model with distances.
     """
 
     variant: str = "pseldnets"
@@ -129,15 +135,15 @@ class Recipe:
     """One experiment.
 
     Attributes:
-        name: of the recipe, to name its results by.
+        name: name of the recipe, which also names its results.
         model: fields of [`PSELDNetConfig`], and `pretrained`, a model to start from.
-        features: arguments of [`PSELDNetFeatureExtractor`], which decide what the model takes; those of the model to
-            start from by default.
-        peft: `method` of PEFT and its options, or none to train the whole model.
-        train, eval: data.
-        augmentation: arguments of [`AugMix`], or none.
-        teacher: see there.
-        schedule, evaluation: see there.
+        features: arguments of [`PSELDNetFeatureExtractor`], which decide what the model takes. Defaults to those of
+            the model to start from.
+        peft: the PEFT `method` and its options, or `None` to train the whole model.
+        train, eval: data to train and to evaluate on.
+        augmentation: arguments of [`AugMix`], or `None`.
+        teacher: see [`TeacherRecipe`].
+        schedule, evaluation: see [`Schedule`] and [`Evaluation`].
         training: fields of `transformers.TrainingArguments`.
     """
 
@@ -155,7 +161,7 @@ class Recipe:
 
 
 FEATURE_FIELDS = ("feature_type", "feature_size", "hop_length", "n_fft")
-# Fields of a model that a recipe does not give with it.
+# Fields of a model that a recipe may not set, and what sets them.
 FOLLOWS_FROM = {
     "num_channels": "features.feature_type",
     "feature_type": "features.feature_type",
@@ -167,20 +173,20 @@ FOLLOWS_FROM = {
 
 
 def packaged_recipes() -> list[str]:
-    """Names of the recipes that come with the package, without those that others only build on."""
+    """List the names of the packaged recipes, without those that only serve as parents."""
     return yaml_recipes.packaged_recipes(RECIPE_FOLDER)
 
 
 def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe; how recipes build on each other is told in `yaml_recipes`.
+    """Read a recipe; `yaml_recipes` describes how recipes build on each other.
 
     Args:
-        source: a YAML file, or the name of a recipe that comes with the package, such as `"starss23/scratch_plain"`.
-        overrides: `section.key=value`, the value in YAML, or as it is where it is a text, such as a path.
+        source: a YAML file, or the name of a packaged recipe, such as `"starss23/scratch_plain"`.
+        overrides: `section.key=value`, with the value in YAML, or literally if it is text, such as a path.
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
-        ValueError: a recipe or an override is not as it should be.
+        ValueError: a recipe or an override is invalid.
     """
     label, values = read_values(source, RECIPE_FOLDER, _schema(), overrides)
     with naming(label):
@@ -188,10 +194,10 @@ def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Rec
 
 
 def write_recipe(recipe: Recipe, path: Path, names_only: bool = False) -> None:
-    """Writes what [`read_recipe`] reads this recipe from, with all that it inherits.
+    """Write a recipe, with all that it inherits, as YAML that [`read_recipe`] reads back.
 
     Args:
-        names_only: whether files and folders of this machine are named without where they lie, for others to read.
+        names_only: whether to reduce paths of this machine to names, for others to read.
     """
     values = {name: value for name, value in asdict(recipe).items() if name not in ("name", "train", "eval")}
     values["data"] = {"source": recipe.train.source, "train": asdict(recipe.train), "eval": asdict(recipe.eval)}
@@ -199,7 +205,7 @@ def write_recipe(recipe: Recipe, path: Path, names_only: bool = False) -> None:
 
 
 def without_folders(value: Any) -> Any:
-    """A value, or values, with files and folders of this machine named without where they lie."""
+    """Reduce the paths of this machine in a value, or in nested values, to names."""
     if isinstance(value, dict):
         return {key: without_folders(entry) for key, entry in value.items()}
     if not isinstance(value, str) or "/" not in value:
@@ -210,7 +216,7 @@ def without_folders(value: Any) -> Any:
 
 @cache
 def _schema() -> dict[str, Any]:
-    # Not above: the names of the recipes are to be had without torch.
+    # Imported here so that the names of recipes can be listed without torch.
     from transformers import TrainingArguments
 
     from modeling_pseldnet.configuration_pseldnet import PSELDNetConfig

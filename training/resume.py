@@ -1,4 +1,4 @@
-"""What a run that goes on must have in common with how it was begun, and what its checkpoint tells."""
+"""Check that a run can be resumed: by the same recipe, from a checkpoint that fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .trainer import SELDTrainer
 
 
-# What decides of an update how it is, and may not change when a run goes on.
+# Training arguments that determine an update and may not change when a run is resumed.
 OF_UPDATES = (
     "seed", "learning_rate", "weight_decay", "optim", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "data_seed", "neftune_noise_alpha",
@@ -26,15 +26,15 @@ OF_UPDATES = (
 
 
 def check_same_run(recipe: Recipe, begun: Recipe, folder: str, processes: tuple[int, int] = (1, 1)) -> None:
-    """Refuses to go on with a run that was begun by another recipe; epochs, evaluation and saving may be others.
+    """Check that a run is resumed by the recipe that began it; epochs, evaluation and saving may differ.
 
     Args:
-        begun: the recipe that the run was begun by.
-        folder: where it is.
-        processes: how many trained then, and do now.
+        begun: the recipe that began the run.
+        folder: folder of the run.
+        processes: number of processes that trained then, and now.
 
     Raises:
-        ValueError: a value that decides what is learnt is another; the message names it.
+        ValueError: a value that affects what is learnt differs; the message names it.
     """
     known, now = (_of_learning(*part) for part in zip((begun, recipe), processes, strict=True))
     for key in _changed(known, now):
@@ -45,24 +45,24 @@ def check_same_run(recipe: Recipe, begun: Recipe, folder: str, processes: tuple[
 
 
 def is_scored_alike(recipe: Recipe, begun: Recipe) -> bool:
-    """Whether the best model of a run that was begun by another recipe was the best by this one's score."""
+    """Whether the recipe that began a run chose the best model by the same score as the current recipe."""
     return not _changed(_of_score(begun), _of_score(recipe))
 
 
 def _of_score(recipe: Recipe) -> dict[str, object]:
-    """What decides which model is the best, by its key."""
+    """Return the values that decide which model is the best, by key."""
     metric = {"metric_for_best_model": recipe.training.get("metric_for_best_model")}
     values = metric | dataclasses.asdict(recipe.evaluation)
     return values | {name: value for name, value in dataclasses.asdict(recipe.eval).items() if name != "cache_dir"}
 
 
 def _changed(known: dict[str, object], now: dict[str, object]) -> list[str]:
-    """The keys of two recipes' values that do not mean the same."""
+    """List the keys at which the values of two recipes differ in meaning."""
     return [key for key in sorted(known.keys() | now.keys()) if not _is_same(known.get(key), now.get(key))]
 
 
 def _is_same(known: object, now: object) -> bool:
-    """Whether two values of a recipe mean the same; folders may be told from elsewhere, or without where they lie."""
+    """Whether two values of a recipe mean the same; paths may be written differently, or reduced to names."""
     if known in (now, without_folders(now)):
         return True
     if not isinstance(known, str) or not isinstance(now, str):
@@ -71,7 +71,7 @@ def _is_same(known: object, now: object) -> bool:
 
 
 def _of_learning(recipe: Recipe, processes: int) -> dict[str, object]:
-    """What decides what a run learns, by its key."""
+    """Return the values that affect what a run learns, by key."""
     from transformers import TrainingArguments
 
     training = {field.name: field.default for field in dataclasses.fields(TrainingArguments)} | recipe.training
@@ -86,7 +86,7 @@ def _of_learning(recipe: Recipe, processes: int) -> dict[str, object]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state of a trainer that a checkpoint holds.
+    """Read the trainer state of a checkpoint.
 
     Raises:
         ValueError: it is broken.
@@ -100,17 +100,17 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def check_epochs(trainer: SELDTrainer, checkpoint: Path, state: dict[str, Any]) -> None:
-    """Refuses to go on from a checkpoint whose updates are other parts of an epoch than those to come.
+    """Check that the updates of a checkpoint are the same fraction of an epoch as those to come.
 
     Raises:
-        ValueError: data, batch size, gradient accumulation or number of processes are others; or it holds no more
-            than the model.
+        ValueError: the data, the batch size, gradient accumulation or the number of processes differ, or the
+            checkpoint holds only the model.
     """
     updates, epochs = state["global_step"], state["epoch"]
     if not any(checkpoint.glob("rng_state*")):
         raise ValueError(f"{checkpoint} holds a model alone, from which training cannot go on: see save_only_model")
     if trainer.args.auto_find_batch_size:
-        # As the trainer itself goes on.
+        # The trainer itself resumes with this batch size.
         trainer._train_batch_size = state.get("train_batch_size") or trainer._train_batch_size
     batches, accumulated = len(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
     whole, begun = divmod(updates, -(-batches // accumulated))
@@ -122,28 +122,28 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path, state: dict[str, Any]) 
 
 
 def has_waited(state: dict[str, Any], patience: int | None) -> bool:
-    """Whether a run stopped in this state, as so many evaluations had brought no better score."""
+    """Whether a run stopped in this state after `patience` evaluations without a better score."""
     waited = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {}).get("attributes", {})
     return bool(patience) and waited.get("early_stopping_patience_counter", 0) >= patience
 
 
 def without_best(state: dict[str, Any]) -> dict[str, Any]:
-    """The state for a run that goes on by another score: none of before is the best, and nothing was waited for."""
+    """Adapt the state to another score: forget the best model and the evaluations without a better one."""
     callbacks = dict(state.get("stateful_callbacks", {}))
     callbacks.pop("EarlyStoppingCallback", None)
     return state | {"best_metric": None, "stateful_callbacks": callbacks}
 
 
 def prepare_resume(trainer: SELDTrainer, recipe: Recipe, path: Path, checkpoint: Path) -> bool:
-    """Whether the run of a checkpoint, which goes on by a recipe, was over, as it had waited long enough.
+    """Check that a run can be resumed, and return whether early stopping had already ended it.
 
-    Where the recipe goes by another score, the checkpoint forgets which model was the best.
+    If the recipe uses another score, the checkpoint is changed to forget which model was the best.
 
     Args:
-        path: file of the recipe that the run was begun by.
+        path: file of the recipe that began the run.
 
     Raises:
-        ValueError: it cannot go on: see [`check_same_run`], [`read_state`] and [`check_epochs`].
+        ValueError: the run cannot be resumed: see [`check_same_run`], [`read_state`] and [`check_epochs`].
     """
     args = trainer.args
     begun = read_recipe(path) if path.is_file() else recipe
@@ -151,7 +151,7 @@ def prepare_resume(trainer: SELDTrainer, recipe: Recipe, path: Path, checkpoint:
     check_same_run(recipe, begun, args.output_dir, processes)
     state = read_state(checkpoint)
     check_epochs(trainer, checkpoint, state)
-    # No process may read what another has written since.
+    # All processes must read the state before one of them rewrites it.
     trainer.accelerator.wait_for_everyone()
     if not is_scored_alike(recipe, begun):
         state = without_best(state)

@@ -1,4 +1,4 @@
-"""A `Trainer` whose checkpoints and models appear whole or not at all."""
+"""A `Trainer` that writes checkpoints and models atomically: whole or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from modeling_pseldnet.files import move_up
 
 
-# Left out of what is pushed to the Hub, as it begins with an underscore.
+# The leading underscore keeps it out of what is pushed to the Hub.
 STAGING = "_saving"
 
 
 class SavingTrainer(Trainer):
-    """Writes to a folder of its own within the output folder, and moves what is there when all is written.
+    """A `Trainer` that writes to a staging folder within the output folder and moves the files when all are written.
 
-    An adapter is saved with the config of the model that it is trained in.
+    An adapter is saved with the config of the model it is trained in.
     """
 
-    # Where a checkpoint is being written, and that from which training goes on.
+    # Where a checkpoint is being written, and the checkpoint that training is resumed from.
     _staging: str | None = None
     _resumed_from: Path | None = None
 
@@ -32,10 +32,10 @@ class SavingTrainer(Trainer):
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """A checkpoint appears whole or not at all."""
+        """Write a checkpoint, whole or not at all."""
         run_dir, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            # What a killed run left there is no part of this checkpoint.
+            # What a killed run left there does not belong to this checkpoint.
             shutil.rmtree(run_dir / STAGING, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         with self._staged(run_dir, name) as staging:
@@ -60,18 +60,18 @@ class SavingTrainer(Trainer):
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """What is uploaded, while training goes on, lies where it stays."""
+        """Upload a checkpoint only from its final folder, since the upload continues during training."""
         if self._staging is None:
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_callback_state(self) -> None:
-        """As the state of a run is read to go on: the best checkpoint is that in this folder, wherever it lay then."""
+        """On resuming, look for the best checkpoint in the current output folder, wherever the run was before."""
         super()._load_callback_state()
         recorded = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME)).best_model_checkpoint
         best = recorded and Path(self.args.output_dir) / Path(recorded).name
         self.state.best_model_checkpoint = str(best) if best and best.is_dir() else None
         if self.args.load_best_model_at_end and best and not best.is_dir():
-            # Else no later one might be as good, and none would be kept.
+            # Otherwise, if no later checkpoint were as good, none would be kept.
             self.state.best_metric = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
@@ -81,7 +81,7 @@ class SavingTrainer(Trainer):
         return super().train(resume_from_checkpoint, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
-        """Takes the model of a run that ended with this checkpoint: the best where that is kept, else the last."""
+        """Load the model of a run that ended with this checkpoint: the best if it is kept, else the last."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         self._resumed_from = Path(checkpoint)
         self._load_callback_state()
@@ -90,7 +90,7 @@ class SavingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:
-            # Of several processes only one writes to the folder, which it takes away when it has done so.
+            # Only the main process writes to the staging folder, which it removes afterwards.
             super()._save(output_dir, state_dict)
             return
         folder = Path(output_dir or self.args.output_dir)
@@ -100,10 +100,10 @@ class SavingTrainer(Trainer):
 
     @contextmanager
     def _staged(self, folder: Path, what: str) -> Iterator[Path]:
-        """A folder within `folder` to write to, whose entries move up to `folder` when all are written.
+        """Provide a staging folder within `folder`, whose entries move up to `folder` when all are written.
 
         Raises:
-            OSError: not all could be written, of which nothing is left.
+            OSError: not everything could be written; nothing of it is left.
         """
         staging = folder / STAGING
         try:

@@ -1,13 +1,13 @@
-"""Learning the answers of an audio tagger beside SELD, from the same scenes.
+"""Learn the answers of an audio tagger besides SELD, from the same scenes.
 
-A teacher is a Python module with `Teacher`, a class or function that is called without arguments and gives an object
+A teacher is a Python module with `Teacher`, a class or function that is called without arguments and returns an object
 
-- with the attributes `sampling_rate` (Hz), `patch_seconds` and `hop_seconds`: patch k of a waveform begins after
-  k * hop_seconds and is patch_seconds long;
-- that is called with mono waveforms (batch, samples) at that rate and gives their embeddings (batch, patches, width)
+- with the attributes `sampling_rate` (Hz), `patch_seconds` and `hop_seconds`: patch k of a waveform begins at
+  k * hop_seconds and lasts patch_seconds;
+- that is called with mono waveforms (batch, samples) at that rate and returns their embeddings (batch, patches, width)
   and the logits of its classes (batch, patches, classes), as float tensors on the device of the waveforms.
 
-What is between, such as a log-mel spectrogram and where its weights lie, is the module's own affair:
+Everything else, such as computing a log-mel spectrogram and loading weights, is up to the module:
 
 ```python
 class Teacher(torch.nn.Module):
@@ -22,8 +22,8 @@ class Teacher(torch.nn.Module):
         return self.network(patches)  # embeddings, logits
 ```
 
-The network learns them as in Beyer et al., "Knowledge distillation: A good teacher is patient and consistent" (CVPR
-2022), from the sound pressure (the first channel) of each scene before it is augmented.
+The network learns the answers as in Beyer et al., "Knowledge distillation: A good teacher is patient and consistent"
+(CVPR 2022). The teacher hears the sound pressure (the first channel) of each scene before augmentation.
 """
 
 import importlib
@@ -47,17 +47,17 @@ from modeling_pseldnet.modeling_pseldnet import PSELDNetForSELD
 from .recipes import REQUIRED, Recipe
 
 
-# Standardised embeddings are kept within, as a rare large one would drown all others.
+# Standardised embeddings are clipped to this, as a rare large one would dominate all others.
 MOST_DEVIATIONS = 8.0
-# A number that hardly varies is not blown up beyond this share of the mean deviation.
+# Smallest deviation to divide by, as a share of the mean one, so that a number that hardly varies is not blown up.
 LEAST_DEVIATION = 0.3
-# Of the linear maps that the heads begin as, over the variance of what they take: weaker ones fit the few scenes that
-# they are made of, with weights so large that the encoder's gradients are theirs alone.
+# Ridge penalty of the regressions that initialise the heads, relative to the variance of their input: weaker ones fit
+# the few scenes with weights so large that they dominate the encoder's gradients.
 RIDGE = 0.1
 
 
 class Teacher(Protocol):
-    """What a module of a teacher gives; see above."""
+    """The object that a teacher module provides; see above."""
 
     sampling_rate: int
     patch_seconds: float
@@ -67,17 +67,17 @@ class Teacher(Protocol):
 
 
 class Answers(NamedTuple):
-    """What a teacher, or a student, says of each patch: (batch, patches, width) and (batch, patches, classes)."""
+    """The answers of a teacher for each patch: (batch, patches, width) and (batch, patches, classes)."""
 
     embedding: Tensor
     logits: Tensor
 
 
 def read_teacher(recipe: Recipe) -> Teacher | None:
-    """The teacher of a recipe, if it has one.
+    """Load the teacher of a recipe, if it has one.
 
     Raises:
-        ValueError: it is not given where it must be, is no teacher, or does not go with the augmentation.
+        ValueError: it is required but missing, is not a teacher, or does not fit PEFT or the augmentation.
     """
     if recipe.teacher.module is None:
         return None
@@ -95,7 +95,7 @@ def read_teacher(recipe: Recipe) -> Teacher | None:
 
 
 def load_teacher(module: str) -> Teacher:
-    """The teacher of a module, the path of a Python file or an importable name.
+    """Load the teacher of a module, given as the path of a Python file or an importable name.
 
     Raises:
         ValueError: there is no such module, it fails, or its teacher lacks something.
@@ -103,7 +103,7 @@ def load_teacher(module: str) -> Teacher:
     try:
         made = _import(module).Teacher()
     except Exception as error:
-        # What is of others may fail in any way.
+        # Code of others may fail in any way.
         raise ValueError(f"teacher.module {module}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     for name in ("sampling_rate", "patch_seconds", "hop_seconds"):
         value = getattr(made, name, None)
@@ -126,16 +126,16 @@ def _import(module: str):
 
 
 class WindowTeacher:
-    """A teacher that hears windows of a data set.
+    """A teacher for the windows of a data set.
 
     Args:
         teacher: see [`load_teacher`].
-        sampling_rate: of the windows, Hz.
-        window_seconds: their length.
-        device: where the windows are.
+        sampling_rate: sampling rate of the windows, Hz.
+        window_seconds: length of the windows.
+        device: device of the windows.
 
     Raises:
-        ValueError: its answers are not what they should be.
+        ValueError: its answers are invalid.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class WindowTeacher:
             answers = self(silence)
             self._check(answers, window_seconds)
         except Exception as error:
-            # What is of others may fail in any way.
+            # Code of others may fail in any way.
             raise ValueError(f"the teacher {type(teacher).__name__}: {' '.join(str(error).split())}") from error
         self.num_patches, self.width = answers.embedding.shape[1:]
         self.num_classes = answers.logits.shape[2]
@@ -175,27 +175,27 @@ class WindowTeacher:
 
     @torch.no_grad()
     def __call__(self, waveform: Tensor) -> Answers:
-        """Answers to windows (batch, channels, samples), of which the first channel is heard; of stereo the mean."""
+        """Answer windows (batch, channels, samples), from their first channel, or from the mean of stereo channels."""
         heard = waveform.mean(1) if waveform.shape[1] == 2 else waveform[:, 0]
         return Answers(*self.teacher(self.resample(heard)))
 
     def patch_weights(self, window_frames: int) -> Tensor:
-        """The share that each label frame has in each patch, (patches, window_frames); rows add up to 1."""
+        """Return the weight of each label frame in each patch, (patches, window_frames); rows sum to 1."""
         begin = torch.arange(self.num_patches, dtype=torch.float64)[:, None] * self.teacher.hop_seconds
         frame = torch.arange(window_frames, dtype=torch.float64) * FRAME_SECONDS
         end = torch.minimum(begin + self.teacher.patch_seconds, frame + FRAME_SECONDS)
-        # A last patch may begin behind the last frame by a rounding.
+        # Due to rounding, a last patch may begin after the last frame.
         shared = (end - torch.maximum(begin, frame)).clamp(min=0) + 1e-9
         return (shared / shared.sum(1, keepdim=True)).float()
 
 
 class TeacherHeads(nn.Module):
-    """Linear layers from the embeddings of label frames, averaged over each patch and normalised, to the answers.
+    """Linear layers that predict a teacher's answers from frame embeddings averaged over each patch and normalised.
 
     Args:
-        teacher: whose answers they learn.
-        width: of the embeddings of label frames.
-        window_frames: label frames of a window.
+        teacher: the teacher whose answers they learn.
+        width: size of the embeddings of label frames.
+        window_frames: label frames per window.
     """
 
     file_name = "teacher_heads.pt"
@@ -209,12 +209,12 @@ class TeacherHeads(nn.Module):
         self.logits = nn.Linear(width, teacher.num_classes)
 
     def pool(self, embeddings: Tensor) -> Tensor:
-        """Embeddings of label frames (batch, frames, width) to patches (batch, patches, width)."""
+        """Pool embeddings of label frames (batch, frames, width) into patches (batch, patches, width)."""
         pooled = self.patch_weights @ embeddings.float()
         return nn.functional.layer_norm(pooled, pooled.shape[-1:])
 
     def losses(self, embeddings: Tensor, answers: Answers) -> dict[str, Tensor]:
-        """The mean squared error of the standardised embeddings, and the cross-entropy of the classes."""
+        """Return the mean squared error of the standardised embeddings and the cross-entropy of the classes."""
         pooled = self.pool(embeddings)
         return {
             "embedding": nn.functional.mse_loss(self.embedding(pooled), self.standardised(answers.embedding)),
@@ -224,14 +224,14 @@ class TeacherHeads(nn.Module):
         }
 
     def standardised(self, embedding: Tensor) -> Tensor:
-        """A teacher's embeddings, each number of which varies alike."""
+        """Standardise a teacher's embeddings, so that all of their numbers vary alike."""
         return ((embedding.float() - self.mean) / self.deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
 
     @torch.no_grad()
     def begin(self, embeddings: Tensor, answers: Answers) -> None:
-        """Begins as ridge regressions of the answers on the embeddings of label frames (batch, frames, width).
+        """Initialise the heads by ridge regression of the answers on frame embeddings (batch, frames, width).
 
-        Heads that begin at random would first of all turn the encoder to themselves.
+        Randomly initialised heads would at first distort the encoder.
         """
         deviation, self.mean[:] = torch.std_mean(answers.embedding.float().flatten(0, 1), dim=0)
         self.deviation[:] = deviation.clamp(min=LEAST_DEVIATION * float(deviation.mean()) + 1e-6)
@@ -247,11 +247,11 @@ class TeacherHeads(nn.Module):
 
 
 class Distillation:
-    """What a model in training learns from a teacher: further heads, and their losses beside its own.
+    """Distillation from a teacher: additional heads of a model in training, and their losses besides its own.
 
     Args:
-        teacher: whose answers it learns.
-        embedding_weight, logits_weight: of the two losses.
+        teacher: the teacher whose answers the model learns.
+        embedding_weight, logits_weight: weights of the two losses.
     """
 
     def __init__(self, teacher: WindowTeacher, embedding_weight: float, logits_weight: float):
@@ -262,7 +262,7 @@ class Distillation:
         self._count = 0
 
     def attach(self, model: nn.Module) -> None:
-        """Adds the heads to a model, which trains them with its own and leaves them out when it is saved.
+        """Add the heads to a model, which trains them with its own but does not save them.
 
         Raises:
             ValueError: the model is an adapter.
@@ -289,7 +289,7 @@ class Distillation:
             self._heard = output.last_hidden_state
 
     def loss(self, answers: Answers) -> Tensor:
-        """The weighted losses of what the model heard last."""
+        """Return the sum of the weighted losses for the model's last input."""
         losses = self.heads.losses(self._heard, answers)
         self._heard = None
         self._count += 1
@@ -298,18 +298,18 @@ class Distillation:
         return sum(self.weights[name] * value for name, value in losses.items())
 
     def take_means(self) -> dict[str, float]:
-        """The mean losses, before weighting, since this was asked last, by name."""
+        """Return the mean unweighted losses by name since the last call."""
         means = {f"loss_{name}": float(value) / self._count for name, value in self._sums.items()}
         self._sums.clear()
         self._count = 0
         return means
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes the heads to a checkpoint."""
+        """Save the heads to a checkpoint."""
         torch.save(self.heads.state_dict(), Path(folder) / TeacherHeads.file_name)
 
     def load(self, folder: str | os.PathLike) -> None:
-        """Reads the heads from a checkpoint.
+        """Load the heads from a checkpoint.
 
         Raises:
             ValueError: the checkpoint has none, or those of another teacher.

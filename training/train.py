@@ -1,4 +1,4 @@
-"""Trains, fine-tunes, adapts and scores models by recipe: the program `pseldnet-train`."""
+"""Train, fine-tune, adapt and score models by recipe: the program `pseldnet-train`."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ transformers.TrainingArguments. Packaged recipes:
 """ + "\n".join(f"  {name}" for name in packaged_recipes())
 
 
-# Scores of which more is better.
+# Scores for which higher is better.
 HIGHER_IS_BETTER = ("F", "LR", "F_onscreen", "OnscreenAccuracy")
 
 
 def is_better_higher(metric: str, variant: str) -> bool:
-    """Whether more of a metric of the evaluation is better: a loss, or a score, also as micro_… and ov1_….
+    """Whether higher is better for a metric: a loss, or a score, also with the prefix `micro_` or `ov1_`, `ov2_`, ….
 
     Raises:
         ValueError: there is no such metric in this variant.
@@ -59,10 +59,10 @@ def is_better_higher(metric: str, variant: str) -> bool:
 
 
 def check_schedule(recipe: Recipe) -> None:
-    """Refuses options of training that the schedule of a recipe would pass over, or cannot do without.
+    """Check the training options of a recipe: those that would be ignored, and those that its schedule needs.
 
     Raises:
-        ValueError: there are any; the message says what to do.
+        ValueError: an option must be set or left out; the message says which.
     """
     schedule, training = recipe.schedule, recipe.training
     if schedule.patience and training.get("eval_strategy", "no") == "no":
@@ -88,7 +88,7 @@ def check_schedule(recipe: Recipe) -> None:
 
 
 def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
-    """Where results go; scores of another model than a run made do not take the place of that run's."""
+    """Return the folder for results; scoring a model does not overwrite the results of a run in its folder."""
     folder = Path(recipe.training.get("output_dir") or f"runs/{recipe.name}").expanduser()
     if only_evaluate and ((folder / "training_args.bin").exists() or any(folder.glob("checkpoint-*"))):
         folder /= "evaluation"
@@ -96,15 +96,15 @@ def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
 
 
 def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments:
-    """The arguments of the trainer that a recipe gives or leaves to us.
+    """Return the trainer's arguments: those of the recipe, and ours where it gives none.
 
     Raises:
-        ValueError: the recipe takes the worst model by its metric for the best, or there is no such metric.
+        ValueError: the recipe would keep the worst model by its metric, or there is no such metric.
     """
     import torch
     from transformers import TrainingArguments
 
-    # transformers takes bf16 on a CPU only where that is asked for.
+    # transformers accepts bf16 on a CPU only with `use_cpu`.
     defaults = {"use_cpu": not torch.accelerator.is_available(), "restore_callback_states_from_checkpoint": True}
     if only_evaluate:
         defaults["hub_model_id"] = Path(output_dir(recipe)).name
@@ -124,16 +124,16 @@ def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments
 
 
 def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
-    """Loads the data and makes the model of a recipe.
+    """Load the data and build the model and the trainer of a recipe.
 
-    Classes are matched by name: where the model that the recipe starts from has the classes of the data in another
-    order, the data follows it.
+    Classes are matched by name: if the model that the recipe starts from has the classes of the data in another order,
+    its order is used.
 
     Args:
-        only_evaluate: whether the data to train on is left aside, and the classes are those of the model.
+        only_evaluate: whether to skip the training data and keep the classes of the model.
 
     Raises:
-        OSError, ValueError: the data or the model is not there, or the recipe does not fit them.
+        OSError, ValueError: the data or the model is missing, or the recipe does not fit them.
     """
     if recipe.train.keep_features and (recipe.augmentation or {}).get("wav_mix") is not None:
         raise ValueError(
@@ -162,7 +162,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
         workers = args.dataloader_num_workers
-        # Elsewhere the workers render; a GPU would wait for them.
+        # On CPUs, the workers render; a GPU would wait for them.
         device = args.device if args.device.type == "cuda" and not recipe.train.keep_features else None
         train_windows = (
             None if only_evaluate else load_windows(recipe.train, seconds, device=device, num_workers=workers)
@@ -193,16 +193,16 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     try:
         return SELDTrainer(model, args, extractor, train_windows, eval_windows, augmentation, **options)
     except (ImportError, RuntimeError) as error:
-        # What the arguments ask for, such as a logger, is not installed or not possible on this machine.
+        # Something that the arguments ask for, such as a logger, is not installed or not possible on this machine.
         raise ValueError(str(error)) from error
 
 
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
-    """Trains by a recipe and scores the best model; both, and what it found, are in the output folder afterwards.
+    """Train by a recipe and score the best model; write model, scores and predictions to the output folder.
 
     Args:
-        resume: go on from the last checkpoint in the output folder, if there is one.
-        only_evaluate: score the model that the recipe starts from.
+        resume: whether to resume from the last checkpoint in the output folder, if there is one.
+        only_evaluate: whether to only score the model that the recipe starts from.
 
     Raises:
         OSError, ValueError: see [`build_trainer`]; or the output folder holds another run.
@@ -239,7 +239,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
 
 @program("pseldnet-train", interrupted="the same command with --resume goes on from the last checkpoint")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `pseldnet-train`."""
+    """Run the program `pseldnet-train`."""
     parser = CommandParser(
         prog="pseldnet-train",
         description="Trains, fine-tunes, adapts and scores models for sound event localization and detection.",
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = run(recipe, options.resume, options.only_evaluate)
     if trainer.is_world_process_zero():
         print(trainer.score_table())
-    # A process that leaves while others still talk to it may be aborted.
+    # A process that exits while others still communicate with it may be aborted.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 

@@ -1,4 +1,4 @@
-"""A `Trainer` for sound event localization and detection: augments on the device, and scores whole recordings."""
+"""A `Trainer` for sound event localization and detection that augments on the device and scores whole recordings."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -41,9 +41,9 @@ from .saving import SavingTrainer
 from .teacher import Answers, Distillation
 
 
-# Updates in a row that may be left out before training is taken to diverge.
+# After this many skipped updates in a row, training is taken to diverge.
 MAX_SKIPPED_UPDATES = 10
-# Windows that the heads begin from that learn a teacher's answers.
+# Windows from which the heads that learn a teacher's answers are initialised.
 BEGIN_WINDOWS = 256
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _begin_worker(seed: Callable[[int], None], worker: int) -> None:
 
 
 class TellEpoch(TrainerCallback):
-    """Tells windows of each epoch: accelerate does not in several processes, nor where a run goes on within one."""
+    """Set the epoch of the windows, as accelerate does not with several processes or when a run resumes within one."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader: DataLoader, **_) -> None:
         set_epoch(train_dataloader.dataset, int(state.epoch))
@@ -69,26 +69,26 @@ class DrawApart(TrainerCallback):
 
 
 class SELDTrainer(SavingTrainer):
-    """Trains a [`PSELDNetForSELD`], or a PEFT model of one, on windows and evaluates it on recordings.
+    """Train a [`PSELDNetForSELD`], or a PEFT model of one, on windows and evaluate it on recordings.
 
     Args:
         model: the model; its feature extractor is saved with it.
-        args: of `transformers`; `metric_for_best_model` may be any score that `evaluate` gives.
-        feature_extractor: makes features on the device of the model.
+        args: `transformers.TrainingArguments`; `metric_for_best_model` may be any score that `evaluate` returns.
+        feature_extractor: computes features on the device of the model.
         train_windows, eval_windows: see [`load_windows`].
-        augmentation: augments batches in training; none by default.
-        step_epochs: epochs after each of which the learning rate is multiplied by `gamma`.
-        variant: how scores are counted, see `seld_scores`.
-        patience: evaluations without a better score after which to stop; by default training goes on to the end.
-        muon_learning_rate: of the weight matrices, which [`MuonAdamW`] steps then; by default AdamW steps all.
-        distillation: what the model learns from a teacher beside SELD, with heads that are in checkpoints and not in
-            the saved model; nothing by default.
-        compute_metrics: further scores, from the outputs and the labels of all windows, as [`Trainer`] takes it.
+        augmentation: augments batches in training. Defaults to none.
+        step_epochs: the learning rate is multiplied by `gamma` every `step_epochs` epochs. Defaults to never.
+        variant: variant of the metrics, see `seld_scores`.
+        patience: number of evaluations without a better score after which to stop. Defaults to no early stopping.
+        muon_learning_rate: learning rate of the weight matrices with [`MuonAdamW`]. By default, AdamW updates all.
+        distillation: what the model learns from a teacher besides SELD, with heads that are saved in checkpoints but
+            not with the model. Defaults to none.
+        compute_metrics: computes additional scores from the outputs and labels of all windows, as in [`Trainer`].
 
-    Classes are matched by name: those of the windows may be in another order than those of the model.
+    Classes are matched by name: windows and model may have them in different orders.
 
     Raises:
-        ValueError: the windows have other classes than the model.
+        ValueError: windows and model have different classes.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class SELDTrainer(SavingTrainer):
         args.data_seed = args.seed if args.data_seed is None else args.data_seed
         labels = list(model.config.id2label.values())
         train_numbers = train_windows and train_windows.class_numbers(labels)
-        # Recordings of the present update, and updates left out in a row.
+        # Recordings of the current update, and the number of updates skipped in a row.
         self._seen: list[str] = []
         self._skipped_updates = 0
         self.distillation = distillation
@@ -135,7 +135,7 @@ class SELDTrainer(SavingTrainer):
         )
         self.feature_extractor = feature_extractor
         self.augmentation = augmentation
-        # Then features are made once, and not of each copy.
+        # If so, features are computed once and rotated, rather than computed for each copy.
         self._turns_features = (
             augmentation is not None
             and not augmentation.mixes_waveforms
@@ -150,9 +150,9 @@ class SELDTrainer(SavingTrainer):
     # From a batch of windows to what the model takes
 
     def _prepare_inputs(self, inputs: dict) -> dict[str, torch.Tensor]:
-        """What is heard (or scenes to render) and events to `input_features` and `labels`; augmented in training.
+        """Turn waveforms, features or plans and events into `input_features` and `labels`, augmented in training.
 
-        With a teacher `answers` are added then, to the sounds before they are augmented.
+        In training with a teacher, its `answers` to the sounds before augmentation are added.
         """
         inputs = super()._prepare_inputs(inputs)
         events, training, extract = inputs["events"], self.model.training, self.feature_extractor.features
@@ -183,13 +183,13 @@ class SELDTrainer(SavingTrainer):
         return prepared
 
     def floating_point_ops(self, inputs: dict) -> int:
-        """Not counted: the inputs are waveforms, not tokens."""
+        """Return 0: the inputs are waveforms, so there are no tokens to count by."""
         return 0
 
     # How it learns
 
     def get_train_dataloader(self) -> DataLoader:
-        """As everywhere; with seeds of workers of their own, as those that outlast epochs are not seeded again.
+        """Extend the default loader: seed its workers once by `args.seed`, as persistent ones are never seeded again.
 
         The workers end with the program, whatever ends it.
         """
@@ -200,11 +200,11 @@ class SELDTrainer(SavingTrainer):
         return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters: the published recipes spare none from weight decay."""
+        """Return all parameters: the published recipes apply weight decay to every one."""
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """The step schedule, where `step_epochs` is given; else that of the arguments."""
+        """Create the step schedule if `step_epochs` is given, else the one that the arguments name."""
         if self.step_epochs is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         updates = -(-len(self.get_train_dataloader()) // self.args.gradient_accumulation_steps)
@@ -221,7 +221,7 @@ class SELDTrainer(SavingTrainer):
 
     @torch.no_grad()
     def _begin_distillation(self) -> None:
-        """Fits the heads that learn a teacher's answers to the first windows that are drawn."""
+        """Initialise the heads that learn a teacher's answers from randomly chosen windows."""
         generator = torch.Generator().manual_seed(self.args.seed)
         chosen = torch.randperm(len(self.train_dataset), generator=generator)[:BEGIN_WINDOWS]
         batches = DataLoader(
@@ -240,7 +240,7 @@ class SELDTrainer(SavingTrainer):
         self.distillation.heads.begin(torch.cat(embeddings), Answers(*map(torch.cat, zip(*answers, strict=True))))
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """The loss of SELD, and with a teacher that of its answers."""
+        """Return the SELD loss, plus that of a teacher's answers if there is one."""
         answers = inputs.pop("answers", None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if answers is not None:
@@ -248,7 +248,7 @@ class SELDTrainer(SavingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As everywhere; with the losses of a teacher's answers beside the whole one."""
+        """Log as usual, together with the losses of a teacher's answers."""
         if self.distillation is not None and "loss" in logs:
             logs |= self.distillation.take_means()
         super().log(logs, start_time)
@@ -264,12 +264,12 @@ class SELDTrainer(SavingTrainer):
             self.distillation.load(checkpoint)
 
     def _load_callback_state(self) -> None:
-        """As it was, but for the patience, which may be another when a run goes on."""
+        """Restore the callbacks, except for the patience, which may change when a run is resumed."""
         super()._load_callback_state()
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience = self.patience
-                # A run that had none so far has kept nothing of it.
+                # A run without early stopping so far has saved no state of it.
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
@@ -277,9 +277,9 @@ class SELDTrainer(SavingTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm=None):
-        """The gradients' norm; an update whose norm is not finite is left out, on all processes alike."""
+        """Return the norm of the gradients; if it is not finite, skip the update, in all processes alike."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        # With float16 the gradient scaler does this, and needs the gradients for it.
+        # With float16, the gradient scaler skips the update and needs the gradients to do so.
         if np.isfinite(float(grad_norm)) or self.accelerator.scaler is not None:
             self._skipped_updates = 0
         else:
@@ -288,7 +288,7 @@ class SELDTrainer(SavingTrainer):
                 "an update is left out, its gradients are not finite; it was for %s",
                 ", ".join(sorted(set(self._seen))),
             )
-            # AdamW passes over parameters that have no gradient.
+            # AdamW skips parameters without a gradient.
             model.zero_grad(set_to_none=True)
             if self._skipped_updates >= MAX_SKIPPED_UPDATES:
                 raise FloatingPointError(
@@ -301,7 +301,7 @@ class SELDTrainer(SavingTrainer):
     # How it is scored
 
     def get_eval_dataloader(self, eval_dataset: Windows | Dataset | None = None) -> DataLoader:
-        """The windows of this process's share of the recordings, each recording whole and in order."""
+        """Load the windows of this process's share of the recordings, each recording whole and in order."""
         windows, numbers = self.eval_dataset if eval_dataset is None else eval_dataset, self._eval_numbers
         if windows is None:
             raise ValueError("there is nothing to evaluate on: give eval_windows")
@@ -318,21 +318,20 @@ class SELDTrainer(SavingTrainer):
         )
 
     def get_test_dataloader(self, test_dataset: Windows | Dataset) -> DataLoader:
-        """As for evaluation."""
+        """Load windows as for evaluation."""
         return self.get_eval_dataloader(test_dataset)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Scores whole recordings; `scores` and `predictions` (events by recording) hold the details afterwards.
+        """Score whole recordings; afterwards, `scores` and `predictions` (events by recording) hold the details.
 
-        The metrics are the mean loss, its parts where the output format has several, and the scores of
-        `seld_scores`: the macro mean under their own names, the micro mean as `micro_…`, and the macro mean of the
-        recordings with at most one, two, … simultaneous events as `ov1_…`, `ov2_…`.
+        The metrics are the mean loss, its parts if the output format has several, and the scores of `seld_scores`: the
+        macro average under their own names, the micro average as `micro_…`, and the macro average over recordings with
+        a maximum of one, two, … simultaneous events as `ov1_…`, `ov2_…`.
 
-        Where not only the loss is asked for, as by `predict` or for `compute_metrics`, the outputs and the labels of
-        all windows are returned in the order of the data: an array (windows, frames, …), or a tuple of them where the
-        output format has several.
+        If more than the loss is needed, as by `predict` or for `compute_metrics`, outputs and labels of all windows
+        are returned in the order of the data: an array (windows, frames, …), or a tuple if the format has several.
         """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
@@ -367,7 +366,7 @@ class SELDTrainer(SavingTrainer):
         return EvalLoopOutput(predictions=predictions, label_ids=labels, metrics=metrics, num_samples=num_windows)
 
     def _score(self, model: nn.Module, recordings: list[tuple[str, Events, Events]]) -> dict[str, float]:
-        """The scores of recordings by name, what is in them and what was found."""
+        """Score recordings, given as name, reference events and predicted events."""
         names, references, predictions = zip(*sorted(recordings, key=lambda row: row[0]), strict=True)
         self.predictions = dict(zip(names, predictions, strict=True))
         overlap = [f"ov{np.bincount(events.frame).max(initial=0)}" for events in references]
@@ -382,11 +381,10 @@ class SELDTrainer(SavingTrainer):
     def _predict_windows(
         self, model: nn.Module, dataloader: DataLoader, losses: dict[str, float], kept: list | None
     ) -> Iterator[dict]:
-        """Each window with its outputs (frames, …) and its events; adds its losses to `losses`, and its outputs and
-        labels to `kept`.
+        """Yield windows with their outputs (frames, …) and events; add to `losses`, and outputs and labels to `kept`.
 
         Raises:
-            ValueError: they are features, or scenes yet to be rendered, for which the trainer has no rooms.
+            ValueError: the windows hold features, or scenes to be rendered, for which the trainer has no rooms.
         """
         for batch in dataloader:
             if "waveform" not in batch:
@@ -417,13 +415,13 @@ class SELDTrainer(SavingTrainer):
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def score_table(self) -> str:
-        """What the last evaluation scored, in lines to be printed."""
+        """Format the scores of the last evaluation for printing."""
         names = {"labels": list(self.model.config.id2label.values()), "recordings with": self.scores["groups"]}
         table = format_scores({**self.scores, **names}, by="recordings with")
         return f"{self.variant}, {len(self.predictions)} recordings\n{table}"
 
     def save_predictions(self, folder: Path) -> None:
-        """Writes what the last evaluation found, a DCASE CSV a recording, in place of those of an earlier one.
+        """Write the predictions of the last evaluation as a DCASE CSV per recording, replacing earlier ones.
 
         As in prediction, a source keeps its track number.
         """
@@ -435,7 +433,7 @@ class SELDTrainer(SavingTrainer):
             write_csv(path, link_tracks(events), self.model.config.csv_layout)
 
     def create_model_card(self, **kwargs) -> None:
-        """Writes how to use the model, and what it scored last; PEFT writes the card of an adapter."""
+        """Write a card with the use of the model and its last scores; PEFT writes the card of an adapter."""
         if isinstance(self.model, PeftModel):
             super().create_model_card(**kwargs)
         elif self.is_world_process_zero():

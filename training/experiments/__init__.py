@@ -1,1 +1,1 @@
-"""What made the figures of the README and the model that comes with the package."""
+"""The experiments behind the figures in the README and the model that comes with the package."""

@@ -1,7 +1,7 @@
-"""How many labelled scenes a new task needs: four ways to learn it, from few scenes, from many and from mono clips.
+"""How many labelled scenes does a new task need? Compare four methods on few scenes, many scenes and mono clips.
 
-Two thirds of the classes of a folder of isolated sounds make the scenes that a small network is pre-trained on. The
-others make the task: scenes with classes, sounds and rooms that the network has not heard.
+A small network is pre-trained on scenes made from two thirds of the classes in a folder of isolated sounds. The other
+third is the new task: scenes with classes, sounds and rooms that the network has never heard.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Method:
     """A way to learn the task.
 
     Attributes:
-        recipe: what is trained, a name within the folder of recipes.
-        learning_rate: the highest of the schedule.
+        recipe: the training recipe, a name within the folder of recipes.
+        learning_rate: the peak learning rate of the schedule.
         pretrained: whether to start from the pre-trained network.
     """
 
@@ -54,12 +54,12 @@ METHODS = {
     "AdapterBit": Method("adapterbit", 2e-3),
     "LoRA": Method("lora", 2e-3),
 }
-# Share of the task's training scenes; the mono clips are the sounds that these scenes are made of.
+# Shares of the task's training scenes; the mono clips are the sounds that these scenes are made of.
 MONO = "mono clips"
 SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0, MONO: None}
-# Every third class is the task's, where none are named.
+# Unless classes are named, every third one belongs to the task.
 EVERY = 3
-# Of the task's rooms and scenes; those of pre-training have seed 0.
+# Seed of the task's rooms and scenes; those of pre-training have seed 0.
 SCENE_SEED = 1
 
 EXAMPLE = """\
@@ -78,13 +78,13 @@ anew without eight of its classes. In the end the output folder has results.json
 
 
 def split_classes(events: Path, folder: Path, task: Sequence[str] | None = None) -> tuple[Path, Path]:
-    """Links the classes of `events` to two folders below `folder`: those to pre-train with, and those of the task.
+    """Link the classes of `events` into two folders below `folder`: those to pre-train on, and those of the task.
 
     Args:
-        task: names of its classes; every third by default.
+        task: names of the task's classes. Defaults to every third class.
 
     Raises:
-        ValueError: there are too few classes, or there is none of a name.
+        ValueError: there are too few classes, or a named class does not exist.
     """
     names = sounds_from_folder(events).class_names
     if task and (unknown := sorted(set(task) - set(names))):
@@ -105,7 +105,7 @@ def split_classes(events: Path, folder: Path, task: Sequence[str] | None = None)
 
 
 def claim(folder: Path, settings: dict) -> None:
-    """Notes what the experiment in a folder is, so that no other is mixed with it.
+    """Record the settings of the experiment in a folder, so that no other is mixed with it.
 
     Raises:
         ValueError: the folder holds an experiment with other settings.
@@ -120,7 +120,7 @@ def claim(folder: Path, settings: dict) -> None:
 
 
 def make_scenes(recipe: Recipe, sounds_dir: Path, folder: Path) -> None:
-    """Renders the scenes to train and to test with, as many as the recipe says; those that are there stay."""
+    """Render the training and test scenes that the recipe asks for; existing ones are kept."""
     scene_recipe = read_scene_recipe(recipe.train.scene_recipe)
     sounds = sounds_from_folder(sounds_dir, scene_recipe.sampling_rate).measure()
     for data in (recipe.train, recipe.eval):
@@ -129,14 +129,14 @@ def make_scenes(recipe: Recipe, sounds_dir: Path, folder: Path) -> None:
 
 
 def pretrain(recipe: str, sounds_dir: Path, folder: Path, overrides: Sequence[str]) -> None:
-    """Pre-trains the network, or goes on with that."""
+    """Pre-train the network, or resume doing so."""
     if not (folder / "eval_results.json").exists():
         values = _overrides({"data.data_dir": sounds_dir, "training.output_dir": folder})
         run(read_recipe(recipe, [*overrides, *values]), resume=True)
 
 
 def _overrides(values: dict) -> list[str]:
-    """Texts as they are, and other values in JSON, which is YAML."""
+    """Format overrides: text literally, and other values as JSON, which is valid YAML."""
     texts = (str(value) if isinstance(value, str | Path) else json.dumps(value) for value in values.values())
     return [f"{key}={text}" for key, text in zip(values, texts, strict=True)]
 
@@ -144,7 +144,7 @@ def _overrides(values: dict) -> list[str]:
 def recipe_of_run(
     method: str, data: str, seed: int, output: Path, pretrained: Path, overrides: Sequence[str], recipes: str = RECIPES
 ) -> Recipe:
-    """The recipe of one run on the scenes or the sounds in `output`."""
+    """Build the recipe of one run on the scenes or the sounds in `output`."""
     chosen, share = METHODS[method], SHARES[data]
     values = {
         "data.data_dir": output / "scenes",
@@ -165,7 +165,7 @@ def recipe_of_run(
 
 
 def scores_of_run(recipe: Recipe) -> dict[str, float]:
-    """Macro scores of a run on the test scenes and `trained_parameters`; of a run that was done before, as it was."""
+    """Return macro scores on the test scenes and `trained_parameters` of a run, which is only done if it is new."""
     folder = Path(recipe.training["output_dir"])
     path = folder / "scores.json"
     if not path.exists():
@@ -178,13 +178,13 @@ def scores_of_run(recipe: Recipe) -> dict[str, float]:
 
 
 def run_experiment(options: argparse.Namespace) -> None:
-    """Makes what is missing of the experiment and writes its table and its plot.
+    """Do what is missing of the experiment, and write its table and its plot.
 
     Args:
-        options: of the program.
+        options: options of the program.
 
     Raises:
-        OSError, ValueError: something given is not as it should be, or the output folder holds another experiment.
+        OSError, ValueError: an input is invalid, or the output folder holds another experiment.
         FloatingPointError: training diverged.
     """
     output = options.output.absolute()
@@ -228,29 +228,29 @@ def run_experiment(options: argparse.Namespace) -> None:
 
 
 def by_seed(runs: Sequence[dict], method: str, data: str, score: str) -> np.ndarray:
-    """A score of the runs of a method on some data, (seeds,)."""
+    """Return a score of a method's runs on some data, (seeds,)."""
     return np.array([run[score] for run in runs if (run["method"], run["data"]) == (method, data)])
 
 
 def methods_of(runs: Sequence[dict]) -> list[str]:
-    """The methods that runs are of, in the order of `METHODS`."""
+    """List the methods of the runs, in the order of `METHODS`."""
     found = {entry["method"] for entry in runs}
     return [method for method in METHODS if method in found]
 
 
 def spread(values: np.ndarray) -> float:
-    """Standard deviation over seeds; 0 of one."""
+    """Return the standard deviation over seeds; 0 for a single seed."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def headings(scenes: int, separator: str) -> list[str]:
-    """What each of the `SHARES` is called, of so many scenes in all."""
+    """Return the headings of `SHARES`, given the total number of scenes."""
     counts = {data: round(share * scenes) for data, share in SHARES.items() if share is not None}
     return [f"{data}{separator}{max(counts[data], 1)} scenes" if data in counts else data for data in SHARES]
 
 
 def table(runs: Sequence[dict], scenes: int) -> str:
-    """F20, and LE below it, as mean ± standard deviation over the seeds, in Markdown."""
+    """Format F20, with LE below it, as mean ± standard deviation over the seeds, in Markdown."""
 
     def cell(method: str, data: str) -> str:
         lines = []
@@ -267,13 +267,13 @@ def table(runs: Sequence[dict], scenes: int) -> str:
 
 
 def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
-    """F20 and LE over the share of the scenes, a line a method, and at the right with mono clips.
+    """Plot F20 and LE over the share of scenes, with one line per method, and for mono clips at the right.
 
-    Bars are a standard deviation over the seeds to either side.
+    Error bars are ± one standard deviation over the seeds.
     """
     from matplotlib.figure import Figure
 
-    # Even steps, as the shares are powers of ten; the clips stand by themselves.
+    # Evenly spaced, as the shares are powers of ten, with a gap before the mono clips.
     places = np.arange(len(SHARES)) + 0.3 * np.array([data == MONO for data in SHARES])
     scenes_only = slice(0, list(SHARES).index(MONO))
     methods = methods_of(runs)
@@ -301,7 +301,7 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
 
 @program("python -m training.experiments.data_efficiency", interrupted="the same command goes on where it stopped")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `python -m training.experiments.data_efficiency`."""
+    """Run the program `python -m training.experiments.data_efficiency`."""
     parser = CommandParser(
         prog="python -m training.experiments.data_efficiency",
         description=__doc__,

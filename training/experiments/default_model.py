@@ -1,8 +1,8 @@
-"""Makes of a training run the model that comes with the package: thresholds, scores and card.
+"""Turns a training run into the model that comes with the package: thresholds, scores and card.
 
-Sounds and rooms are others than in training: thresholds are chosen on the validation split, and the scores are those
-of the test split. Beside them stand the score on sounds of training, which tells what is known by heart, what is
-reported where only sounds of no class are, and another model in the same scenes.
+Sounds and rooms are held out from training: thresholds are chosen on the validation split, and scores are computed on
+the test split. For comparison, the card also has scores on training sounds, which show how much was memorised, false
+alarms on out-of-class sounds, and the scores of another model on the same scenes.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 
 VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
-# One for all classes loses no F20 to speak of up to 0.5; lower ones would take more sounds of no class for one.
+# Lower ones are not tried: even a common threshold of 0.5 loses hardly any F20, and they cause more false alarms.
 THRESHOLDS = np.arange(0.5, 0.81, 0.05)
-# Tried beside those of each class, for users who would rather miss a sound than be told of one that is not there.
+# Reported besides those of each class, for users who prefer missing a sound to a false alarm.
 RAISED_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 LIVELY_SCENES, EMPTY_SCENES = 200, 360
 
@@ -50,11 +50,11 @@ Predict = Callable[["torch.Tensor"], dict[str, "torch.Tensor"]]
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Scenes, what is in them and what a model makes of them.
+    """The events of scenes and the outputs of a model for them.
 
     Attributes:
-        references: the events.
-        outputs: as `decode_windows` takes them.
+        references: the true events.
+        outputs: the model's outputs, in the form that `decode_windows` takes.
         rt60: reverberation times, seconds.
     """
 
@@ -71,7 +71,7 @@ class Scenes:
 def run_scenes(
     extractor: PSELDNetFeatureExtractor, scene_set: SceneSet, count: int, *predicts: Predict
 ) -> list[Scenes]:
-    """Renders the first scenes of a set, and makes of their features each of the predictions."""
+    """Render the first `count` scenes of a set, and run each of the models on their features."""
     import torch
 
     from modeling_pseldnet.inference import Window
@@ -93,7 +93,7 @@ def run_scenes(
 
 
 def without_events(recipe: SceneRecipe, folder: str | None = None) -> SceneRecipe:
-    """The recipe with no events; with a folder, its sounds of no class, one after the other, as loud as events."""
+    """Return the recipe without events; with out-of-class sounds of `folder`, if given, in sequence and as loud."""
     interference = InterferenceRecipe(folder, probability=1.0, gap=recipe.events.gap, snr=recipe.events.snr)
     events = dataclasses.replace(recipe.events, polyphony={0: 1.0})
     return dataclasses.replace(recipe, events=events, interference=interference)
@@ -102,7 +102,7 @@ def without_events(recipe: SceneRecipe, folder: str | None = None) -> SceneRecip
 def further_scenes(
     recipe: SceneRecipe, sounds: SoundBank, interference: str | None
 ) -> dict[str, tuple[str, int, SceneRecipe]]:
-    """What a card tells of beside the test scenes: by its name in `Report` the split, how many scenes, the recipe."""
+    """Return split, number of scenes and recipe of the scenes besides those of the test, by field of `Report`."""
     scenes = {
         "known": ("train", TRAINING_SCENES, recipe),
         "noise": ("test", EMPTY_SCENES, without_events(recipe)),
@@ -119,7 +119,7 @@ def further_scenes(
 
 
 def about_scenes(recipe: SceneRecipe, name: str) -> str:
-    """What the scenes of a recipe are, in words."""
+    """Describe the scenes of a recipe in words."""
     events, rooms = recipe.events, recipe.rooms
     low, high = events.snr
     reverberation = "in measured rooms" if rooms.measured else f"RT60 of {rooms.rt60[0]:g} to {rooms.rt60[1]:g} s"
@@ -130,22 +130,23 @@ def about_scenes(recipe: SceneRecipe, name: str) -> str:
 
 
 def about_teacher(path: Path) -> str:
-    """The tagger whose outputs a run learnt, by its recipe, in words; nothing if there was none or it is not known."""
+    """Describe the tagger whose outputs a run learnt, from its recipe; empty if there is no tagger or no recipe."""
     module = read_recipe(path).teacher.module if path.is_file() else None
     return f", and the outputs of the tagger `{Path(module).stem}` for the same scenes" if module else ""
 
 
 def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
-    """The threshold of each class, (classes,), at which its SELD score is best; the median for classes without events.
+    """Choose the threshold of each class, (classes,), by its SELD score; the median for classes without events.
 
-    The F-score alone would take many false alarms for a little recall, which the error rate in the SELD score forbids.
+    The F-score alone would accept many false alarms for a little recall, which the error rate in the SELD score
+    prevents.
     """
     count = model.config.num_labels
     scores = [
         seld_scores(scenes.references, scenes.predictions(model, threshold), count)["classwise"]["SELD"]
         for threshold in tqdm(THRESHOLDS, desc="thresholds")
     ]
-    # The mean of three neighbours: a single best value owes much to chance.
+    # Average over three neighbours, since a single best value is partly due to chance.
     smooth = np.array([np.convolve(np.pad(f, 1, mode="edge"), np.ones(3) / 3, "valid") for f in np.transpose(scores)])
     best = THRESHOLDS[smooth.argmin(1)]
     heard = np.bincount(Events.concatenate(scenes.references).class_id, minlength=count) > 0
@@ -154,7 +155,7 @@ def choose_thresholds(model: PSELDNetForSELD, scenes: Scenes) -> np.ndarray:
 
 @program("python -m training.experiments.default_model")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program behind `make default-model`, once the training is done."""
+    """Run the program behind `make default-model`, after the training."""
     parser = CommandParser(prog="python -m training.experiments.default_model", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", help="folder of the training run")
@@ -182,7 +183,7 @@ def finish(options: argparse.Namespace) -> None:
     model, extractor = load(options.run, "cpu")
     other = load(options.beside, "cpu")[0] if options.beside else None
     if other:
-        # Both hear the same features.
+        # Both models get the same features.
         check_extractor(extractor, other.config)
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()
     if list(sounds.class_names) != list(model.config.id2label.values()):
@@ -236,14 +237,14 @@ def finish(options: argparse.Namespace) -> None:
 
 
 def lighten(folder: Path) -> None:
-    """Halves the weights on disk, which are read as float32, and leaves out the code, which is the package's own."""
+    """Store the weights in half precision, to be loaded as float32, and drop the code, which is the package's own."""
     from safetensors.torch import load_file, save_file
 
     path = folder / "model.safetensors"
     weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
-        # safetensors writes files that only their owner can read.
+        # safetensors writes files that only the owner can read.
         temporary.chmod(0o644)
     for file in folder.glob("*.py"):
         file.unlink()

@@ -1,7 +1,7 @@
-"""Makes the recordings that come with the project, their truth and their credits, from isolated sounds.
+"""Makes the example recordings of the project, with their ground truth and credits, from isolated sounds.
 
 `python -m training.experiments.example_scene --sounds DIR` writes them to the folder `example`; DIR also holds
-SOURCES.tsv, which tells the licence and the author of each sound. `python -m spaces_demo.precompute` is to follow.
+SOURCES.tsv, with the licence and the author of each sound. Run `python -m spaces_demo.precompute` afterwards.
 """
 
 import csv
@@ -25,10 +25,10 @@ from modeling_pseldnet.tools.cli import CommandParser, program
 EXAMPLE = Path(spaces_demo.__file__).with_name("example")
 SECONDS = 16.0
 Source = tuple[str, float, float | None, float]
-# Of each recording the seed of its room and its sources: sound, when it begins (s), its azimuth (degrees), or None for
-# one that moves, and its level above the noise (dB). None of the sounds was used to train the model that comes with
-# the package. Most were chosen because it knows them when they sound alone, which makes the scenes easier than others:
-# see the model's card.
+# For each recording, the seed of its room and its sources: sound, onset (s), azimuth (degrees; None if it moves), and
+# level above the noise (dB). None of the sounds was used to train the model that comes with the package. Most were
+# chosen because it recognises them when they are played alone, which makes the scenes easier than average: see the
+# model's card.
 SCENES: dict[str, tuple[int, list[Source]]] = {
     "scene": (
         0,
@@ -79,7 +79,7 @@ RECIPE = SceneRecipe(
 
 
 def nearest_position(room: Room, azimuth: float) -> int:
-    """The static position whose azimuth is nearest to one in degrees."""
+    """Return the static position whose azimuth is nearest to `azimuth` in degrees."""
     choices = room.choices(moving=False)
     found = np.array([vector_to_direction(room.paths[path][0])[0] for path in choices])
     return choices[int(np.abs(wrap_azimuth(found - azimuth)).argmin())]
@@ -90,10 +90,10 @@ def longest_path(room: Room) -> int:
 
 
 def make_scene(scene_set: SceneSet, sources: Sequence[Source]) -> Scene:
-    """A scene of these sources; a sound that moves does so for the whole of the longest path.
+    """Make a scene of the given sources; a moving source travels the whole of the room's longest path.
 
     Raises:
-        ValueError: one of them was trained on, or is too short for an event.
+        ValueError: a sound was used in training, or is too short for an event.
     """
     sounds, recipe = scene_set.sounds, scene_set.recipe
     trained_on = np.concatenate(sounds.numbers_by_class("train", recipe.test_fraction, recipe.validation_fraction))
@@ -114,10 +114,10 @@ def make_scene(scene_set: SceneSet, sources: Sequence[Source]) -> Scene:
 
 
 def credits_text(table: Path) -> str:
-    """The credits of the sounds.
+    """Return the credits of the sounds.
 
     Raises:
-        ValueError: one of them is not in the table, or may not be passed on.
+        ValueError: a sound is not in the table, or may not be redistributed.
     """
     with table.open(encoding="utf-8") as file:
         rows = {row.get("path"): row for row in csv.DictReader(file, delimiter="\t")}

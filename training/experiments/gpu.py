@@ -1,7 +1,7 @@
-"""What one GPU gives in nine minutes: its tests, a table of throughput, and further training of the default model.
+"""What one GPU can do in nine minutes: run its tests, measure throughput, and train the default model further.
 
-The training begins with the weights of a model, its optimizer anew. How far its learning rate has fallen is told by
-the clock, so that it comes to its end in the time that there is, whatever an update takes.
+Training starts from the weights of a model with a new optimizer. The learning rate follows the clock, so that its
+schedule ends in the available time, however long an update takes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("tests", "training", "table")
-# Seconds that the tests may take, and that are kept for the last evaluation and for the table after the training.
+# Seconds that the tests may take, and that are reserved for the evaluation and the table after training.
 TESTS_SECONDS, EVALUATION_SECONDS, TABLE_SECONDS = 90, 20, 60
-# The share of the training in which the rate falls to nothing.
+# Share of the training time during which the learning rate falls to 0.
 FALLING = 0.6
-# Calls that are timed.
+# Number of timed calls.
 REPEATS = 10
-# Sides of the matrices whose product tells what the device can do.
+# Size of the square matrices whose product measures the peak throughput of the device.
 PEAK_SIDES = {"cuda": 8192, "cpu": 512}
 
 EXAMPLE = """\
@@ -59,10 +59,10 @@ recordings. In the end the output folder of `run` has tests.txt, the model in ha
 
 
 def pack(sounds_dir: Path, folder: Path) -> None:
-    """Writes the sounds of a folder as Opus, small enough to travel, with the recording of each.
+    """Write the sounds of a folder as Opus, small enough to send, with a table of their recordings.
 
     Raises:
-        ValueError: there are no sounds, one cannot be read, or they would be replaced.
+        ValueError: there are no sounds, one cannot be read, or one would be overwritten.
     """
     if folder.resolve().is_relative_to(sounds_dir.resolve()):
         raise ValueError(f"{folder} lies in {sounds_dir}, whose sounds are read: give another folder")
@@ -82,7 +82,7 @@ def pack(sounds_dir: Path, folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of the table: what is done, seconds that one takes, and a remark."""
+    """A row of the table: what was timed, the seconds it takes once, and a remark."""
 
     what: str
     seconds: float
@@ -93,7 +93,7 @@ class Row:
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """The mean time of a call, after two that are not counted."""
+    """Return the mean time of a call in seconds, after two warm-up calls."""
     import torch
 
     def finish() -> float:
@@ -110,7 +110,7 @@ def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -
 
 
 def throughput(trainer: SELDTrainer) -> Iterator[Row]:
-    """The time of each part of training and of prediction on the trainer's device; the model is trained a bit."""
+    """Time each part of training and prediction on the trainer's device; this trains the model a little."""
     import torch
 
     device, size = trainer.args.device, trainer.args.train_batch_size
@@ -161,7 +161,7 @@ def throughput(trainer: SELDTrainer) -> Iterator[Row]:
 
 
 def training_steps(trainer: SELDTrainer, inputs: dict) -> Iterator[Row]:
-    """The time that a training step in bfloat16 takes a view, as it is and, on a GPU, compiled."""
+    """Time a training step in bfloat16 per view, in eager mode and, on a GPU, compiled."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -187,7 +187,7 @@ def training_steps(trainer: SELDTrainer, inputs: dict) -> Iterator[Row]:
         except Exception as error:
             if not how:
                 raise
-            # What a compiler cannot do shall not end the run.
+            # A failing compiler must not end the run.
             print(f"a training step{how} failed: {error}", file=sys.stderr)
             continue
         used = 100 * counter.get_total_flops() / seconds / peak
@@ -196,9 +196,9 @@ def training_steps(trainer: SELDTrainer, inputs: dict) -> Iterator[Row]:
 
 
 def gpu_tests(path: Path) -> None:
-    """Runs the tests that are marked `gpu`, and writes what they say."""
+    """Run the tests marked `gpu` and write their output to a file."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    # What is not installed there is not what a GPU is needed for.
+    # Missing packages do not matter: tests that need them do not need a GPU.
     command += ["--continue-on-collection-errors", str(ROOT / "tests")]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TESTS_SECONDS)
@@ -210,10 +210,10 @@ def gpu_tests(path: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The tests, the training and the table, one after the other.
+    """Run the tests, the training and the table, one after the other.
 
     Raises:
-        OSError, ValueError: the sounds or the model are not there, or the recipe does not fit them.
+        OSError, ValueError: the sounds or the model are missing, or the recipe does not fit them.
     """
     deadline = time.monotonic() + 60 * options.minutes
     import torch
@@ -226,7 +226,7 @@ def run(options: argparse.Namespace) -> None:
     values = {
         "data.data_dir": options.sounds,
         "data.train.scene_recipe": "default_model_48_gpu",
-        # One endless epoch: at the end of each the workers begin anew.
+        # A single endless epoch, as workers are restarted after each epoch.
         "data.train.scenes": 10**6,
         "schedule.muon_learning_rate": 0.01,
         "training.learning_rate": 1e-3,
@@ -237,7 +237,7 @@ def run(options: argparse.Namespace) -> None:
         "training.output_dir": output / "run",
         "training.eval_strategy": "no",
         "training.save_strategy": "no",
-        # How far it is tells the clock.
+        # Progress depends on the clock, not on the number of updates.
         "training.disable_tqdm": "true",
     }
     recipe = read_recipe(options.recipe, [*(f"{key}={value}" for key, value in values.items()), *options.override])
@@ -246,7 +246,7 @@ def run(options: argparse.Namespace) -> None:
     training = bool({"training", "table"} & set(parts))
     if "tests" in parts:
         if training:
-            # What is missing is told before the time is spent.
+            # Report anything missing before spending time.
             sounds_from_folder(options.sounds)
             read_teacher(recipe)
         gpu_tests(output / "tests.txt")
@@ -265,10 +265,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def train_until(trainer: SELDTrainer, deadline: float, updates: int | None) -> None:
-    """Trains as long as there is time for it and the evaluation, or for so many updates.
+    """Train as long as time allows, leaving some for the evaluation, or for a number of updates.
 
     Args:
-        deadline: by the monotonic clock, seconds.
+        deadline: the end, in seconds of the monotonic clock.
 
     Raises:
         ValueError: no time is left.
@@ -296,7 +296,7 @@ def train_until(trainer: SELDTrainer, deadline: float, updates: int | None) -> N
 
 
 def save(trainer: SELDTrainer, recipe: Recipe, output: Path) -> None:
-    """Writes the model in half precision, and what it scores on the validation scenes."""
+    """Save the model in half precision, and its scores on the validation scenes."""
     from .default_model import lighten
 
     trainer.save_model(str(output / "model"))
@@ -309,7 +309,7 @@ def save(trainer: SELDTrainer, recipe: Recipe, output: Path) -> None:
 
 @program("python -m training.experiments.gpu")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `python -m training.experiments.gpu`."""
+    """Run the program `python -m training.experiments.gpu`."""
     parser = CommandParser(
         prog="python -m training.experiments.gpu",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""The card of the model that comes with the package: tables and a picture of what it makes of simulated scenes."""
+"""The card of the model that comes with the package: tables and a picture of its results on simulated scenes."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from modeling_pseldnet import PSELDNetForSELD
 
 
-# Reverberation times, seconds: what the test scenes are parted at, and those of the livelier rooms.
+# In seconds: edges of the RT60 ranges that test scenes are grouped by, and the RT60 range of more reverberant rooms.
 RT60_EDGES, LIVELY_RT60 = (0.1, 0.3, 0.5, 0.7, 1.0), (1.0, 2.0)
-# A class of sounds, and those that may be heard in it as well.
+# The class of music, and the classes that may also be heard in music.
 MUSIC, OF_MUSIC = "music", {"music", "piano", "plucked_string", "wind_instrument", "drum", "singing"}
 TEMPLATE = Path(__file__).with_name("default_model_card.md")
 
-# The events of scenes, and what was found in them.
+# The true events of scenes, and the predicted ones.
 Heard = tuple[list[Events], list[Events]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a card tells of: scenes with what is in them and what was found in them.
+    """The content of a card: scenes with their true and predicted events.
 
     Attributes:
         model: the model, with its thresholds.
         test, averaged: the test scenes, without and with `--tta`.
         rt60: reverberation times of their rooms, seconds.
-        known: scenes of sounds of training.
-        noise, unlabelled, music: scenes of noise alone, of sounds of no class, and of music alone.
-        scene_seconds: how long each scene is.
+        known: scenes made of training sounds.
+        noise, unlabelled, music: scenes of noise only, of out-of-class sounds, and of music only.
+        scene_seconds: length of each scene.
         lively: test scenes in rooms of `LIVELY_RT60`.
-        beside: another model, and what it found in the test scenes.
-        raised: what is found in the test scenes, and in those with nothing to report, at higher thresholds.
-        usual_distance: what to say of each event to get the distances right without listening, metres.
+        beside: another model, and its predictions for the test scenes.
+        raised: predictions at higher thresholds, for the test scenes and for those with nothing to report.
+        usual_distance: median distance of events, metres, a constant guess to compare with.
     """
 
     model: PSELDNetForSELD
@@ -76,10 +76,10 @@ class Report:
         num_classes: int | None = None,
         variant: str = "dcase2023",
     ) -> dict:
-        """The scores of test scenes with their intervals, also by the largest number of simultaneous events of each.
+        """Score test scenes, with confidence intervals, overall and by the maximum number of simultaneous events.
 
         Args:
-            num_classes: where the events are not of all classes of the model.
+            num_classes: number of classes of the events. Defaults to all classes of the model.
         """
         overlap = [f"{np.bincount(events.frame).max(initial=0)}" for events in self.test[0]]
         count = num_classes or len(self.labels)
@@ -87,12 +87,12 @@ class Report:
 
 
 def card(report: Report, validation_scenes: int, **texts: str) -> str:
-    """The model card.
+    """Write the text of the model card.
 
     Args:
-        validation_scenes: how many scenes the thresholds were chosen on.
-        texts: what the training was (`trained_on`), on which `sounds`, and whether it was `taught`; what the test
-            scenes are (`about_scenes`).
+        validation_scenes: number of scenes that the thresholds were chosen on.
+        texts: descriptions of the training (`trained_on`), its `sounds`, the teacher (`taught`) and the test scenes
+            (`about_scenes`).
     """
     config = report.model.config
     scores = report.scores_by_overlap(*report.test)
@@ -119,7 +119,7 @@ SCORES = {"F": "F20", "ER": "ER20", "LE": "LE", "LR": "LR", "SELD": "SELD"}
 
 
 def _cells(scores: dict, jackknife: dict | None = None, names: Iterable[str] = SCORES) -> list[str]:
-    """Scores with their intervals."""
+    """Format scores with their confidence intervals."""
 
     def text(name: str) -> str:
         digits, unit = (1, "°") if name == "LE" else (3, "")
@@ -149,12 +149,12 @@ def _by_sources(report: Report, scores: dict) -> str:
 
 
 def band(low: float, high: float) -> str:
-    """What a range of reverberation times is called."""
+    """Name a range of reverberation times."""
     return f"{low:.1f}–{high:.1f} s"
 
 
 def band_of(rt60: float) -> str:
-    """The range of reverberation times that one falls into."""
+    """Name the range that a reverberation time falls into."""
     number = int(np.clip(np.searchsorted(RT60_EDGES, rt60) - 1, 0, len(RT60_EDGES) - 2))
     return band(*RT60_EDGES[number : number + 2])
 
@@ -201,14 +201,14 @@ def _distances(report: Report) -> str:
 
 
 def events_per_hour(found: Sequence[Events], id2label: dict[int, str], scene_seconds: float) -> dict[str, float]:
-    """Events reported an hour, by class; after a pause, or of another track or class, it is another event."""
+    """Count events reported per hour, by class; an event ends with a pause or a change of track or class."""
     counts = Counter(record["label"] for events in found for record in to_records(link_tracks(events), id2label))
     return {label: count * 3600 / (len(found) * scene_seconds) for label, count in counts.most_common()}
 
 
-# How many classes a card names that out-of-class sounds are mistaken for.
+# How many of the classes that out-of-class sounds are mistaken for a card names.
 TAKEN_FOR = 5
-# Scenes in which there is nothing to report, or nothing but music, in words.
+# Descriptions of scenes without anything to report, or with nothing but music.
 NOTHING_TO_REPORT = {
     "unlabelled": "out-of-class sounds, one after another, at the levels of the scenes",
     "music": "music, one piece after another (not counting events of musical classes)",
@@ -217,14 +217,14 @@ NOTHING_TO_REPORT = {
 
 
 def false_alarms(report: Report) -> str:
-    """The table of events an hour where there is nothing to report, and what higher thresholds make of them."""
+    """Format a table of false alarms per hour in scenes with nothing to report, and of the effect of thresholds."""
     heard = {name: getattr(report, name) for name in NOTHING_TO_REPORT if getattr(report, name)}
     alarms = {name: _alarms(report, name, found) for name, (_, found) in heard.items()}
     rows = [[NOTHING_TO_REPORT[name], f"{sum(by_class.values()):.0f}"] for name, by_class in alarms.items()]
     text = "False alarms in scenes without any of its classes, or with nothing but music:\n\n"
     text += markdown_table(["scenes", "false alarms per hour"], rows)
     if taken_for := alarms.get("unlabelled"):
-        # Sounds that are of one of its classes after all would show here.
+        # This would reveal sounds that do belong to one of the classes after all.
         most = ", ".join(f"{label} ({count:.0f})" for label, count in list(taken_for.items())[:TAKEN_FOR])
         text += f"\n\nThe most frequent false alarms on out-of-class sounds, per hour: {most}."
     if not report.raised:
@@ -248,7 +248,7 @@ def false_alarms(report: Report) -> str:
 
 
 def _alarms(report: Report, name: str, found: Sequence[Events]) -> dict[str, float]:
-    """False alarms an hour in the scenes of `NOTHING_TO_REPORT`, by class, the most frequent first."""
+    """Count false alarms per hour in the scenes of `NOTHING_TO_REPORT`, by class, the most frequent first."""
     counts = events_per_hour(found, report.model.config.id2label, report.scene_seconds)
     passed_over = OF_MUSIC if name == "music" else ()
     return {label: count for label, count in counts.items() if label not in passed_over}
@@ -281,10 +281,10 @@ def _beside(report: Report) -> str:
 
 
 def confusion(references: Sequence[Events], predictions: Sequence[Events], num_classes: int) -> np.ndarray:
-    """Shares (classes + 1, classes + 1) of what is reported where a source of a class is; the last stands for nothing.
+    """Compute the confusion matrix (classes + 1, classes + 1) in shares: true class by reported class, nothing last.
 
-    A source of a frame goes with the event nearest to it, if that is within 20°; events near no source go to the last
-    row, whose numbers are shares of all events reported.
+    In each frame, a source is matched with the nearest reported event, if that is within 20°. Events near no source
+    are counted in the last row, as shares of all reported events.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1))
     for reference, prediction in zip(references, predictions, strict=True):
@@ -303,7 +303,7 @@ def confusion(references: Sequence[Events], predictions: Sequence[Events], num_c
 
 
 def plot_confusion(report: Report, path: Path) -> None:
-    """Draws what is reported where a source of each class is, in the test scenes."""
+    """Plot the confusion matrix of the test scenes."""
     from matplotlib.figure import Figure
 
     shares = confusion(*report.test, len(report.labels))
