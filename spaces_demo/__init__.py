@@ -1,4 +1,4 @@
-"""What people see and hear: a first run on the terminal, and the page of the program `pseldnet-demo`."""
+"""The demos: a first run in the terminal, and the web page of the program `pseldnet-demo`."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""What visitors are told when something cannot be done: what is wrong and what to do, never a path or a traceback."""
+"""Error messages for visitors: what is wrong and what to do, never a path or a traceback."""
 
 import html
 import logging
@@ -18,7 +18,7 @@ from modeling_pseldnet.tools.cli import first_line
 
 MAX_MINUTES, MAX_MEGABYTES = 10, 100
 TAKES = f"WAV, FLAC, OGG or AMB of up to {MAX_MINUTES} minutes and {MAX_MEGABYTES} MB"
-# What to do about channels that the model does not take, by how many it takes and how many there are.
+# Advice on channels that the model does not take, by the number it takes and the number there are.
 CHANNEL_ADVICE = {
     (4, 1): "One channel holds no direction, and nothing can bring it back: record with an ambisonic or a tetrahedral"
     " microphone.",
@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 
 
 class Cancelled(Exception):
-    """The visitor does not want the result any more."""
+    """The visitor no longer wants the result."""
 
 
 def friendly(message: str, *paths: str) -> gr.Error:
-    """A message that stays until it is closed; the name of a file in it stands for its path on the server."""
+    """Make a message that stays until it is closed; file paths on the server are replaced by file names."""
     for path in filter(None, paths):
         message = message.replace(path, Path(path).name)
     return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
@@ -52,7 +52,7 @@ def friendly(message: str, *paths: str) -> gr.Error:
 
 @contextmanager
 def answering(*paths: str) -> Iterator[None]:
-    """Turns what goes wrong within into words for the visitor; what nobody foresaw gets a number, which is logged."""
+    """Turn errors into messages for the visitor; an unexpected one is logged under a number that the visitor sees."""
     try:
         yield
     except Cancelled:
@@ -71,10 +71,10 @@ def answering(*paths: str) -> Iterator[None]:
 
 
 def measure(path: str, sampling_rate: int, channel_format: str) -> float:
-    """The duration of a recording in seconds.
+    """Return the duration of a recording in seconds.
 
     Raises:
-        ValueError: it cannot be used here; the message says what to do.
+        ValueError: the recording cannot be used here; the message says what to do.
     """
     name = Path(path).name
     if not Path(path).is_file():
@@ -96,7 +96,7 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
 
 
 def advice(path: str, channel_format: str) -> str:
-    """What to do with a recording that cannot be used as one of a channel format."""
+    """Return advice on a recording that cannot be used in a channel format."""
     try:
         channels = soundfile.info(path).channels
     except (soundfile.LibsndfileError, TypeError):
@@ -105,7 +105,7 @@ def advice(path: str, channel_format: str) -> str:
 
 
 def channel_advice(channels: int, needed: int, name: str = "") -> str:
-    """What to do about a number of channels where another one is needed; nothing where they fit."""
+    """Return advice if the number of channels is not the needed one; empty if it is."""
     if channels == needed:
         return ""
     if needed == 4 and isqrt(channels) ** 2 == channels > 4:

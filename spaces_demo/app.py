@@ -1,4 +1,4 @@
-"""A page that shows what sounds in a recording, when and from which direction: the program `pseldnet-demo`."""
+"""The web page that shows what sounds in a recording, when and from which direction: the program `pseldnet-demo`."""
 
 import argparse
 import gc
@@ -37,27 +37,27 @@ from spaces_demo.results import AMBISONIC, Result, about_scene, find_events, wri
 
 
 try:
-    from spaces import GPU as on_gpu  # where the platform lends one for the time of a call
+    from spaces import GPU as on_gpu  # on platforms that lend a GPU for the duration of a call
 except ImportError:
 
     def on_gpu(function: Callable) -> Callable:
-        """No loan: what has a GPU keeps it."""
+        """Do nothing: GPUs are not lent here."""
         return function
 
 
 FOLDER = Path(__file__).parent
-# Files of visitors, and what is made of them, are deleted when they are this old; all of them when the server stops.
+# Visitors' files and their results are deleted at this age, and all of them when the server stops.
 KEPT_SECONDS = 1800
-# A run that takes longer is ended, as others wait for it.
+# Longer runs are ended, as other visitors wait.
 MAX_RUN_SECONDS = 600
-# More visitors than this are not let into the queue.
+# Maximum number of visitors in the queue.
 MAX_WAITING = 50
 FORMAT_CHOICES = [
     ("AmbiX: W, Y, Z, X; AMB files: FuMa", "auto"),
     ("FuMa: W, X, Y, Z", "fuma"),
     ("A-format: capsules", "aformat"),
 ]
-# 0 stands for the model's own, as Gradio has no empty number.
+# 0 stands for the model's own threshold, as Gradio has no empty number.
 THRESHOLDS = [("the model's own", 0.0), *((f"{percent / 100:.2f}", percent / 100) for percent in range(5, 100, 5))]
 CHANNELS = {1: "one channel", 2: "two channels, left and right", 4: "four channels"}
 OVERLAPS = [("none", 0.0), ("half: 2 times the work", 0.5), ("90 %: 10 times the work", 0.9)]
@@ -66,26 +66,28 @@ CLIENT_EXAMPLE = (FOLDER / "README.md").read_text(encoding="utf-8").split("```py
 
 @on_gpu
 def hear(model: tuple[str, str, bool], recording: str, *options, **more) -> Events:
-    """The events of a recording, by a model as [`load`] takes it: a GPU on loan is used by another process, which can
-    be given small things alone."""
+    """Find the events of a recording with a model, named as in [`load`].
+
+    A lent GPU is used by another process, which can only be passed small objects.
+    """
     return find_events(load(*model), recording, *options, **more)
 
 
 def load(own: str, other: str, trust_remote_code: bool) -> Model:
-    """The model that a visitor names, or the page's own for an empty name.
+    """Load the model that a visitor names, or the page's own if the name is empty.
 
     Raises:
-        ValueError: it cannot be used.
+        ValueError: the model cannot be used.
     """
     return load_from_hub(other, trust_remote_code) if other else load_own(own)
 
 
 class Finder:
-    """Finds the events of recordings for the visitors of a page.
+    """Find the events of recordings for the visitors of a page.
 
     Args:
-        model: the model of the operator, folder or Hub repository.
-        trust_remote_code: whether models that visitors name may bring code along.
+        model: the operator's model, a folder or a Hub repository.
+        trust_remote_code: whether to run the code of models that visitors name.
 
     Raises:
         ValueError: the model cannot be loaded.
@@ -106,26 +108,26 @@ class Finder:
         request: gr.Request = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (where Gradio looks for it)
     ) -> Iterator[tuple[str, str, str, str]]:
-        """Says what sounds in a recording, when and from which direction.
+        """Find what sounds in a recording, when and from which direction.
 
         Args:
-            recording: four channels, WAV, FLAC, OGG or AMB, of up to ten minutes.
-            channel_format: auto (what the file says, or else ambix), ambix, fuma or aformat; auto if empty, or stereo
-                with a stereo model.
-            model: a PSELDNet on the Hub, user/name; the model of the page if empty.
+            recording: a four-channel WAV, FLAC, OGG or AMB file of up to ten minutes.
+            channel_format: auto (as the file says, or else ambix), ambix, fuma or aformat. If empty, auto, or stereo
+                for a stereo model.
+            model: a PSELDNet on the Hub, user/name. If empty, the model of the page.
             threshold: activity above which an event is reported, 0.05 to 0.95 in steps of 0.05; 0 is the model's own.
-            overlap: part of each window that is averaged with the next: 0, 0.5 or 0.9.
+            overlap: share of each window that is averaged with the next: 0, 0.5 or 0.9.
 
         Yields:
             The paths of DCASE CSV, JSON, picture (PNG) and stereo preview (MP3), which exist until the next item is
-            asked for.
+            requested.
         """
         with answering(recording), TemporaryDirectory() as folder:
             found = self._find(folder, recording, channel_format, model, threshold, overlap, request, progress)
             result, events, network, seconds = found
             labels, picture = network.config.id2label, str(Path(result.csv).with_suffix(".png"))
             plot_events(events, labels, picture, seconds, title=Path(recording).name)
-            # A figure is megabytes of cycles, which many visitors would heap up until the collector next comes by.
+            # A figure is megabytes of reference cycles, which would pile up with many visitors until collected.
             gc.collect()
             yield result.csv, result.json, picture, result.stereo
 
@@ -139,7 +141,7 @@ class Finder:
         request: gr.Request = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Result]:
-        """As [`detect`], for the page, which draws the picture itself."""
+        """Do the same as [`detect`] for the page, which draws the picture itself."""
         with answering(recording), TemporaryDirectory() as folder:
             yield self._find(folder, recording, channel_format, model, threshold, overlap, request, progress)[0]
 
@@ -174,7 +176,7 @@ class Finder:
             channel_format = choose_channel_format(channel_format or None, used.extractor)
             seconds = measure(recording, used.network.config.sampling_rate, channel_format)
             progress(0, desc="Listening")
-            # A process of its own cannot be told to stop, nor tell how far it is.
+            # A separate process can neither be stopped nor report its progress.
             follow = {} if os.environ.get("SPACES_ZERO_GPU") else {"progress": advance}
             events = hear(choice, recording, channel_format, threshold, overlap, **follow)
             progress(1, desc="Preparing the sound")
@@ -183,7 +185,7 @@ class Finder:
             self.running.pop(request.session_hash, None)
 
     def solo(self, recording: str | None, example: str, channel_format: str, trajectory: list[dict]) -> Iterator[str]:
-        """The sound of one event, steered to it along its track, of a visitor's recording or of an example."""
+        """Extract the sound of one event, by steering along its trajectory, from a recording or an example."""
         with answering(recording or ""), TemporaryDirectory() as folder:
             channel_format = channel_format or AMBISONIC[0]
             if example in {known["id"] for known in examples()}:
@@ -198,13 +200,13 @@ class Finder:
             yield str(path)
 
     def cancel(self, request: gr.Request) -> None:
-        """Ends the work for a visitor, if there is any, after the windows in hand."""
+        """Stop the run of a visitor, if there is one, after the current windows."""
         if stop := self.running.get(request.session_hash):
             stop.set()
 
 
 def build(finder: Finder) -> gr.Blocks:
-    """The endpoints that the page and programs call, with their queue; visitors see `page/index.html` instead."""
+    """Build the endpoints that the page and programs call, with a queue; visitors see `page/index.html` instead."""
     with gr.Blocks(analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)) as blocks:
         recording = gr.File(label="Recording")
         options = [
@@ -218,7 +220,7 @@ def build(finder: Finder) -> gr.Blocks:
             gr.Dropdown(OVERLAPS, value=0.0, label="Overlap"),
         ]
         example, trajectory = gr.Textbox("", label="Example"), gr.JSON(label="Trajectory")
-        # One recording at a time, whoever asks for it; sounds of single events are quick.
+        # One recording at a time for all visitors; sounds of single events are fast.
         alone = {"concurrency_limit": 1, "concurrency_id": "model"}
         api, page = ({"api_visibility": visible} for visible in ("public", "undocumented"))
         files = [gr.File(label=label) for label in ("CSV", "JSON", "Picture", "Preview")]
@@ -237,7 +239,7 @@ def build(finder: Finder) -> gr.Blocks:
 
 
 def refuse_addresses(block) -> None:
-    """Has a component take files that were uploaded, and fetch nothing from an address that a visitor gives."""
+    """Make a component accept only uploaded files, and fetch nothing from URLs that visitors give."""
     move = block.async_move_resource_to_block_cache
 
     async def move_files_alone(path: str | Path | None) -> str | None:
@@ -249,7 +251,7 @@ def refuse_addresses(block) -> None:
 
 
 def refuse_in_one_line(blocks: gr.Blocks) -> None:
-    """Has visitors told what Gradio finds wrong with the inputs of a call, which it would log with all they hold."""
+    """Tell visitors what Gradio finds wrong with the inputs of a call, instead of logging all the inputs."""
     preprocess = blocks.preprocess_data
 
     async def preprocess_data(*arguments, **more) -> list:
@@ -262,7 +264,7 @@ def refuse_in_one_line(blocks: gr.Blocks) -> None:
 
 
 def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
-    """The page itself, its files and the examples. What it has to know of the server stands in its HTML."""
+    """Return routes of the page, its files and the examples; the HTML holds what the page must know of the server."""
     channel_format = choose_channel_format(None, finder.own.extractor)
     channels = CHANNEL_FORMATS[channel_format].num_channels
     about = {
@@ -270,7 +272,7 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
         "channels": channels,
         "examples": examples(),
         "maxMegabytes": MAX_MEGABYTES,
-        # A GPU on loan is lent for the time of a call.
+        # A GPU is lent only for the duration of a call.
         "live": not os.environ.get("SPACES_ZERO_GPU"),
         "endpoints": {function.api_name: number for number, function in blocks.fns.items()},
     }
@@ -310,10 +312,10 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
 
 
 def check_address(host: str, port: int) -> None:
-    """Sees whether one can listen there, as Gradio would try a bad host for minutes.
+    """Check that the server can listen at an address, as Gradio would try a bad host for minutes.
 
     Raises:
-        ValueError: one cannot.
+        ValueError: it cannot.
     """
     reason = "no such host"
     try:
@@ -332,7 +334,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Serves the page until it is told to stop; `options` are those of `pseldnet-demo`.
+    """Serve the page until it is stopped; `options` are those of `pseldnet-demo`.
 
     Raises:
         ValueError: the model cannot be loaded, or nothing can listen at the address.
@@ -341,13 +343,13 @@ def serve(options: argparse.Namespace) -> None:
     check_address(options.host or "127.0.0.1", options.port or 0)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # A server that is told to stop goes the way of one that is interrupted, so that the files of visitors are deleted.
+    # Treat SIGTERM like an interrupt, so that visitors' files are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(prefix=f"{NAME}-") as files:
         os.environ["GRADIO_TEMP_DIR"] = files
         finder = Finder(options.model, options.trust_remote_code)
         blocks = build(finder)
-        # What is here now stays, and is not looked through any more.
+        # Objects that exist now are permanent; exclude them from garbage collection.
         gc.freeze()
         blocks.launch(
             server_name=options.host,

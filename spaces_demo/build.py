@@ -1,7 +1,7 @@
 """Makes the folder of a Hugging Face Space, which `hf upload user/space DIR . --repo-type space` publishes.
 
-The folder holds all that it runs: the packages lie beside the app, and what they need is what this project declares
-that it needs, with a torch for CPUs. Nothing of it is looked up by a name that somebody else could take.
+The folder holds all code that it runs: the packages lie beside the app, and the requirements are those that this
+project declares, with torch for CPUs. Nothing is looked up under a name that somebody else could take.
 """
 
 import shutil
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 
 def requirements() -> list[str]:
-    """What the page needs, as the project declares it: that of the project itself, and of its extra for the page."""
+    """Return what the page needs: the declared requirements of the project and of its extra for the page."""
     needed = (line.partition(";") for line in requires(PROJECT))
     return [
         name.strip() for name, _, marker in needed if not marker or f'extra == "{EXTRA}"' in marker.replace("'", '"')
@@ -40,7 +40,7 @@ def requirements() -> list[str]:
 
 
 def build(folder: Path) -> None:
-    """Writes the folder, whole or not at all; one that is there is replaced."""
+    """Write the folder, whole or not at all; an existing one is replaced."""
     with atomic_folder(folder) as new:
         for package in PACKAGES:
             source = Path(package.__file__).parent
@@ -52,7 +52,7 @@ def build(folder: Path) -> None:
 
 @program("python -m spaces_demo.build")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `python -m spaces_demo.build`."""
+    """Run the program `python -m spaces_demo.build`."""
     parser = CommandParser(prog="python -m spaces_demo.build", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what to make; what is there is replaced")
     folder = parser.parse_args(arguments).folder

@@ -1,4 +1,4 @@
-"""A first run: what the model that comes with the package finds in a scene whose truth is known."""
+"""A first run: the default model's predictions for a scene with known ground truth."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ SECONDS = 16
 
 
 def print_events(title: str, events: Events, labels: dict[int, str]) -> None:
-    """Each source of the events: when it sounds, what it is, and its mean direction."""
+    """Print when each event sounds, what it is, and its mean direction."""
     print(f"\n{title}\n{'from':>7}{'to':>8}   {'sound':<16}{'azimuth':>8}{'elevation':>11}")
     for record in to_records(events, labels):
         print(
@@ -26,7 +26,7 @@ def print_events(title: str, events: Events, labels: dict[int, str]) -> None:
 
 
 def main(output: Path = Path("outputs/demo")) -> int:
-    """Writes the events of the scene and a picture of them with the truth; returns the exit status."""
+    """Write the events of the scene and a picture of them with the ground truth; return the exit status."""
     from transformers import AutoConfig
     from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""A recording to listen to: stereo, for headphones, and the sound of one event, from first-order ambisonics."""
+"""Make recordings audible: stereo, binaural and single-event audio from first-order ambisonics."""
 
 import os
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ from modeling_pseldnet.files import atomic_path
 
 
 BLOCK_SECONDS = 10
-# The loudest sample of a preview, of full scale; recordings of rooms are often far below it.
+# Peak of a preview relative to full scale; recordings of rooms are often far below it.
 PEAK = 0.7
-# Levels of a recording over its whole time, which the page draws.
+# Number of levels over a recording that the page draws.
 ENVELOPE_POINTS = 800
 
-# From W, Y, Z, X to two cardioids back to back: one looks left, one looks right.
+# From W, Y, Z, X to two cardioids back to back, one facing left and one facing right.
 CARDIOIDS = 0.5 * np.array([[1, 1, 0, 0], [1, -1, 0, 0]], dtype=np.float32)[:, :, None]
-# The part of W in a first-order microphone of the highest directivity, the hypercardioid; the rest looks ahead.
+# Share of W in a hypercardioid, the first-order microphone with the highest directivity; the rest faces the target.
 HYPERCARDIOID = 0.25
 FADE_SECONDS = 0.02
 
-# Brown and Duda, "A structural model for binaural sound synthesis", IEEE TSAP 6(5), 1998: radius of the head in
-# metres, azimuth of the ears, the least gain of the shadow and where it lies, and the echoes of the outer ear
-# (reflection, and A, B, D of their delays in samples at 44.1 kHz), which tell front from back.
+# Brown and Duda, "A structural model for binaural sound synthesis", IEEE TSAP 6(5), 1998: head radius in metres,
+# azimuth of the ears, minimum gain of the head shadow and its angle, and the pinna echoes (reflection, and A, B, D of
+# their delays in samples at 44.1 kHz), which distinguish front from back.
 HEAD_RADIUS, EAR_DEGREES, LEAST_SHADOW, SHADOW_DEGREES = 0.0875, 100.0, 0.1, 150.0
 PINNA = [(0.5, 1, 2, 1.0), (-1.0, 5, 4, 0.5), (0.5, 5, 7, 0.5), (-0.25, 5, 11, 0.5), (0.25, 5, 13, 0.5)]
 PINNA_RATE = 44100
-# Eight loudspeakers in the corners of a cube stand for the sound field. The weight of the first order that
+# Virtual loudspeakers in the corners of a cube reproduce the sound field, with the first-order weight that
 # concentrates their energy most (max rE: Daniel, "Représentation de champs acoustiques", 2000, section 3.3).
 CUBE = np.array([(x, y, z) for x in (1, -1) for y in (1, -1) for z in (1, -1)]) / 3**0.5
 MAX_ENERGY = 3**-0.5
@@ -39,7 +39,7 @@ TAPS = 256
 
 
 class Preview(NamedTuple):
-    """What is written for ears, and the level of the recording in equal parts of it, as part of the highest."""
+    """The paths of the previews, and the levels of the recording in equal parts, relative to the highest."""
 
     stereo: str
     binaural: str
@@ -47,7 +47,7 @@ class Preview(NamedTuple):
 
 
 def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np.ndarray:
-    """What an ear hears of a plane wave, after Brown and Duda: shadow and delay of a sphere (Woodworth), outer ear.
+    """Return an ear's response to a plane wave, after Brown and Duda: head shadow, delay (Woodworth) and pinna.
 
     Args:
         frequency: (frequencies,) in Hz.
@@ -55,7 +55,7 @@ def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np
         side: 1 for the left ear, -1 for the right.
 
     Returns:
-        (frequencies,), complex; the delay is none at the centre of the head, and so negative at the nearer ear.
+        (frequencies,), complex; delays are relative to the centre of the head, so negative at the nearer ear.
     """
     ear = direction_to_vector(side * EAR_DEGREES, 0.0)
     incidence = np.arccos(np.clip(direction @ ear, -1, 1))
@@ -65,7 +65,7 @@ def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np
     phase = np.pi * incidence / np.radians(SHADOW_DEGREES)
     alpha = (1 + LEAST_SHADOW / 2) + (1 - LEAST_SHADOW / 2) * np.cos(phase)
     shadow = (1 + 0.5j * alpha * omega * travel) / (1 + 0.5j * omega * travel)
-    # Interaural coordinates: how far to the side, and the angle around the axis of the ears, which is 180° behind.
+    # Interaural coordinates: lateral angle, and the angle around the axis of the ears, which is 180° at the back.
     lateral = np.arcsin(np.clip(side * direction[1], -1, 1))
     polar = np.arctan2(direction[2], direction[0])
     polar += 2 * np.pi * (polar < -np.pi / 2)
@@ -77,19 +77,19 @@ def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np
 
 
 def binaural_filters(sampling_rate: int) -> np.ndarray:
-    """Filters (left and right ear; W, Y, Z, X; TAPS) that make of ambisonics what a head at its place would hear."""
+    """Design the filters (left and right ear; W, Y, Z, X; TAPS) that render ambisonics binaurally."""
     frequency = np.fft.rfftfreq(TAPS, 1 / sampling_rate)
     x, y, z = CUBE.T
     decoder = np.stack([np.ones(8), *(3 * MAX_ENERGY * np.stack([y, z, x]))], axis=1) / 8
     ears = np.array([[head_response(frequency, corner, side) for corner in CUBE] for side in (1, -1)])
-    # Late enough for the nearer ear and for what a band limit spreads out before an impulse.
+    # Enough delay for the nearer ear and for the pre-ringing of band-limited impulses.
     lag = 2 * HEAD_RADIUS / SPEED_OF_SOUND + 8 / sampling_rate
     response = np.einsum("evf,vc->ecf", ears, decoder) * np.exp(-2j * np.pi * frequency * lag)
     return np.fft.irfft(response, TAPS).astype(np.float32)
 
 
 def mixes(num_channels: int, ambisonic: bool, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """The filters (2, channels, taps) of the two previews; what is not ambisonic is heard as it is, or its mean."""
+    """Return the filters (2, channels, taps) of both previews; other audio than ambisonics is kept, or averaged."""
     if ambisonic:
         return CARDIOIDS, binaural_filters(sampling_rate)
     plain = np.eye(2) if num_channels == 2 else np.full((2, num_channels), 1 / num_channels)
@@ -97,15 +97,15 @@ def mixes(num_channels: int, ambisonic: bool, sampling_rate: int) -> tuple[np.nd
 
 
 def write_preview(recording: Recording, stem: str | os.PathLike, ambisonic: bool = True) -> Preview:
-    """Writes STEM.mp3, two cardioid microphones, and STEM-headphones.mp3, two ears, each as loud as it can be.
+    """Write STEM.mp3, two cardioid microphones, and STEM-headphones.mp3, two ears, each scaled to `PEAK`.
 
     Args:
-        recording: of any length; it is read in pieces.
-        stem: the files, without suffix; they appear whole or not at all.
-        ambisonic: whether its channels are W, Y, Z, X.
+        recording: a recording of any length; it is read in blocks.
+        stem: path of the files without suffix; they appear whole or not at all.
+        ambisonic: whether the channels are W, Y, Z, X.
 
     Raises:
-        ValueError: the recording breaks off.
+        ValueError: the recording is truncated.
     """
     filters = mixes(recording.mixing.shape[0], ambisonic, recording.sampling_rate)
     peaks, envelope = np.zeros(2), np.zeros(min(recording.num_samples, ENVELOPE_POINTS))
@@ -129,7 +129,7 @@ def write_preview(recording: Recording, stem: str | os.PathLike, ambisonic: bool
 
 
 def _blocks(recording: Recording, filters: tuple[np.ndarray, ...]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """The first sample of each piece of a recording, and the piece through each of the filters: (2, samples)."""
+    """Yield the first sample of each block of a recording, and the block through each of the filters: (2, samples)."""
     size = BLOCK_SECONDS * recording.sampling_rate
     before = max(mix.shape[2] for mix in filters) - 1
     for start in range(0, recording.num_samples, size):
@@ -139,7 +139,7 @@ def _blocks(recording: Recording, filters: tuple[np.ndarray, ...]) -> Iterator[t
 
 
 def _filtered(waveform: np.ndarray, mix: np.ndarray) -> np.ndarray:
-    """Audio (channels, samples) through filters (2, channels, taps): (2, samples)."""
+    """Filter audio (channels, samples) with (2, channels, taps) to (2, samples)."""
     if mix.shape[2] == 1:
         return mix[:, :, 0] @ waveform
     size = 1 << (waveform.shape[1] + mix.shape[2] - 1).bit_length()
@@ -148,15 +148,15 @@ def _filtered(waveform: np.ndarray, mix: np.ndarray) -> np.ndarray:
 
 
 def write_solo(recording: Recording, trajectory: list[dict], path: str | os.PathLike) -> None:
-    """Writes what a hypercardioid steered along the track of an event hears, from its onset to its end, as MP3.
+    """Write an MP3 of what a hypercardioid steered along the trajectory of an event picks up, from onset to offset.
 
     Args:
         recording: first-order ambisonics.
-        trajectory: `time` in s, `azimuth` and `elevation` in degrees, one every 100 ms, as [`to_records`] gives them.
-        path: the file; it appears whole or not at all.
+        trajectory: `time` in s, `azimuth` and `elevation` in degrees, every 100 ms, as from [`to_records`].
+        path: path of the file, which appears whole or not at all.
 
     Raises:
-        ValueError: the trajectory is empty or lies outside the recording, or the recording breaks off.
+        ValueError: the trajectory is empty or outside the recording, or the recording is truncated.
     """
     rate = recording.sampling_rate
     times = np.array([step["time"] for step in trajectory], dtype=float)
@@ -167,7 +167,7 @@ def write_solo(recording: Recording, trajectory: list[dict], path: str | os.Path
     sounds = []
     for start in range(begin, end, BLOCK_SECONDS * rate):
         samples = np.arange(start, min(start + BLOCK_SECONDS * rate, end))
-        # A label stands for the middle of its frame.
+        # A direction is that at the middle of its frame.
         aim = np.array([np.interp(samples / rate, times + 0.05, axis) for axis in vectors.T])
         aim /= np.maximum(np.linalg.norm(aim, axis=0), 1e-6)
         w, y, z, x = recording.read(start, len(samples))

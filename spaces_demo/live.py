@@ -1,4 +1,4 @@
-"""Live listening: what the microphone of a visitor's browser sends, and what sounds in it as soon as that is told."""
+"""Live listening: receive the audio of visitors' microphones, and send back events as soon as they are detected."""
 
 import json
 import queue
@@ -20,19 +20,19 @@ from spaces_demo.results import about_scene, as_seen
 
 
 BLOCK_SECONDS, DELAY_SECONDS = 0.5, 0.5
-# More at a time, and on two cores none of them would be in real time.
+# With more at the same time, none of them would run in real time on two cores.
 MAX_LISTENERS = 2
 MAX_SECONDS = 300
-# A microphone that sends nothing for so long is gone.
+# A microphone that sends nothing for this long is taken to be gone.
 SILENT_SECONDS = 10
-# Of one call, and calls that wait for the model; what comes beyond is refused.
+# Maximum size of a request, and of the queue for the model; anything beyond is refused.
 MAX_BYTES, MAX_WAITING = 1_000_000, 8
 MAX_RATE = 192_000
 MAX_ID = 64
 
 
 class Microphone:
-    """Samples of one visitor on their way to the model, in memory alone: a file of bytes that others write."""
+    """A visitor's samples on their way to the model, in memory only: a binary file that other threads write."""
 
     def __init__(self):
         self._waiting: queue.Queue[bytes] = queue.Queue(MAX_WAITING)
@@ -41,11 +41,11 @@ class Microphone:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has been listened to for as long as one may."""
+        """Whether the maximum listening time has passed."""
         return time.monotonic() >= self._last
 
     def write(self, data: bytes) -> None:
-        """Adds samples; none end it.
+        """Add samples; empty `data` ends the stream.
 
         Raises:
             queue.Full: the model is too far behind.
@@ -53,7 +53,7 @@ class Microphone:
         self._waiting.put_nowait(data)
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes as soon as there are any; none when it has ended, fell silent, or time is over."""
+        """Return up to `size` bytes as soon as there are any; none at the end, after silence, or when time is over."""
         try:
             self._rest = self._rest or self._waiting.get(timeout=min(SILENT_SECONDS, self._last - time.monotonic()))
         except (queue.Empty, ValueError):  # a negative time is no timeout
@@ -63,10 +63,10 @@ class Microphone:
 
 
 class Listener:
-    """Listens to the microphones of visitors.
+    """Listen to the microphones of visitors.
 
     Args:
-        load: gives the model for the name that a visitor chooses, as [`app.load`] does.
+        load: returns the model with the name that a visitor chooses, as [`app.load`] does.
     """
 
     def __init__(self, load: Callable[[str], Model]):
@@ -76,7 +76,7 @@ class Listener:
 
     @property
     def routes(self) -> list[Route]:
-        """`GET live/ID` tells what sounds, as server-sent events; `POST live/ID` takes samples (`s16le`) for it."""
+        """`GET live/ID` sends events as server-sent events; `POST live/ID` takes the samples (`s16le`)."""
         return [
             Route("/live/{visitor}", self.hear, methods=["GET"]),
             Route("/live/{visitor}", self.give, methods=["POST"]),
@@ -103,8 +103,8 @@ class Listener:
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     def tell(self, visitor: str, channels="", rate="", channel_format="", model="", **_) -> Iterator[dict]:
-        """What is said to a visitor: `scene`, as of a recording and with the `channels` to be sent; then a frame after
-        the other, as [`to_record`] has them; and the `end`, or an `error`, in words."""
+        """Yield what is sent to a visitor: `scene`, as for a recording, with the number of `channels` to send; then
+        frame after frame, in the form of [`to_record`]; and finally the text of the `end` or of an `error`."""
         microphone = Microphone()
         try:
             with answering():

@@ -1,4 +1,4 @@
-"""The models that the page may run: the one of its operator, and those of the Hub that visitors name."""
+"""The models that the page may run: its operator's own, and those on the Hub that visitors name."""
 
 import json
 import math
@@ -24,23 +24,23 @@ from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.loading import load
 
 
-# What is fetched of a repository.
+# Files that are fetched from a repository.
 SETTINGS, CARD = ("config.json", "preprocessor_config.json"), "README.md"
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 MAX_GIGABYTES, MAX_SETTINGS_BYTES = 2, 1_000_000
-# The most that a number of the settings may be, alone or in a list; what has no name here has the last.
+# Maximum of numbers in the settings, alone or in lists; MAX_NUMBER holds for names that are not listed.
 LIMITS = {"sampling_rate": 96_000, "n_fft": 16_384, "window_seconds": 30, "depths": 48, "num_hidden_layers": 48}
 MAX_NUMBER, MAX_TEXT = 10_000, 200
-# Classes, and thresholds of them; stages of an encoder.
+# Maximum number of classes and their thresholds, and of stages of an encoder.
 MAX_ITEMS = {"id2label": 1_000, "label2id": 1_000, "threshold": 1_000}
 MAX_STAGES, MAX_FRAMES_PER_SECOND = 16, 1_000
-# Numbers in a tensor of a network at work, and in all of them.
+# Maximum number of elements in one tensor of a forward pass, and in all of them.
 MAX_TENSOR, MAX_TENSORS = 128_000_000, 20_000_000_000
 BATCH_SIZE = 8
 
 
 class Model(NamedTuple):
-    """A network with its extractor, what to call it, its card, and how often it is right, as that says, by score."""
+    """A network with its name, its extractor, its card, and the scores in its card."""
 
     name: str
     network: PSELDNetForSELD
@@ -51,10 +51,10 @@ class Model(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_own(model: str) -> Model:
-    """The model of the operator, folder or Hub repository.
+    """Load the operator's model, a folder or a Hub repository.
 
     Raises:
-        ValueError: it cannot be loaded.
+        ValueError: the model cannot be loaded.
     """
     card, name = read_card(model), Path(os.path.abspath(model)).name  # also of "."
     if card is None:
@@ -64,13 +64,15 @@ def load_own(model: str) -> Model:
 
 @lru_cache(maxsize=3)
 def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
-    """A model that a visitor names. Only its settings and its weights as safetensors are fetched, so that nothing is
-    unpickled and no code of it is run; only what is public, as the operator's token is not used; and no adapter, as
-    that would have the server load whatever it names as its base. Nothing of it stays on the disk.
+    """Load a model that a visitor names.
+
+    Only settings and safetensors weights are fetched, so that nothing is unpickled and, by default, no foreign code is
+    run. Only public models work, as the operator's token is not used; adapters are refused, as they could make the
+    server load any base model. Nothing stays on the disk.
 
     Args:
         name: `user/name` on the Hub; never a folder of this machine.
-        trust_remote_code: whether code of the repository is fetched and run, for networks that this package has not.
+        trust_remote_code: whether to fetch and run the repository's code, for networks that this package lacks.
 
     Raises:
         ValueError: there is no such public model, it is too large, or it cannot be loaded.
@@ -97,10 +99,10 @@ def load_from_hub(name: str, trust_remote_code: bool = False) -> Model:
 
 
 def check_files(sizes: dict[str, int]) -> None:
-    """Refuses a repository by the names of its files and their sizes in bytes.
+    """Check a repository by the names of its files and their sizes in bytes.
 
     Raises:
-        ValueError: it is an adapter, or too large.
+        ValueError: the repository is an adapter, or too large.
     """
     if "adapter_config.json" in sizes:
         raise ValueError(
@@ -114,8 +116,8 @@ def check_files(sizes: dict[str, int]) -> None:
 
 
 def check_settings(folder: Path) -> None:
-    """Bounds every number of a model's settings before anything is built of them, and drops what is no setting of a
-    PSELDNet, such as where to fetch kernels or how to quantize.
+    """Check every number in a model's settings before anything is built from them, and drop settings that are not
+    those of a PSELDNet, such as where to fetch kernels or how to quantize.
 
     Raises:
         ValueError: a number is out of bounds, or the network would be too large.
@@ -141,10 +143,10 @@ def check_settings(folder: Path) -> None:
 
 
 def check_network(folder: Path) -> None:
-    """Builds a network and lets it hear some windows without memory or work, to refuse one that is too large.
+    """Build a network and run it on some windows without memory or computation, to refuse one that is too large.
 
     Raises:
-        ValueError: a tensor, or all of them, would be too large, or the settings make no network.
+        ValueError: a tensor, or all of them, would be too large, or the settings do not make a network.
     """
     try:
         config = PSELDNetConfig.from_pretrained(folder)
@@ -155,12 +157,12 @@ def check_network(folder: Path) -> None:
                 if isinstance(module, GRUDecoder):
                     module.forward = torch.empty_like  # step by step it would take a minute
             network(torch.zeros(features))
-    except Exception as error:  # of the settings of strangers anything may come
+    except Exception as error:  # settings of strangers may fail in any way
         raise ValueError(f"its settings make no network that can be used here: {first_line(error)}") from None
 
 
 class SizeLimit(TorchDispatchMode):
-    """Ends a computation, also one of shapes alone, that makes too large a tensor, or too many numbers in all."""
+    """Stop a computation, also one on shapes only, that makes too large a tensor, or too many elements in all."""
 
     def __init__(self):
         super().__init__()
@@ -194,7 +196,7 @@ def _check_setting(name: str, value, most: float, items: int, depth: int = 0) ->
 
 
 def read_card(model: str) -> ModelCard | None:
-    """The card of a folder or of a Hub repository; none where it is absent or broken."""
+    """Read the card of a folder or a Hub repository; `None` if it is missing or broken."""
     try:
         return ModelCard.load(Path(model, CARD) if Path(model).is_dir() else model)
     except (OSError, ValueError, TypeError, KeyError, YAMLError):
@@ -202,7 +204,7 @@ def read_card(model: str) -> ModelCard | None:
 
 
 def read_scores(data: ModelCardData | None) -> dict[str, float]:
-    """How often a model is right, by the names of the scores in its card; what is no number is passed over."""
+    """Read the scores of a model from its card, by name; entries that are not numbers are skipped."""
     results = [(str(result.metric_name), result.metric_value) for result in (data and data.eval_results) or []]
     return {name: value for name, value in results if _is_number(value)}
 

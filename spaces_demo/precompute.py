@@ -1,6 +1,6 @@
-"""Computes what the page shows of its examples before anybody asks: `python -m spaces_demo.precompute`.
+"""Computes the results of the page's examples in advance: `python -m spaces_demo.precompute`.
 
-It is to be run again when the model that comes with the package, or an example, is another one.
+Run it again when the default model or an example changes.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from spaces_demo.results import find_events, write_result
 
 
 EXAMPLES = Path(__file__).with_name("example")
-# What the page calls an example, by the name of its recording.
+# Titles of examples on the page, by the name of the recording.
 TITLES = {"scene": "Steps, a piano and drums", "band": "A band all around you"}
 
 
 def fingerprint(*files: Path) -> str:
-    """Tells whether files are those that something was computed from."""
+    """Hash files, to check later whether a result was computed from them."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
@@ -31,12 +31,12 @@ def fingerprint(*files: Path) -> str:
 
 
 def sources(recording: Path) -> tuple[Path, Path]:
-    """What the result of an example depends on."""
+    """Return the files that the result of an example depends on."""
     return recording, Path(DEFAULT_MODEL, "model.safetensors")
 
 
 def precompute(recording: Path) -> Path:
-    """Writes the result of an example to a folder of its name beside it, and returns that."""
+    """Write the result of an example to a folder of the same name beside it, and return the folder."""
     folder = recording.with_suffix("")
     folder.mkdir(exist_ok=True)
     model = load_own(DEFAULT_MODEL)
@@ -49,7 +49,7 @@ def precompute(recording: Path) -> Path:
 
 
 def examples() -> list[dict]:
-    """The examples that have results: the name of the folder, and the title, that of `TITLES` in their order first."""
+    """List the folder names and titles of examples with results, those of `TITLES` first, in their order."""
     found = {file.parent.name: file for file in EXAMPLES.glob("*/*.scene.json")}
     order = [name for name in TITLES if name in found] + sorted(found.keys() - TITLES.keys())
     return [{"id": name, "title": json.loads(found[name].read_text(encoding="utf-8"))["title"]} for name in order]
@@ -57,7 +57,7 @@ def examples() -> list[dict]:
 
 @program("python -m spaces_demo.precompute")
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `python -m spaces_demo.precompute`."""
+    """Run the program `python -m spaces_demo.precompute`."""
     CommandParser(prog="python -m spaces_demo.precompute", description=__doc__.splitlines()[0]).parse_args(arguments)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What is found in a recording, as files: events for programs, and a scene for the page, with its sound."""
+"""Results for a recording as files: events for programs, and a scene with sound for the page."""
 
 import json
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from spaces_demo.listening import write_preview
 from spaces_demo.models import BATCH_SIZE, Model
 
 
-# Channel formats that are read as W, Y, Z, X.
+# Channel formats that are converted to W, Y, Z, X.
 AMBISONIC = ("auto", "ambix", "fuma", "aformat")
 STEREO = "stereo"
 
 
 class Result(NamedTuple):
-    """Paths of DCASE CSV, JSON, what the page draws (JSON), and the previews: stereo and for headphones (MP3)."""
+    """Paths of DCASE CSV, JSON, the page's scene (JSON), and the previews in stereo and for headphones (MP3)."""
 
     csv: str
     json: str
@@ -41,7 +41,7 @@ def find_events(
     overlap: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Events:
-    """The events of a recording; `channel_format`, `threshold` and `overlap` are what the page offers."""
+    """Find the events of a recording; `channel_format`, `threshold` and `overlap` take what the page offers."""
     return detect(
         model.network,
         model.extractor,
@@ -55,14 +55,14 @@ def find_events(
 
 
 def as_seen(events: Events, channel_format: str) -> Events:
-    """Events as they are drawn: of stereo in front and level, since it tells left from right alone."""
+    """Return events as they are drawn: those of stereo in front and level, since it only tells left from right."""
     if channel_format != STEREO:
         return events
     return events.replace(azimuth=fold_azimuth(events.azimuth), elevation=np.zeros(len(events)))
 
 
 def about_scene(model: Model, channel_format: str) -> dict:
-    """What a scene tells of the model that heard it, and of what that heard."""
+    """Describe the model of a scene and the kind of audio it heard."""
     id2label = model.network.config.id2label
     return {
         "ambisonic": channel_format in AMBISONIC,
@@ -76,15 +76,15 @@ def about_scene(model: Model, channel_format: str) -> dict:
 def write_result(
     model: Model, recording: str, events: Events, folder: str | Path, channel_format: str = "", **more
 ) -> Result:
-    """Writes what was found in a recording.
+    """Write the result files of a recording.
 
     Args:
-        model, recording, events, channel_format: what found what in what.
-        folder: where to, under the name of the recording.
-        more: further entries of the scene.
+        model, recording, events, channel_format: the events that the model found in the recording.
+        folder: the folder to write to, under the name of the recording.
+        more: additional entries of the scene.
 
     Raises:
-        ValueError: the recording breaks off.
+        ValueError: the recording is truncated.
     """
     stem, config = Path(folder, Path(recording).stem), model.network.config
     channel_format = choose_channel_format(channel_format or None, model.extractor)
