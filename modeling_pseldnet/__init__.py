@@ -1,7 +1,7 @@
 """PSELDNets: sound event localization and detection networks for transformers.
 
-Importing this package makes its classes known to the Auto classes and the pipelines of transformers, and AdapterBit to
-PEFT. It is light: what is heavy is imported when a name is used, and what registers, when those libraries are.
+Importing this package registers its models and pipeline with transformers and AdapterBit with PEFT. The import is
+cheap: heavy modules are loaded when a name is first used, and registration runs when those libraries are imported.
 """
 
 from importlib import import_module
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .tools.stream import detect_stream
 
 
-# A small network of 48 everyday sounds, trained on synthetic scenes; its README.md is its model card.
+# A small network for 48 everyday sounds, trained on synthetic scenes; its README.md is its model card.
 DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
-# The scores, for `evaluate.load`.
+# The SELD metric, for `evaluate.load`.
 SELD_METRIC = str(Path(__file__).parent / "tools" / "metrics" / "seld")
 
 _MODULES = {

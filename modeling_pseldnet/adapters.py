@@ -1,4 +1,4 @@
-"""Folders of models and of adapters of PEFT: which is which, what belongs together, and what an adapter is for."""
+"""Tell folders of models and of PEFT adapters apart, and check which adapter fits which model."""
 
 import json
 import os
@@ -12,40 +12,40 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from .configuration_pseldnet import PSELDNetConfig
 
 
-# What adapters record in place of the folder of the model that comes with the package, which is another everywhere.
+# Adapters record this name for the default model, whose folder differs between installations.
 DEFAULT_MODEL_NAME = "modeling_pseldnet/default_model"
 DEFAULT_MODEL_FOLDER = Path(__file__).with_name("default_model")
-# What the names of entries have in them where PEFT has put an adapter around modules.
+# Parts of the state-dict keys of modules that PEFT has wrapped with an adapter.
 OF_ADAPTERS = (".base_layer.", ".original_module.", ".parametrizations.")
 
 
 def place_of(name: str | os.PathLike) -> str | os.PathLike:
-    """Where a model lies: what is named, but for the name of the model that comes with the package, its folder."""
+    """Return `name`, or the default model's folder if it is the name that adapters record for that model."""
     return str(DEFAULT_MODEL_FOLDER) if name == DEFAULT_MODEL_NAME and DEFAULT_MODEL_FOLDER.is_dir() else name
 
 
 def same_place(first: str | os.PathLike, second: str | os.PathLike) -> bool:
-    """Whether two names, of folders or of Hub repositories, are of the same model."""
+    """Whether two folders or Hub repositories are the same model."""
     return Path(place_of(first)).resolve() == Path(place_of(second)).resolve()
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and the config of the whole, and no model."""
+    """Whether a folder holds an adapter with a model config, but no model weights."""
     there = all((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
     return there and not has_weights(folder)
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a model, with an adapter or without."""
+    """Whether a folder holds model weights, with or without an adapter beside them."""
     return any(next(folder.glob(name), None) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
 
 
 def _read_adapter_config(place: str | os.PathLike, **options) -> dict | None:
-    """What PEFT says of an adapter, in a folder or on the Hub; None where there is none.
+    """Read the PEFT config of an adapter in a folder or on the Hub; None if there is no adapter.
 
     Raises:
-        OSError: there is no such place.
-        ValueError: it is no JSON object.
+        OSError: there is no such folder or repository.
+        ValueError: the config is not a JSON object.
     """
     file = find_adapter_config_file(os.fspath(place), **options)
     if file is None:
@@ -61,14 +61,14 @@ def _read_adapter_config(place: str | os.PathLike, **options) -> dict | None:
 
 
 def adapter_config(model: str | os.PathLike) -> dict | None:
-    """What PEFT says of an adapter that is to be loaded with its model; None for a model of its own.
+    """Read and check the PEFT config of an adapter that is to be loaded with its base model; None for a full model.
 
     Raises:
-        OSError: there is no such place.
-        ValueError: it does not say which model it was trained on, or is broken.
+        OSError: there is no such folder or repository.
+        ValueError: the config does not name the base model, or is malformed.
     """
     if "/" not in os.fspath(model) and not os.path.exists(model):
-        # The Hub need not be asked, which takes a minute where there is no network.
+        # Asking the Hub would take a minute without a network.
         raise OSError(f"{model!r} is neither a folder nor the name of a model on the Hub, which is user/name")
     config = _read_adapter_config(model)
     if config is None:
@@ -86,7 +86,7 @@ def adapter_config(model: str | os.PathLike) -> dict | None:
 
 
 def _known_of_adapter(place: str | os.PathLike, **options) -> dict:
-    """What PEFT says of an adapter, whatever it lacks; nothing where there is none, nor such a place."""
+    """Read the PEFT config of an adapter without checking its fields; empty if there is none, or no such place."""
     try:
         return _read_adapter_config(place, **options) or {}
     except OSError:
@@ -94,20 +94,20 @@ def _known_of_adapter(place: str | os.PathLike, **options) -> dict:
 
 
 def is_of(weight: str, modules: Iterable[str]) -> bool:
-    """Whether a weight is of one of the modules that PEFT saves whole, by their names."""
+    """Whether a weight belongs to one of these modules, given by name, which PEFT saves in full."""
     return any(f".{module}." in f".{weight}" for module in modules)
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether an adapter is in a network, and not merged with it."""
+    """Whether a network contains an adapter that is not merged into its weights."""
     return any(mark in name for name in model.state_dict() for mark in OF_ADAPTERS)
 
 
 def check_no_adapter(model: nn.Module) -> None:
-    """Refuses a network with an adapter in it for another one over it, which would be saved, and loaded, without it.
+    """Check that a network has no adapter yet: a second one on top would be saved, and loaded, without the first.
 
     Raises:
-        ValueError: there is one.
+        ValueError: the network contains an adapter.
     """
     if has_adapter(model):
         raise ValueError(
@@ -117,7 +117,7 @@ def check_no_adapter(model: nn.Module) -> None:
 
 
 def check_one_model(place: str | os.PathLike) -> None:
-    """Refuses a folder with a model and an adapter for another one: transformers would put the two together.
+    """Check that a folder does not hold a model beside an adapter for another one, which transformers would combine.
 
     Raises:
         ValueError: it holds both.
@@ -132,7 +132,7 @@ def check_one_model(place: str | os.PathLike) -> None:
 
 
 def complete_adapter_card(model: nn.Module, folder: str | os.PathLike) -> None:
-    """Has the card of an adapter say again what it said when it was saved: transformers puts a form in its place.
+    """Restore the model card that an adapter was saved with, which transformers overwrites with a template.
 
     Args:
         model: a `PeftModel`.
@@ -144,22 +144,22 @@ def complete_adapter_card(model: nn.Module, folder: str | os.PathLike) -> None:
 
 
 def which_files(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of options of loading those that are given and say which files are meant, such as `revision`."""
+    """Return the loading options that are given and select the files, such as `revision`."""
     names = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
     return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options) -> None:
-    """Refuses an adapter for other classes than a model has, where both say which, as names would be wrong; and one
-    that was trained over another, merged one, for a model without that.
+    """Check that an adapter fits a model.
 
     Args:
-        config: of the model.
-        adapter: its folder or Hub repository.
-        options: of loading; those are used that say which files are meant, such as `revision`.
+        config: the model's config.
+        adapter: the adapter's folder or Hub repository.
+        options: loading options, of which those that select the files are used, such as `revision`.
 
     Raises:
-        ValueError: it is one of these.
+        ValueError: the adapter has other classes than the model, where both name theirs, so that labels would be
+            wrong; or it was trained on top of another adapter that the model does not contain.
     """
     where = which_files(options)
     base = place_of(_known_of_adapter(adapter, **where).get("base_model_name_or_path") or "")
@@ -168,7 +168,7 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
     if of_base and not has_weights(Path(base)) and not same_place(base, config.name_or_path):
         raise ValueError(f"{adapter} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
     if of_base.get("peft_type") == "LORA" and has_weights(Path(base)):
-        # What was loaded from there may have had both.
+        # A model loaded from there may already contain that adapter.
         raise ValueError(
             f"{adapter} is an adapter for {base}, which has another one beside it: move that to a folder of its own"
         )
@@ -185,5 +185,5 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
 
 
 def _first(config: PSELDNetConfig) -> str:
-    """The names of a few classes."""
+    """Return the names of the first few classes."""
     return ", ".join([*list(config.id2label.values())[:3], *["…"] * (config.num_labels > 3)])

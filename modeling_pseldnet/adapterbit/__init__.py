@@ -1,7 +1,7 @@
-"""AdapterBit, the parameter-efficient fine-tuning of PSELDNets (arXiv 2411.06399), as a method of PEFT.
+"""AdapterBit, the parameter-efficient fine-tuning method of PSELDNets (arXiv 2411.06399), for PEFT.
 
-A bottleneck after the output projection of each attention and one beside each MLP are trained, with all biases and the
-heads. Importing this package registers the method.
+It trains a bottleneck after the output projection of each attention layer, one in parallel with each MLP, all biases
+and the heads. Importing this package registers the method.
 """
 
 from peft import PeftType

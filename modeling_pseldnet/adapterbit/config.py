@@ -1,4 +1,4 @@
-"""The configuration of AdapterBit, and its name among the methods of PEFT."""
+"""AdapterBit configuration, and its entry among the methods of PEFT."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ PREFIX = "adapterbit_"
 
 
 def _extend_peft_types() -> None:
-    """Adds this method to the types that PEFT knows, which is an enumeration and so closed to others."""
+    """Add this method to `PeftType`, an enumeration that offers no way to extend it."""
     if METHOD in PeftType.__members__:
         return
     member = str.__new__(PeftType, METHOD)
@@ -36,19 +36,19 @@ class AdapterBitConfig(PeftConfig):
 
     Args:
         r (`int`, *optional*):
-            Width of the bottlenecks; if `None`, `mlp_ratio` times the width of the place.
+            Width of the bottlenecks. If `None`, `mlp_ratio` times the width of the adapted module.
         mlp_ratio (`float`, *optional*, defaults to 0.5):
-            Width of a bottleneck over the width of its place.
+            Ratio of the bottleneck width to the width of the adapted module.
         scale (`float` or `"learnable"`, *optional*, defaults to 0.1):
-            What a bottleneck's output is multiplied by; a learnable one starts at 0.1.
+            Factor applied to a bottleneck's output. `"learnable"` starts at 0.1.
         positions (`list[str]`, *optional*, defaults to `["attention", "mlp"]`):
-            Where the bottlenecks are: after the output projection of each attention, beside each MLP.
+            Where to add bottlenecks: after the output projection of each attention layer, in parallel with each MLP.
         attention_modules (`list[str]`, *optional*, defaults to `["attention.o_proj"]`):
-            Suffixes of the names of the output projections.
+            Name suffixes of the output projections.
         mlp_modules (`list[str]`, *optional*, defaults to `["mlp"]`):
-            Suffixes of the names of the MLPs.
+            Name suffixes of the MLPs.
         modules_to_save (`list[str]`, *optional*):
-            Modules trained whole; if `None`, the heads of a PSELDNet.
+            Modules to train in full. If `None`, the heads of a PSELDNet.
 
     Raises:
         ValueError: a value is out of range; the message names it.
@@ -89,28 +89,28 @@ class AdapterBitConfig(PeftConfig):
 
     @property
     def target_modules(self) -> set[str]:
-        """Suffixes of the names of all modules that get a bottleneck."""
+        """Name suffixes of all modules that get a bottleneck."""
         suffixes = {"attention": self.attention_modules, "mlp": self.mlp_modules}
         return {suffix for position in self.positions for suffix in suffixes[position]}
 
     def bottleneck_width(self, width: int) -> int:
-        """Width of the bottleneck at a place of this width."""
+        """Return the bottleneck width for a module of this width."""
         return self.r if self.r is not None else max(int(width * self.mlp_ratio), 1)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves the configuration, and how to load the adapter."""
+        """Save the configuration, and a model card that explains how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
         self.complete_card(save_directory)
 
     def complete_card(self, folder: str | os.PathLike) -> None:
-        """Adds to the card in a folder, or puts in the place of a form, how to load the adapter."""
+        """Add loading instructions to the model card in a folder, in place of PEFT's unfilled template."""
         readme = Path(folder) / "README.md"
         card = ModelCard.load(readme) if readme.exists() else ModelCard("---\nlibrary_name: peft\n---\n")
         if USAGE_HEADING in card.text:
             return
         base = self.base_model_name_or_path or "the/base/model"
         usage = USAGE.format(base="modeling_pseldnet.DEFAULT_MODEL" if base == DEFAULT_MODEL_NAME else f'"{base}"')
-        # What PEFT writes is a form to be filled in.
+        # PEFT writes a template that nobody has filled in.
         card.text = usage if "[More Information Needed]" in card.text else f"{card.text.rstrip()}\n\n{usage}"
         card.save(readme)
 

@@ -1,4 +1,4 @@
-"""The layers that AdapterBit puts into a model."""
+"""The layers that AdapterBit adds to a model."""
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -8,9 +8,9 @@ from .config import AdapterBitConfig
 
 
 class AdapterBitLayer(nn.Module, BaseTunerLayer):
-    """What the two kinds of layers of this method share: an adapter's parts replace one another, so one is active."""
+    """Base class of the AdapterBit layers, which have one active adapter at a time."""
 
-    # Of the base model when an adapter was added last.
+    # The base layer's device when the latest adapter was added.
     device: torch.device | None = None
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -19,7 +19,7 @@ class AdapterBitLayer(nn.Module, BaseTunerLayer):
         super().set_adapter(adapter_names, inference_mode=inference_mode)
 
     def active_in(self, parts: nn.ModuleDict) -> str | None:
-        """Name of the adapter that is in use, if it has an entry in `parts`."""
+        """Return the name of the active adapter that has an entry in `parts`, if any."""
         if self.disable_adapters:
             return None
         return next((name for name in self.active_adapters if name in parts), None)
@@ -32,7 +32,7 @@ class AdapterBitLayer(nn.Module, BaseTunerLayer):
 
 
 class AdapterBitBottleneck(AdapterBitLayer):
-    """A module with a bottleneck after it (a residual branch on its output) or beside it (on its input)."""
+    """A module with a bottleneck in series (a residual branch on its output) or in parallel (fed with its input)."""
 
     adapter_layer_names = ("adapterbit_down", "adapterbit_up", "adapterbit_scale")
     other_param_names = ("fixed_scale",)
@@ -47,7 +47,7 @@ class AdapterBitBottleneck(AdapterBitLayer):
         self.adapterbit_scale = nn.ParameterDict()
 
     def update_layer(self, adapter_name: str, config: AdapterBitConfig) -> None:
-        """Adds an adapter, which changes nothing until it is trained."""
+        """Add an adapter, which leaves the output unchanged until it is trained."""
         weights = [module.weight for module in self.base_layer.modules() if isinstance(module, nn.Linear)]
         if not weights:
             raise ValueError(
@@ -78,9 +78,9 @@ class AdapterBitBottleneck(AdapterBitLayer):
 
 
 class AdapterBitTensor(AdapterBitLayer):
-    """A parametrization of a bias or a running statistic, of which each adapter has its own.
+    """Parametrization that gives each adapter its own copy of a bias or running statistic.
 
-    The module's own tensor stays as it is, so that without an adapter the model is the base model.
+    The module's own tensor is left unchanged, so disabling the adapter restores the base model.
     """
 
     adapter_layer_names = ("adapterbit_tensor",)
@@ -90,7 +90,7 @@ class AdapterBitTensor(AdapterBitLayer):
         self.adapterbit_tensor = nn.ModuleDict()
 
     def update_layer(self, adapter_name: str, original: torch.Tensor) -> None:
-        """Adds an adapter, whose tensor starts as the module's own; it is trained once the adapter is active."""
+        """Add an adapter with a copy of the module's tensor, which becomes trainable when the adapter is activated."""
         self.device = original.device
         holder = nn.Module()
         if isinstance(original, nn.Parameter):

@@ -12,12 +12,12 @@ from .config import PREFIX, AdapterBitConfig
 from .layer import AdapterBitBottleneck, AdapterBitLayer, AdapterBitTensor
 
 
-# Buffers that training changes: the running statistics of batch normalisation.
+# Buffers that change during training: the running statistics of batch normalisation.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules of the model itself: none of an adapter's, none that is trained whole."""
+    """Yield the model's own modules, without those of adapters and those trained in full."""
     if isinstance(module, AuxiliaryTrainingWrapper | parametrize.ParametrizationList):
         return
     yield module
@@ -27,7 +27,7 @@ def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _parametrizations(model: nn.Module) -> Iterator[tuple[nn.Module, str, parametrize.ParametrizationList]]:
-    """The tensors of which each adapter has its own: the module, the name of the tensor, its parametrizations."""
+    """Yield the tensors that each adapter has a copy of: the module, the tensor's name, its parametrizations."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             for name, parametrizations in list(module.parametrizations.items()):
@@ -36,7 +36,7 @@ def _parametrizations(model: nn.Module) -> Iterator[tuple[nn.Module, str, parame
 
 
 def _gather_recurrent_weights(module: nn.RNNBase, _) -> None:
-    """Renews the list of its weights that a recurrent layer computes with."""
+    """Refresh the list of weights that a recurrent layer computes with."""
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
@@ -44,12 +44,12 @@ class AdapterBitModel(BaseTuner):
     """
     A model with AdapterBit adapters, each with its own bottlenecks, biases, running statistics and heads.
 
-    Adapters lie side by side and one is active at a time; `disable_adapter()` gives exactly the base model. The
-    bottlenecks are not linear, so an adapter cannot be merged into the base model.
+    A model can hold several adapters, of which one is active at a time; `disable_adapter()` gives exactly the base
+    model. The bottlenecks are not linear, so an adapter cannot be merged into the base model.
 
     Args:
-        model (`torch.nn.Module`): the model to be adapted.
-        config (`dict[str, AdapterBitConfig]`): the configurations by adapter.
+        model (`torch.nn.Module`): the model to adapt.
+        config (`dict[str, AdapterBitConfig]`): the configuration of each adapter, by name.
         adapter_name (`str`): the adapter to add.
     """
 
@@ -86,10 +86,10 @@ class AdapterBitModel(BaseTuner):
         target.update_layer(adapter_name, peft_config)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # PEFT's own expects a module with a weight, which an MLP has not.
+        # PEFT's own method expects a module with a weight, which an MLP does not have.
         setattr(parent, child_name, new_module)
 
-    # The base's own tensors are registered anew, and must not become empty with `low_cpu_mem_usage`.
+    # The base model's tensors are registered again, and must not become empty with `low_cpu_mem_usage`.
     @skip_init_on_device
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -103,7 +103,7 @@ class AdapterBitModel(BaseTuner):
         for _, _, parametrizations in _parametrizations(model):
             parametrizations[0].update_layer(adapter_name, parametrizations.original)
         if adapter_name in self.active_adapters:
-            # Once more, for what has been added since, and for heads that PEFT leaves inactive with a second adapter.
+            # Again, for the layers added above and for heads that PEFT leaves inactive with a second adapter.
             self.set_adapter(adapter_name, inference_mode=self.peft_config[adapter_name].inference_mode)
 
     def _check_merge_allowed(self) -> None:
@@ -112,9 +112,9 @@ class AdapterBitModel(BaseTuner):
         )
 
     def unload(self) -> nn.Module:
-        """The base model, as it was before the first adapter."""
+        """Return the base model as it was before the first adapter."""
         for module, name, _ in _parametrizations(self.model):
-            # The class is changed, and deep copies share it.
+            # Removing a parametrization changes the class, which deep copies share.
             kind = type(module)
             module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
             parametrize.remove_parametrizations(module, name, leave_parametrized=False)
