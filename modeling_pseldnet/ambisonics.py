@@ -1,7 +1,7 @@
-"""First-order ambisonics: the conventions of its channels, A-format to B-format, and rotations of the sound field.
+"""First-order ambisonics: channel conventions, A-format to B-format conversion, and rotations of the sound field.
 
-The convention of this package is AmbiX: W, Y, Z, X (ACN) with SN3D. FuMa, of older recordings and `.amb` files, is W,
-X, Y, Z with W 3 dB down (Malham, "Higher order ambisonic systems", 2003).
+This package uses AmbiX: W, Y, Z, X (ACN) with SN3D. FuMa, found in older recordings and `.amb` files, is W, X, Y, Z
+with W 3 dB down (Malham, "Higher order ambisonic systems", 2003).
 
 A-format: Gerzon, "The design of precisely coincident microphone arrays for stereo and surround sound", AES Convention,
 1975. Rotations: Mazzon et al., "First order ambisonics domain spatial augmentation for DNN-based direction of arrival
@@ -14,16 +14,16 @@ from itertools import permutations, product
 import numpy as np
 
 
-# In metres a second.
+# In metres per second.
 SPEED_OF_SOUND = 343.0
-# Takes W, X, Y, Z of FuMa to W, Y, Z, X of AmbiX.
+# Converts W, X, Y, Z of FuMa to W, Y, Z, X of AmbiX.
 FUMA_TO_AMBIX = np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32)
-# Where the capsules front left up, front right down, back left down and back right up look, (4, 3) in x, y, z.
+# Directions of the capsules front left up, front right down, back left down and back right up, (4, 3) in x, y, z.
 TETRAHEDRON = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
 
 
 def a_to_b_matrix(directions: np.ndarray = TETRAHEDRON, omnidirectional_part: float = 0.5) -> np.ndarray:
-    """The matrix (4, capsules) of [`a_to_b_format`], float32."""
+    """Return the float32 matrix (4, capsules) that [`a_to_b_format`] applies."""
     directions = np.asarray(directions, dtype=np.float64)
     if directions.ndim != 2 or directions.shape[1] != 3 or not np.linalg.norm(directions, axis=1).all():
         raise ValueError(f"directions of capsules must be vectors (capsules, 3), got shape {directions.shape}")
@@ -40,29 +40,30 @@ def a_to_b_matrix(directions: np.ndarray = TETRAHEDRON, omnidirectional_part: fl
 def a_to_b_format(
     waveform: np.ndarray, directions: np.ndarray = TETRAHEDRON, omnidirectional_part: float = 0.5
 ) -> np.ndarray:
-    """Capsule signals to first-order ambisonics (AmbiX: W, Y, Z, X, SN3D).
+    """Convert capsule signals to first-order ambisonics (AmbiX: W, Y, Z, X, SN3D).
 
-    The capsules are taken to be at one point. At a distance r from their centre they nearly are up to
-    f = 0.8 * c / (2 pi r), with c = 343 m/s: 3 kHz for the 1.5 cm of a usual tetrahedral microphone, 1 kHz for 4.2 cm.
-    There the intensity vector is 3° off the source in the mean and 6° at worst, W 0.6 dB too weak and X, Y, Z 0.9 dB
-    too strong; the angle grows with the square of frequency, to 10° in the mean at 1.8 times f. Above 3 times f
-    directions are ambiguous (spatial aliasing). Radius equalisation filters even out the levels but not the angles, so
-    that they are left out.
+    The capsules are assumed to coincide. For capsules at a distance r from their centre this holds approximately up to
+    f = 0.8 * c / (2 pi r), with c = 343 m/s: 3 kHz for the 1.5 cm of a typical tetrahedral microphone, 1 kHz for
+    4.2 cm. At f the intensity vector deviates from the source by 3° on average and 6° at worst, W is 0.6 dB too low
+    and X, Y, Z 0.9 dB too high; the deviation grows with the square of the frequency, to 10° on average at 1.8 f.
+    Above 3 f directions are ambiguous (spatial aliasing). Radius equalisation filters are omitted because they correct
+    the levels but not the angles.
 
-    Not for omnidirectional capsules, also if they are on a rigid sphere, as in the MIC format of the DCASE challenges.
+    Not for omnidirectional capsules, even on a rigid sphere, as in the MIC format of the DCASE challenges.
 
     Args:
         waveform: (capsules, samples).
-        directions: where each capsule looks, (capsules, 3) in x, y, z, of any length; in the usual order of a
-            tetrahedral microphone, front left up, front right down, back left down, back right up, if left out.
-        omnidirectional_part: a in the capsules' response a + (1 - a) cos(angle): 0.5 for a cardioid, as usual, 0.25
-            for a hypercardioid.
+        directions: where each capsule points, vectors (capsules, 3) in x, y, z of any length. Defaults to the usual
+            order of a tetrahedral microphone: front left up, front right down, back left down, back right up.
+        omnidirectional_part: a in the capsules' response a + (1 - a) cos(angle). Defaults to 0.5, a cardioid; 0.25 is
+            a hypercardioid.
 
     Returns:
         (4, samples), float32.
 
     Raises:
-        ValueError: the capsules cannot tell the four channels apart, or they are not as many as the waveform has.
+        ValueError: the four channels cannot be recovered from these capsules, or the waveform has another number of
+            capsules.
     """
     matrix = a_to_b_matrix(directions, omnidirectional_part)
     waveform = np.asarray(waveform, dtype=np.float32)
@@ -71,8 +72,8 @@ def a_to_b_format(
     return matrix @ waveform
 
 
-# Matrices (patterns, 3, 3) that take the x, y, z of a source to where it is afterwards; the identity comes first.
-# All 48 signed permutations, and the 16 that keep z or reverse it.
+# Matrices (patterns, 3, 3) that map the x, y, z of a source to its new position; the identity comes first.
+# All 48 signed permutations, and the 16 that keep or reverse z.
 ROTATION_PATTERNS = {
     48: np.array(
         [
@@ -87,7 +88,7 @@ ROTATION_PATTERNS[16] = np.array([pattern for pattern in ROTATION_PATTERNS[48] i
 
 
 def yaw_rotation(degrees) -> np.ndarray:
-    """Matrices (…, 3, 3) in x, y, z that turn counter-clockwise about the vertical axis by angles (…) in degrees."""
+    """Return matrices (…, 3, 3) in x, y, z that rotate counter-clockwise about the z axis by angles (…) in degrees."""
     radians = np.radians(np.asarray(degrees, dtype=np.float64))
     cosine, sine, zero, one = np.cos(radians), np.sin(radians), np.zeros_like(radians), np.ones_like(radians)
     rows = [[cosine, -sine, zero], [sine, cosine, zero], [zero, zero, one]]
@@ -95,7 +96,7 @@ def yaw_rotation(degrees) -> np.ndarray:
 
 
 def channel_rotation(patterns: np.ndarray) -> np.ndarray:
-    """Matrices (…, 3, 3) in x, y, z as those that turn the channels W, Y, Z, X with them, (…, 4, 4)."""
+    """Convert rotations (…, 3, 3) in x, y, z to matrices (…, 4, 4) that act on the channels W, Y, Z, X."""
     channels = np.zeros((*patterns.shape[:-2], 4, 4), dtype=patterns.dtype)
     channels[..., 0, 0] = 1
     channels[..., 1:, 1:] = patterns[..., [1, 2, 0], :][..., [1, 2, 0]]
@@ -103,10 +104,10 @@ def channel_rotation(patterns: np.ndarray) -> np.ndarray:
 
 
 def feature_rotation(patterns: np.ndarray) -> np.ndarray:
-    """Signed permutations (…, 3, 3) in x, y, z as those that turn `logmel_iv` features with them, (…, 7, 7)."""
+    """Convert signed permutations (…, 3, 3) in x, y, z to matrices (…, 7, 7) that act on `logmel_iv` features."""
     channels = channel_rotation(patterns)
     features = np.zeros((*patterns.shape[:-2], 7, 7), dtype=patterns.dtype)
-    # The level of a channel is that of its reverse.
+    # Inverting a channel does not change its level.
     features[..., :4, :4] = np.abs(channels)
     features[..., 4:, 4:] = channels[..., 1:, 1:]
     return features

@@ -1,6 +1,6 @@
-"""Whatever stands for a recording, read in pieces as checked samples.
+"""Read recordings from files or memory, piece by piece and checked.
 
-Any length in bounded memory, any rate, any usual order of channels.
+Any length in bounded memory, any sampling rate, any common channel order.
 """
 
 import io
@@ -32,11 +32,11 @@ from .files import walk
 
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
-# Rates that audio has, in Hz.
+# Plausible sampling rates in Hz.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-# Full scale is 1; 40 dB beyond are integers written as floats, or a broken gain.
+# Full scale is 1; samples 40 dB above it are integers stored as floats, or come from a wrong gain.
 LARGEST_SAMPLE = 100.0
-# What silence and full scale are in arrays of integers, as soundfile reads and writes them.
+# Silence and full scale of integer arrays, as soundfile reads and writes them.
 INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 ACCEPTED = (
@@ -46,14 +46,14 @@ ACCEPTED = (
 
 
 class ChannelFormat(NamedTuple):
-    """What the channels of a recording are, and the matrix that makes of them what a feature extractor takes."""
+    """What the channels of a recording are, and the matrix that converts them to a feature extractor's input."""
 
     description: str
     matrix: np.ndarray
 
     @property
     def num_channels(self) -> int:
-        """Channels of the recording."""
+        """Number of channels of the recording."""
         return self.matrix.shape[1]
 
 
@@ -70,31 +70,30 @@ CHANNEL_FORMATS = {
 
 
 class Recording:
-    """Audio in a file or in memory, read as a feature extractor takes it: its channels, its sampling rate, any part.
+    """Audio in a file or in memory, any part of which is read with the channels and rate a feature extractor takes.
 
     Args:
         source:
             A WAV, FLAC, OGG or AMB file: its path (`str`, `os.PathLike`), its bytes, an open file, or a dict of `path`
-            and `bytes`, as data sets hold it. Or samples (channels, samples), of floats or integers: a tuple of them
+            and `bytes`, as in data sets. Or samples (channels, samples), floats or integers: a tuple of the samples
             and their rate in Hz, a dict of `array` or `raw` and `sampling_rate`, or a decoder of `datasets`. Or a dict
             with any of these as `audio`, such as a row of a data set.
-        sampling_rate (`int`): rate in Hz to read at.
-        channel_format (`str`): what its channels are.
+        sampling_rate (`int`): rate in Hz to read at; other rates are resampled.
+        channel_format (`str`, *optional*, defaults to `"auto"`): what the channels are.
 
-            - `"auto"`: `"fuma"` where the file says so, as `.amb` files and the ambisonic kind of WAV do, else
-              `"ambix"`.
+            - `"auto"`: `"fuma"` if the file declares it, as `.amb` and ambisonic WAV files do, otherwise `"ambix"`.
             - `"ambix"`: W, Y, Z, X, SN3D.
-            - `"fuma"`: W, X, Y, Z, W 3 dB down; read as AmbiX.
+            - `"fuma"`: W, X, Y, Z, with W 3 dB down; converted to AmbiX.
             - `"aformat"`: the cardioid capsules of a tetrahedral microphone in the order front left up, front right
-              down, back left down, back right up; read as AmbiX, by [`a_to_b_format`], which says how far up in
-              frequency that goes.
-            - `"array"`: a tetrahedral microphone array, read as it is, for features of arrays.
+              down, back left down, back right up; converted to AmbiX by [`a_to_b_format`], which documents the
+              frequency limit.
+            - `"array"`: a tetrahedral microphone array, read unchanged, for array features.
             - `"stereo"`: left and right.
             - `"mono"`: one channel.
 
     Raises:
-        ValueError: the file cannot be read, or the recording has no samples, another number of channels or a rate that
-            audio does not have.
+        ValueError: the file cannot be read, or the recording has no samples, the wrong number of channels or an
+            implausible sampling rate.
     """
 
     def __init__(self, source, sampling_rate: int, channel_format: str = "auto"):
@@ -107,8 +106,8 @@ class Recording:
         except ValueError:
             self.close()
             raise
-        # Exact for the usual rates. An odd one very near a simple ratio is read as that, within 5 in 10,000, as its
-        # own filter bank would be too large; what is read begins where it is, so that the error does not add up.
+        # Exact for common rates. An odd ratio is rounded to a simple one, within 5 in 10,000, because its own filter
+        # bank would be too large; each read starts at the exact position, so the error does not accumulate.
         exact = Fraction(self._samples.rate, sampling_rate)
         ratio = exact.limit_denominator(1000)
         self._drift = exact - ratio
@@ -133,19 +132,22 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """What to call it in messages: the path of a file."""
+        """Name used in messages, such as the path of the file."""
         return self._samples.name
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return self.num_samples / self.sampling_rate
 
     def read(self, start: int, num_samples: int) -> np.ndarray:
-        """Samples from `start` on, both at `sampling_rate`, as float32 (channels, num_samples); zeros after the end.
+        """Read `num_samples` samples from `start`, both counted at `sampling_rate`.
+
+        Returns:
+            (channels, num_samples), float32, zeros after the end.
 
         Raises:
-            ValueError: the file breaks off, or samples are NaN, infinite or far beyond full scale.
+            ValueError: the file is truncated, or samples are NaN, infinite or far beyond full scale.
         """
         waveform = self._read(start, num_samples)
         check_samples(
@@ -154,14 +156,14 @@ class Recording:
         return waveform
 
     def read_window(self, start: int, num_samples: int) -> np.ndarray:
-        """As [`read`], but a recording that is shorter goes on with its mirror image."""
+        """Like [`read`], but extend a recording shorter than `num_samples` with its mirror image."""
         return mirrored(self.read(start, min(num_samples, self.num_samples)), num_samples)
 
     def _read(self, start: int, num_samples: int) -> np.ndarray:
         astray = round(start * self._drift)
         if self._source_step == self._step:
             return self._read_source(start + astray, num_samples)
-        # Whole periods of both rates, with enough before and after for the filter, resample as the whole file would.
+        # Read whole periods of both rates plus the filter's margins, to get the same result as for the whole file.
         margin = ceil(self._resample.width / self._source_step) + 1
         first = start // self._step - margin
         last = ceil((start + num_samples) / self._step) + margin
@@ -171,17 +173,17 @@ class Recording:
         return resampled[:, offset : offset + num_samples]
 
     def _read_source(self, start: int, num_samples: int) -> np.ndarray:
-        """Samples at the recording's own rate; zeros before the start and after the end."""
+        """Read samples at the recording's own rate, zeros before its start and after its end."""
         begin, end = max(start, 0), min(max(start + num_samples, 0), self._samples.num_samples)
         waveform = np.zeros((len(self.mixing), num_samples), dtype=np.float32)
         if begin < end:
-            # Samples that are no numbers are told of by `read`.
+            # `read` reports samples that are not finite.
             with np.errstate(invalid="ignore", over="ignore"):
                 waveform[:, begin - start : end - start] = self.mixing @ self._samples.read(begin, end)
         return waveform
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._samples.close()
 
     def __enter__(self) -> "Recording":
@@ -192,10 +194,9 @@ class Recording:
 
 
 def mirrored(samples: np.ndarray, num_samples: int) -> np.ndarray:
-    """Samples (channels, n) that go on to `num_samples` with their mirror image, backwards and forwards in turn.
+    """Extend samples (channels, n) to `num_samples` by mirroring them repeatedly; longer ones are returned unchanged.
 
-    As many or more are left as they are. A network that learnt from windows full of sounds hears more in them than
-    where silence follows.
+    A network trained on windows full of sound finds more events this way than with zero padding.
     """
     if samples.shape[1] >= num_samples:
         return samples
@@ -203,16 +204,16 @@ def mirrored(samples: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def mirrored_places(places: np.ndarray, length: int) -> np.ndarray:
-    """Where in so many samples lies what is heard at these places, as [`mirrored`] goes on with them."""
+    """Map positions in a signal extended by [`mirrored`] to positions in the original of `length` samples."""
     places = places % (2 * length)
     return np.minimum(places, 2 * length - 1 - places)
 
 
 def open_samples(source) -> "ArraySamples | FileSamples":
-    """The samples of whatever stands for a recording, of those that [`Recording`] takes.
+    """Open any source that [`Recording`] accepts.
 
     Raises:
-        ValueError: it is none of them, or cannot be read.
+        ValueError: the source is of another type, or cannot be read.
     """
     if isinstance(source, Mapping):
         return _open_mapping(source)
@@ -233,7 +234,7 @@ def open_samples(source) -> "ArraySamples | FileSamples":
 
 
 def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
-    # First, as a row of a data set may have a `path` that is a column of its own.
+    # `audio` comes first: a row of a data set may have an unrelated column named `path`.
     if source.get("audio") is not None:
         return open_samples(source["audio"])
     array = source["array"] if source.get("array") is not None else source.get("raw")
@@ -248,10 +249,10 @@ def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
 
 
 def checked_rate(rate, name: str) -> int:
-    """A sampling rate in Hz as an integer.
+    """Return a sampling rate in Hz as an integer.
 
     Raises:
-        ValueError: it is missing, no whole number or none that audio has.
+        ValueError: the rate is missing, not a whole number or implausible for audio.
     """
     if rate is None:
         raise ValueError(f"{name}: its sampling rate is missing: give sampling_rate in Hz")
@@ -267,12 +268,12 @@ def checked_rate(rate, name: str) -> int:
 
 
 def float_samples(samples: np.ndarray | torch.Tensor):
-    """Samples of any type as float32 with full scale 1: integers are divided by the full scale of their type.
+    """Convert samples of any type to float32 with full scale 1, dividing integers by the full scale of their type.
 
     Raises:
-        ValueError: the type tells no scale.
+        ValueError: the type has no known full scale.
     """
-    # Without the order of bytes, which may be another one in arrays.
+    # `dtype.name` leaves out the byte order, which varies between arrays.
     name = str(samples.dtype).removeprefix("torch.") if isinstance(samples, torch.Tensor) else samples.dtype.name
     if name not in INTEGER_SCALES and name not in FLOATS:
         raise ValueError(
@@ -286,7 +287,7 @@ def float_samples(samples: np.ndarray | torch.Tensor):
 
 
 def check_samples(largest: float, name: str) -> None:
-    """Refuses samples whose largest absolute value, NaN where one is NaN, no audio has.
+    """Check the largest absolute sample, which is NaN if any sample is.
 
     Raises:
         ValueError: it is NaN, infinite or far beyond full scale.
@@ -301,10 +302,10 @@ def check_samples(largest: float, name: str) -> None:
 
 
 def as_channels(array) -> np.ndarray | torch.Tensor:
-    """An array, a tensor or nested lists of numbers as an array or a tensor.
+    """Return an array, a tensor or nested lists of numbers as an array or a tensor.
 
     Raises:
-        ValueError: it is a list of arrays of one axis, which are mono recordings, or of unequal rows.
+        ValueError: it is a list of 1-D arrays, which would be taken for mono recordings, or of unequal rows.
     """
     if isinstance(array, torch.Tensor | np.ndarray):
         return array
@@ -320,11 +321,11 @@ def as_channels(array) -> np.ndarray | torch.Tensor:
 
 
 class ArraySamples:
-    """Samples in memory, as float32 when they are read.
+    """Samples in memory, converted to float32 when read.
 
     Args:
         array: (channels, samples).
-        rate: in Hz.
+        rate: sampling rate in Hz.
     """
 
     name, is_fuma = "the array", False
@@ -343,7 +344,7 @@ class ArraySamples:
         float_samples(self._array[:, :0])
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """Samples (channels, end - begin)."""
+        """Return samples (channels, end - begin), float32."""
         part = self._array[:, begin:end]
         return float_samples(part.detach().cpu() if isinstance(part, torch.Tensor) else part).__array__()
 
@@ -352,14 +353,14 @@ class ArraySamples:
 
 
 class FileSamples:
-    """Samples in a file, read when they are asked for.
+    """Samples in a file, read on demand.
 
-    What its header says of its length is not believed: a file that holds less is refused, one that holds more, or says
-    nothing, is read to its end.
+    The length in the header is not trusted: a file with fewer samples is refused; one with more, or with no length in
+    its header, is read to its end.
 
     Args:
-        file: a path, or an open file that can be sought in.
-        name: for messages.
+        file: a path, or an open seekable file.
+        name: name used in messages.
     """
 
     def __init__(self, file, name: str):
@@ -371,7 +372,7 @@ class FileSamples:
             self._open(file)
         except (OSError, soundfile.LibsndfileError, TypeError, struct.error) as error:
             self.close()
-            # Without what libsndfile calls the file.
+            # `error_string` leaves out libsndfile's name for the file.
             reason = getattr(error, "error_string", error)
             raise ValueError(f"{name}: not readable audio, use WAV, FLAC, OGG or AMB ({reason})") from None
         except ValueError:
@@ -392,7 +393,7 @@ class FileSamples:
             longer = flac_is_longer(stream)
             check_ogg_pages(stream, self.name)
             stream.seek(0)
-            # Names of files are bytes, which need not be UTF-8.
+            # File names are bytes, which need not be UTF-8.
             named = os.fsencode(file) if is_path and os.name == "posix" else file
             self._file = soundfile.SoundFile(flac_with_length(stream) if longer else named)
         self._opened.insert(0, self._file)
@@ -404,10 +405,10 @@ class FileSamples:
         self.num_channels, self.num_samples = self._file.channels, self._file.frames
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """Samples (channels, end - begin), float32.
+        """Read samples (channels, end - begin), float32.
 
         Raises:
-            ValueError: the file breaks off.
+            ValueError: the file is truncated or cannot be decoded.
         """
         try:
             self._file.seek(begin)
@@ -420,23 +421,23 @@ class FileSamples:
         return part
 
     def close(self) -> None:
-        """Closes what was opened here."""
+        """Close the files opened here."""
         for file in self._opened:
             file.close()
 
 
 class Resampler:
-    """Samples at another rate, by windowed sinc functions (Smith, "Digital audio resampling").
+    """Resample with windowed sinc functions (Smith, "Digital audio resampling").
 
     Args:
-        source_step, step: the rates, in lowest terms.
+        source_step, step: source and target rate, in lowest terms.
     """
 
     zero_crossings, rolloff = 6, 0.99
 
     def __init__(self, source_step: int, step: int):
         self.source_step, self.step = source_step, step
-        # The cutoff as a part of the source's rate.
+        # Cutoff as a fraction of the source's Nyquist frequency.
         cutoff = min(source_step, step) * self.rolloff / source_step
         self.width = ceil(self.zero_crossings / cutoff)
         offset = torch.arange(-self.width, self.width + source_step, dtype=torch.float64)
@@ -446,7 +447,7 @@ class Resampler:
         self.filters = (crossing.sinc() * window * cutoff).float().unsqueeze(1)
 
     def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Samples (channels, samples) to (channels, ceil(samples * step / source_step))."""
+        """Resample (channels, samples) to (channels, ceil(samples * step / source_step))."""
         padded = torch.nn.functional.pad(waveform, (self.width, self.width + self.source_step)).unsqueeze(1)
         phases = torch.nn.functional.conv1d(padded, self.filters, stride=self.source_step)
         length = ceil(waveform.shape[1] * self.step / self.source_step)
@@ -454,7 +455,7 @@ class Resampler:
 
 
 def find_audio(path: str | os.PathLike) -> list[Path]:
-    """The file itself, or the audio files below a folder, in order.
+    """Return the file itself, or the audio files below a folder, sorted.
 
     Raises:
         ValueError: the folder holds no audio.

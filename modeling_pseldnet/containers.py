@@ -1,4 +1,4 @@
-"""How long files of audio are, which WAV, FLAC and OGG do not always say rightly, and what kind a WAV is of."""
+"""Headers of audio files: the true length, which WAV, FLAC and OGG sometimes get wrong, and the kind of a WAV."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import soundfile
 
 
-# The end of the identifier of ambisonic B-format, PCM or float (Dobson, "Creating WAVE-EX ambisonic B-format files").
+# End of the GUID of ambisonic B-format, PCM or float (Dobson, "Creating WAVE-EX ambisonic B-format files").
 B_FORMAT = bytes.fromhex("2107d3118644c8c1ca000000")
 EXTENSIBLE = 0xFFFE
 RAW_SUBTYPES = {
@@ -18,13 +18,13 @@ RAW_SUBTYPES = {
 
 
 class WaveHeader(NamedTuple):
-    """What a WAV says of itself.
+    """What the header of a WAV file declares.
 
     Attributes:
-        is_ambisonic: whether it is of the kind that is FuMa by definition.
-        is_longer: whether samples go on where the header says that they end.
-        begin: where samples begin, in bytes.
-        rate, channels, subtype: of the samples.
+        is_ambisonic: whether it is ambisonic B-format, which is FuMa by definition.
+        is_longer: whether samples continue past the declared length.
+        begin: offset of the first sample in bytes.
+        rate, channels, subtype: format of the samples.
     """
 
     is_ambisonic: bool
@@ -36,11 +36,11 @@ class WaveHeader(NamedTuple):
 
 
 def read_wave_header(file, name: str) -> WaveHeader | None:
-    """The header of a WAV, RIFF or RF64; None for files of another kind, or without samples.
+    """Read the header of a WAV file, RIFF or RF64; None for other kinds of files and WAV files without samples.
 
     Raises:
-        ValueError: samples go on after the length that it says, in a coding that cannot be read so, or an RF64 ends
-            before.
+        ValueError: samples continue past the declared length, in an encoding that cannot be read as raw samples, or an
+            RF64 file ends before its declared length.
     """
     file.seek(0)
     kind, _, form = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
@@ -79,28 +79,28 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
 
 
 def says_fuma(name: str, wave: WaveHeader | None) -> bool:
-    """Whether a file says, by its name or header, that its channels are W, X, Y, Z with W 3 dB down."""
+    """Whether a file declares, by name or header, that its channels are FuMa: W, X, Y, Z with W 3 dB down."""
     return name.lower().endswith(".amb") or (wave is not None and wave.is_ambisonic)
 
 
 def is_fuma(path: str | os.PathLike) -> bool:
-    """As [`says_fuma`], of the file at a path."""
+    """Like [`says_fuma`], for the file at a path."""
     with open(path, "rb") as file:
         return says_fuma(str(path), read_wave_header(file, str(path)))
 
 
 def check_ambix(path: str | os.PathLike) -> None:
-    """Refuses a file that says that it is FuMa, where its channels are read as they are.
+    """Check that a file does not declare itself FuMa, where channels are read without conversion.
 
     Raises:
-        ValueError: it does.
+        ValueError: the file declares itself FuMa.
     """
     if is_fuma(path):
         raise ValueError(f"{path} says that it is FuMa: write it anew as W, Y, Z, X (AmbiX)")
 
 
 def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
-    """Whether what comes after `stop`, where samples end by the header, are samples too and not further chunks."""
+    """Whether the bytes after `stop`, where samples end according to the header, are samples and not more chunks."""
     for position in (stop, stop + stop % 2):
         file.seek(position)
         name = file.read(8)[:4]
@@ -111,12 +111,12 @@ def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
     if stop == begin:
         return begin < end
     file.seek(stop)
-    # Some recorders fill their last block with zeros.
+    # Some recorders pad their last block with zeros.
     return any(block.strip(b"\0") for block in iter(lambda: file.read(2**20), b""))
 
 
 class View(io.RawIOBase):
-    """An open file from some byte on, with other bytes at one place."""
+    """An open file seen from byte `begin` on, with the bytes at `place` replaced by `other`."""
 
     def __init__(self, file, begin: int = 0, place: int = 0, other: bytes = b""):
         self._file, self._begin, self._place, self._other = file, begin, place, other
@@ -143,16 +143,16 @@ class View(io.RawIOBase):
         return count
 
 
-# Where the header of a FLAC says its rate, channels and, in 36 bits, its number of samples.
+# Bytes of a FLAC header that hold the sampling rate, the channels and, in 36 bits, the number of samples.
 FLAC_NUMBERS, FLAC_LENGTH = slice(18, 26), (1 << 36) - 1
-# What marks the first page of an OGG.
+# Flag of the first page of an OGG stream.
 OGG_BEGINS = 2
-# Past any length that a header can tell: libsndfile's number for an unknown one.
+# More than any header can declare: libsndfile reports more only for an unknown length.
 MOST_SAMPLES = 2**62
 
 
 def flac_is_longer(file) -> bool:
-    """Whether a file is a FLAC with more samples than its header says, or of which that says nothing."""
+    """Whether a file is a FLAC with more samples than its header declares, or with no length in its header."""
     file.seek(0)
     header = file.read(FLAC_NUMBERS.stop)
     if not header.startswith(b"fLaC") or len(header) < FLAC_NUMBERS.stop:
@@ -161,7 +161,7 @@ def flac_is_longer(file) -> bool:
     if not numbers & FLAC_LENGTH:
         return True
     try:
-        # A sample that can be sought is there.
+        # A sample that can be sought exists.
         of_unknown_length = View(file, 0, FLAC_NUMBERS.start, (numbers & ~FLAC_LENGTH).to_bytes(8, "big"))
         with soundfile.SoundFile(of_unknown_length) as opened:
             opened.seek(numbers & FLAC_LENGTH)
@@ -171,11 +171,11 @@ def flac_is_longer(file) -> bool:
 
 
 def flac_with_length(file) -> View:
-    """A FLAC that came through a pipe, whose header does not say how long it is, as one that does."""
+    """Return a FLAC that was written to a pipe, without its true length, as a view with that length in its header."""
     file.seek(0)
     header = file.read(FLAC_NUMBERS.stop)
     numbers = int.from_bytes(header[FLAC_NUMBERS], "big") & ~FLAC_LENGTH
-    # A sample that can be sought is there; what failed once seeks no more.
+    # A sample that can be sought exists; after a failed seek, the file must be opened again.
     there, beyond, opened = 0, FLAC_LENGTH, None
     while beyond - there > 1:
         middle = (there + beyond) // 2
@@ -189,10 +189,10 @@ def flac_with_length(file) -> View:
 
 
 def check_ogg_pages(file, name: str) -> None:
-    """Refuses an OGG that breaks off in a page, or is several one after the other, of which only the first is read.
+    """Check that an OGG does not end within a page, nor chain several recordings, of which only the first is read.
 
     Raises:
-        ValueError: the file is such.
+        ValueError: the file is truncated or chained.
     """
     end, position, begun = file.seek(0, os.SEEK_END), 0, False
     while position + 27 <= end:
@@ -209,9 +209,9 @@ def check_ogg_pages(file, name: str) -> None:
 
 
 def is_truncated(report: str) -> bool:
-    """Whether libsndfile's report on a file tells that its end is missing, which libsndfile itself passes over."""
+    """Whether libsndfile's log of a file shows that its end is missing, which libsndfile itself ignores."""
     found = re.search(r"^data : (\d+) \(should be (\d+)\)", report, flags=re.MULTILINE)
     said, there = map(int, found.groups()) if found else (0, 0)
-    # Programs that write to a pipe put about the largest number, or 0, for a length that they do not know.
+    # Programs that write to a pipe declare an unknown length as 0 or as about the largest number.
     is_known = all(abs(said - largest) > 2**20 for largest in (2**31, 2**32))
     return (is_known and there < said) or "lacks an end-of-stream bit" in report

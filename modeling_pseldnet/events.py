@@ -1,4 +1,4 @@
-"""Sound events: what a data set gives, a model predicts, a metric scores and a CSV holds.
+"""Sound events, as annotated in data sets, predicted by models, scored by metrics and stored in CSV files.
 
 Axes: x front, y left, z up. Azimuth is counter-clockwise from the front in (-180, 180] degrees, elevation upwards in
 [-90, 90] degrees. A frame is 100 ms.
@@ -19,12 +19,12 @@ from .files import write_atomically
 logger = logging.getLogger(__name__)
 
 FRAME_SECONDS = 0.1
-# No recording is longer than 100 hours and no model knows more classes: an index beyond comes from another column.
+# 100 hours, and more classes than any model has: a larger index must come from another column.
 MAX_FRAMES, MAX_CLASSES = 3_600_000, 10_000
 
 
 def direction_to_vector(azimuth, elevation) -> np.ndarray:
-    """Azimuth and elevation in degrees, any shape (…), to unit vectors (…, 3) in x, y, z."""
+    """Convert azimuth and elevation in degrees, of any shape (…), to unit vectors (…, 3) in x, y, z."""
     azimuth, elevation = np.radians(azimuth), np.radians(elevation)
     return np.stack(
         [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)], axis=-1
@@ -32,47 +32,46 @@ def direction_to_vector(azimuth, elevation) -> np.ndarray:
 
 
 def vector_to_direction(vector) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (…, 3) of any length to azimuth and elevation in degrees, each (…)."""
+    """Convert vectors (…, 3) of any length to azimuth and elevation in degrees, each (…)."""
     x, y, z = np.moveaxis(np.asarray(vector), -1, 0)
     return wrap_azimuth(np.degrees(np.arctan2(y, x))), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def wrap_azimuth(azimuth) -> np.ndarray:
-    """Any angle in degrees to the same angle in (-180, 180]."""
+    """Wrap angles in degrees to (-180, 180]."""
     azimuth = np.asarray(azimuth, dtype=np.float64)
     inside = (azimuth > -180.0) & (azimuth <= 180.0)
     return np.where(inside, azimuth, 180.0 - (180.0 - azimuth) % 360.0)
 
 
 def round_azimuth(azimuth) -> np.ndarray:
-    """Angles in degrees, to a tenth, in (-180, 180], without -0."""
+    """Round angles in degrees to a tenth, in (-180, 180], without -0."""
     return wrap_azimuth(np.round(azimuth, 1)) + 0.0
 
 
 def fold_azimuth(azimuth) -> np.ndarray:
-    """Any azimuth in degrees to that in [-90, 90] which stereo cannot tell from it: what is behind, to the front."""
+    """Mirror azimuths in degrees from behind to the front, [-90, 90], as stereo cannot tell the two apart."""
     azimuth = wrap_azimuth(azimuth)
     return np.where(azimuth > 90, 180 - azimuth, np.where(azimuth < -90, -180 - azimuth, azimuth))
 
 
 def angle_between(a, b) -> np.ndarray:
-    """Angle in degrees between vectors (…, 3) and (…, 3) of any length, broadcast; accurate for small angles too."""
+    """Return the angles in degrees between vectors (…, 3) of any length, broadcast; accurate for small angles too."""
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), np.sum(np.asarray(a) * b, axis=-1)))
 
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Active events, one row an event a frame, as columns of equal length.
+    """Active events as columns of equal length, one row per event and frame.
 
     Attributes:
         frame (`np.ndarray` of int64): 100-ms frame, from 0.
         class_id (`np.ndarray` of int64): class index.
-        track (`np.ndarray` of int64): tells simultaneous or successive sources of one class apart.
+        track (`np.ndarray` of int64): distinguishes simultaneous or successive sources of the same class.
         azimuth, elevation (`np.ndarray` of float64): degrees.
-        distance (`np.ndarray` of float64, *optional*): metres; only DCASE CSV files have centimetres.
-            NaN where it is not known.
-        confidence (`np.ndarray` of float64, *optional*): the activity a model gave, 0 to 1.
-        onscreen (`np.ndarray` of bool, *optional*): whether a camera that looks forward sees the source.
+        distance (`np.ndarray` of float64, *optional*): metres, NaN if unknown; only DCASE CSV files use centimetres.
+        confidence (`np.ndarray` of float64, *optional*): the predicted activity, 0 to 1.
+        onscreen (`np.ndarray` of bool, *optional*): whether a forward-facing camera sees the source.
     """
 
     frame: np.ndarray
@@ -100,12 +99,12 @@ class Events:
 
     @classmethod
     def empty(cls) -> "Events":
-        """No events."""
+        """Return an instance without events."""
         return cls(*([()] * 5))
 
     @classmethod
     def concatenate(cls, parts: Iterable["Events"]) -> "Events":
-        """All rows of `parts` in order; an optional column is kept if every part that has rows has it."""
+        """Join the rows of `parts` in order. An optional column is kept if every part with rows has it."""
         parts = list(parts)
         parts = [part for part in parts if len(part)] or parts
         if not parts:
@@ -115,8 +114,9 @@ class Events:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[float]] | np.ndarray) -> "Events":
-        """Rows `[frame, class, track, azimuth, elevation]`, all with a `distance` in metres, all with that and
-        `onscreen`, or none, as events. A distance that is not known is `None` or NaN.
+        """Create events from rows `[frame, class, track, azimuth, elevation[, distance[, onscreen]]]` of equal length.
+
+        Distances are in metres, `None` or NaN if unknown.
 
         Raises:
             ValueError: rows differ in length, or a value is out of range; the message names the row.
@@ -138,18 +138,18 @@ class Events:
         return cls(*table[:, :3].T, wrap_azimuth(table[:, 3]), table[:, 4], **beside)
 
     def to_rows(self) -> list[list[float]]:
-        """The rows that [`Events.from_rows`] takes, without confidence and what is on screen."""
+        """Return rows as [`Events.from_rows`] takes them, without `confidence` and `onscreen`."""
         columns = [self.frame, self.class_id, self.track, self.azimuth, self.elevation]
         columns += [] if self.distance is None else [self.distance]
         return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping], label2id: Mapping[str, int]) -> "Events":
-        """What the pipeline gives, or the JSON of `pseldnet-predict`, as events of the frames of each trajectory.
+        """Create events from the pipeline's output or the JSON of `pseldnet-predict`, one row per trajectory point.
 
         Args:
-            records: dicts of `label`, `track`, `confidence` and `trajectory`, as [`to_records`] makes them.
-            label2id: class indices, as of the config of the model.
+            records: dicts of `label`, `track`, `confidence` and `trajectory`, as returned by [`to_records`].
+            label2id: class indices by name, as in the model's config.
 
         Raises:
             ValueError: a label is unknown or a record incomplete.
@@ -159,7 +159,7 @@ class Events:
             try:
                 label, points = record["label"], record["trajectory"]
                 columns = {name: [point[name] for point in points] for name in ("time", "azimuth", "elevation")}
-                # Not known where it is null.
+                # None becomes NaN: unknown.
                 distance = np.array([point["distance"] for point in points if "distance" in point], dtype=np.float64)
                 frame = np.rint(np.array(columns["time"], dtype=np.float64) / FRAME_SECONDS)
                 track = int(record["track"])
@@ -179,7 +179,7 @@ class Events:
         return cls.concatenate(parts).sort()
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The columns that are present, by name."""
+        """Return the columns that are present, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -187,24 +187,24 @@ class Events:
         return len(self.frame)
 
     def __getitem__(self, rows) -> "Events":
-        """The rows picked by a mask, a slice or an index array."""
+        """Select rows by a mask, a slice or an index array."""
         return Events(**{name: column[rows] for name, column in self.columns().items()})
 
     def replace(self, **columns) -> "Events":
-        """A copy with these columns changed."""
+        """Return a copy with these columns replaced."""
         return replace(self, **columns)
 
     def sort(self) -> "Events":
-        """Rows by frame, then class, then track."""
+        """Return the rows sorted by frame, then class, then track."""
         return self[np.lexsort((self.track, self.class_id, self.frame))]
 
     @property
     def vector(self) -> np.ndarray:
-        """Unit vectors (rows, 3) towards the events."""
+        """Unit vectors (rows, 3) in the directions of the events."""
         return direction_to_vector(self.azimuth, self.elevation)
 
 
-# What a column of a CSV with a header may be called; DCASE 2025 has `frame,class,source,azimuth,distance,onscreen`.
+# Known column names of a CSV header; DCASE 2025 has `frame,class,source,azimuth,distance,onscreen`.
 COLUMN_NAMES = {
     "frame": "frame", "class": "class", "class_id": "class", "track": "track", "source": "track", "azimuth": "azimuth",
     "elevation": "elevation", "distance": "distance", "x": "x", "y": "y", "z": "z", "onscreen": "onscreen",
@@ -225,27 +225,27 @@ LAYOUTS = {
         7: ["frame", "class", "track", *CARTESIAN, "distance"],
     },
 }
-# No vector that stands for an event is longer, though networks without a bound overshoot 1.
+# No vector of an event is longer, even though unbounded networks exceed 1.
 LONGEST_VECTOR = 1.5
-# Nothing is annotated nearer than this, nor farther.
+# Annotated distances lie in this range.
 NEAREST_METRES, FARTHEST_METRES = 0.2, 100.0
 
 
 def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
-    """Reads the metadata and the predictions of DCASE.
+    """Read metadata or predictions in one of the DCASE layouts.
 
-    - `frame,class,track,azimuth,elevation[,distance in cm[,sources]]`, that of all data sets;
-    - `frame,class,track,x,y,z[,distance in m]`, vectors, as baselines of 2022 and 2024 write them;
-    - `frame,class,azimuth,elevation` or `frame,class,x,y,z`, of systems for DCASE 2020 and 2021: track 0;
-    - files with a header, which names the columns, in any order. In those of DCASE 2025,
+    - `frame,class,track,azimuth,elevation[,distance in cm[,sources]]`, as in all data sets;
+    - `frame,class,track,x,y,z[,distance in m]`, vectors, as written by the baselines of 2022 and 2024;
+    - `frame,class,azimuth,elevation` or `frame,class,x,y,z`, from systems for DCASE 2020 and 2021: track 0;
+    - files whose header names the columns, in any order. In those of DCASE 2025,
       `frame,class,source,azimuth,distance,onscreen`, the elevation is 0.
 
-    A distance that is not known is `nan`.
+    An unknown distance is `nan`.
 
     Args:
         path: the file.
-        coordinates: `"polar"`, `"cartesian"` for vectors, or `"auto"`: vectors are told by their length, up to 1,
-            where no recording has all its sources within 1.5° of the front and 1.5 cm away.
+        coordinates: `"polar"`, `"cartesian"` for vectors, or `"auto"`, which recognises vectors by a length of at most
+            1.5: no recording has all its sources within 1.5° of the front and 1.5 cm away.
 
     Raises:
         ValueError: the file is not text or a row is malformed; the message names file and line.
@@ -287,7 +287,7 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
 
 
 def _header(path: str | os.PathLike, cells: list[str]) -> list[str] | None:
-    """The columns that a first line names; None where it is a row."""
+    """Return the columns that a first line names; None if it is a row of data."""
     cells = [cell.strip().lower() for cell in cells]
     if cells[0] not in COLUMN_NAMES:
         return None
@@ -298,7 +298,7 @@ def _header(path: str | os.PathLike, cells: list[str]) -> list[str] | None:
 
 
 def _numbers(path: str | os.PathLike, numbered: list[tuple[int, list[str]]], width: int | None) -> np.ndarray:
-    """Rows of text as a table (rows, columns): up to six columns, or seven where all rows have seven numbers."""
+    """Parse rows of text to a table (rows, columns): up to six columns, or seven if all rows have seven numbers."""
     most, least = (6, 4) if width is None else (width, width)
     if width is None and all(len(cells) == 7 and _is_number(cells[6]) for _, cells in numbered):
         most = 7
@@ -326,21 +326,21 @@ def _is_number(cell: str) -> bool:
 
 
 def looks_cartesian(table: np.ndarray) -> bool:
-    """Whether the numbers of a table (rows, 4 to 7) without a header are those of vectors, and not of angles."""
+    """Whether a table (rows, 4 to 7) without a header holds vectors rather than angles."""
     width = table.shape[1]
     if width > 5:
         length = np.linalg.norm(table[:, 3:6], axis=1)
-        # The sixth of angles is a distance, which may not be known.
+        # With angles, the sixth column is a distance, NaN if unknown.
         length = length[~np.isnan(length)]
-        # Of six columns, whole numbers may be angles and what stands for a distance; of seven none has one so small.
+        # Six columns of whole numbers may be angles and a placeholder distance; with seven, no distance is so small.
         told = width == 7 or (table[:, 3:5] % 1 != 0).any()
         return bool(told and len(length) and ((length > 0) & (length <= LONGEST_VECTOR)).all())
-    # A track is a whole number; x is not, but where all sources lie on an axis.
+    # A track is a whole number, while x is not, unless all sources lie on an axis.
     return width == 5 and bool((table[:, 2] % 1 != 0).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
 
 
 def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tuple[str, list[str]]:
-    """The coordinates and the columns of a table (rows, 4 to 7) without a header."""
+    """Return the coordinates and the column names of a table (rows, 4 to 7) without a header."""
     width = table.shape[1]
     found = "cartesian" if looks_cartesian(table) else "polar"
     if coordinates != "auto" and width > 5 and found != coordinates:
@@ -354,12 +354,12 @@ def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tup
 
 
 def looks_like_radians(angles: np.ndarray) -> bool:
-    """Whether azimuths and elevations (rows, 2) are so small, and have more digits than annotations and our files."""
+    """Whether azimuths and elevations (rows, 2) fit radians, with more decimals than annotations and our own files."""
     return bool((np.abs(angles) <= (np.pi + 1e-2, np.pi / 2 + 1e-2)).all() and (np.round(angles, 1) != angles).any())
 
 
 def _warn_of_units(path: str | os.PathLike, metres: np.ndarray, coordinates: str) -> None:
-    """Says so where distances look like metres in place of centimetres, or the other way round."""
+    """Warn if distances look like metres where centimetres are expected, or the other way round."""
     taken, other = ("metres", "centimetres") if coordinates == "cartesian" else ("centimetres", "metres")
     metres = metres[~np.isnan(metres)]
     if not len(metres):
@@ -369,7 +369,7 @@ def _warn_of_units(path: str | os.PathLike, metres: np.ndarray, coordinates: str
 
 
 def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
-    """Which rows of a table (rows, columns) break which rule; angles in degrees, distances, if any, last or NaN."""
+    """Return which rows of a table (rows, columns) break each rule. Angles are in degrees, any distances come last."""
     numbers, width = table[:, :3], 5 if coordinates == "polar" else 6
     rules = {
         "a value is not finite": ~np.isfinite(table[:, :width]).all(1) | np.isinf(table[:, width:]).any(1),
@@ -388,18 +388,17 @@ def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
 
 
 def write_csv(path: str | os.PathLike, events: Events, layout: str = "metadata") -> None:
-    """Writes events as DCASE does, sorted by frame; the file appears whole or not at all.
+    """Write events in a DCASE layout, sorted by frame; the file appears whole or not at all.
 
     Args:
         path: the file.
         events: what to write.
-        layout: `"metadata"`, that of all data sets, angles rounded to a tenth of a degree, distances, which are in
-            centimetres there, to a hundredth of one, `nan` where not known, and left out where none is known;
-            `"dcase2024"`, that of systems for DCASE 2024, vectors and distances in metres; or `"dcase2025"`, with a
-            header, whole degrees folded to the front and centimetres.
+        layout: `"metadata"` (default), as in all data sets: angles rounded to 0.1°, distances to 0.01 cm, `nan` if
+            unknown, without that column if none is known; `"dcase2024"`, for systems of DCASE 2024: vectors, and
+            distances in metres; or `"dcase2025"`: a header, whole degrees folded to the front, and centimetres.
 
     Raises:
-        ValueError: a value is not finite, or the layout is not known or has distances and an event has none.
+        ValueError: a value is not finite, the layout is unknown, or it needs distances that an event does not have.
     """
     if layout not in ROWS:
         raise ValueError(f"layout must be one of {', '.join(ROWS)}, not {layout!r}")
@@ -410,7 +409,7 @@ def write_csv(path: str | os.PathLike, events: Events, layout: str = "metadata")
         raise ValueError(f"{path}: an angle or a distance is not finite")
     events = events.sort() if len(known) else events.replace(distance=None).sort()
     columns = ROWS[layout](events if len(events) else Events.empty().replace(distance=()))
-    # Adding 0 makes 0 of -0.
+    # Adding 0 turns -0 into 0.
     rows = zip(*((column + 0).tolist() for column in columns), strict=True)
     text = "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
     write_atomically(path, f"{HEADER_2025}\n{text}" if layout == "dcase2025" else text)

@@ -1,4 +1,4 @@
-"""Files and folders: which of a folder are meant, and how to write them so that they appear whole or not at all."""
+"""Find files in folders, and write files and folders so that they appear whole or not at all."""
 
 import errno
 import os
@@ -9,23 +9,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-# What a folder of a model, or of an adapter, is not read without.
+# The file without which a folder is not loaded as a model or an adapter.
 _READ_FIRST = ("config.json", "adapter_config.json")
-# Failures that the system reports without the name of the file.
+# Errors that the operating system reports without a file name.
 _UNNAMED_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 def walk(folder: str | os.PathLike, suffixes: Collection[str], by_every_name: bool = False) -> list[Path]:
-    """The files at any depth below a folder whose names end in one of some suffixes, in order.
+    """List the files with one of some suffixes at any depth below a folder, sorted.
 
-    Links are followed, but no folder is entered twice, so that loops end; a file has the name that it has without
-    links where there is one. What is hidden ([`is_hidden`]) is passed over.
+    Links are followed, but no folder is entered twice, so loops end; a file that can be reached without links is
+    listed by that path. Hidden files and folders ([`is_hidden`]) are skipped.
 
     Args:
         folder: where to look; its own name may be anything.
-        suffixes: in lower case with their dots; names may have them in either.
-        by_every_name: whether a folder is entered by each of its names, for those to whom names say what lies there;
-            but not from within itself.
+        suffixes: in lower case, with their dots; file names may use either case.
+        by_every_name: whether to enter a folder by each of its paths, for callers to whom the names carry meaning; but
+            not from within itself.
 
     Raises:
         OSError: a folder cannot be read.
@@ -51,24 +51,24 @@ def walk(folder: str | os.PathLike, suffixes: Collection[str], by_every_name: bo
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not meant: `.name`, such as a Mac's `._name`, and `__MACOSX`."""
+    """Whether a file or folder of this name is to be skipped: `.name`, such as a Mac's `._name`, and `__MACOSX`."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes a text so that no reader sees half a file."""
+    """Write a text file so that no reader sees half of it."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name in the same folder to write to; what is there at the end takes the name of `path`.
+    """Yield a temporary path in the same folder, which is renamed to `path` at the end.
 
-    A link stays one, to a new file. What is no file, such as `/dev/stdout`, is written to as it is.
+    A link is kept and its target replaced. What is not a regular file, such as `/dev/stdout`, is written to directly.
 
     Raises:
-        OSError: it cannot be written; the error names `path`.
+        OSError: `path` cannot be written; the error names it.
     """
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -87,10 +87,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(output: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside `output` that takes its place, or that of a file, at the end.
+    """Yield a temporary folder beside `output`, which replaces that folder or file at the end.
 
     Raises:
-        OSError: it cannot be written; the error names `output`.
+        OSError: `output` cannot be written; the error names it.
     """
     target = Path(os.path.realpath(output))
     temporary, replaced = _temporary_name(target), _temporary_name(target)
@@ -117,12 +117,12 @@ def atomic_folder(output: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder within `folder`, from which all moves up into that at the end; what else is there stays.
+    """Yield a temporary folder inside `folder`, whose contents move up at the end; other files in `folder` stay.
 
-    Its name begins with an underscore, as of what is not pushed to the Hub.
+    Its name begins with an underscore, so that it is not pushed to the Hub.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     folder = Path(folder)
     staging = folder / f"_{secrets.token_hex(8)}.tmp"
@@ -135,9 +135,9 @@ def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def move_up(source: Path, target: Path) -> None:
-    """Moves what is in a folder into another, in place of what has the same names there.
+    """Move the contents of a folder into another, replacing entries of the same name.
 
-    Cut short, it leaves no model of old and new files that could be loaded: configs go first and come last.
+    Configs are removed first and moved last, so an interrupted move never leaves a loadable mix of old and new files.
     """
     entries = sorted(source.iterdir(), key=lambda entry: entry.name in _READ_FIRST)
     for entry in entries:
@@ -150,14 +150,14 @@ def move_up(source: Path, target: Path) -> None:
 
 
 def _temporary_name(path: Path) -> Path:
-    """A name beside `path` that nothing has, with its suffix, which many a writer goes by; short whatever its name."""
+    """Return an unused, short path beside `path` with the same suffix, from which many writers infer the format."""
     suffix = path.suffix if len(path.suffix) < 16 else ""
     return path.with_name(f".{secrets.token_hex(8)}.tmp{suffix}")
 
 
 @contextmanager
 def _naming(path: str | os.PathLike, temporary: Path) -> Iterator[None]:
-    """Errors that name the temporary file, or none, name `path`."""
+    """Have errors that name the temporary file, or none, name `path`."""
     try:
         yield
     except OSError as error:

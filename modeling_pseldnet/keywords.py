@@ -1,4 +1,4 @@
-"""Mistakes in keyword arguments: those that nobody takes, and values that a dataclass refuses."""
+"""Mistakes in keyword arguments: unknown names, and values that a dataclass rejects."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -7,15 +7,15 @@ from huggingface_hub.errors import StrictDataclassError
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], function: str) -> None:
-    """Refuses keyword arguments, so that none is passed over in silence.
+    """Refuse leftover keyword arguments, so that none is silently ignored.
 
     Args:
-        given: the names that are left when all known ones are taken.
-        known: those, for a hint.
-        function: what they were given to.
+        given: names of the arguments left over once the known ones are taken.
+        known: the known names, for a hint.
+        function: what the arguments were passed to.
 
     Raises:
-        TypeError: there are any; the message names them and what they may have been meant to be.
+        TypeError: any are left over; the message names the first and suggests a known one.
     """
     known = list(known)
     for name in given:
@@ -25,15 +25,15 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], function: str) ->
 
 
 def refuse_misspelt(given: Iterable[str], known: Collection[str], owner: type) -> None:
-    """Refuses keyword arguments that look like known ones, where transformers keeps all others as attributes.
+    """Refuse misspelt keyword arguments, which transformers would otherwise keep as attributes.
 
     Args:
-        given: the names of some.
-        known: those that are taken.
-        owner: the class that they were given to, whose own attributes are no mistakes.
+        given: names of the arguments to check.
+        known: the known names.
+        owner: the class that they were passed to, whose own attributes are not mistakes.
 
     Raises:
-        TypeError: there is one; the message names both.
+        TypeError: a name looks like a known one; the message gives both.
     """
     for name in given:
         near = get_close_matches(name, known, 1, 0.8)
@@ -42,6 +42,6 @@ def refuse_misspelt(given: Iterable[str], known: Collection[str], owner: type) -
 
 
 def in_one_line(error: Exception) -> str:
-    """What was wrong, without which of its checks a strict dataclass names first."""
+    """Return an error's message in one line, without the check that a strict dataclass names before it."""
     told = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
     return " ".join(str(told).split())

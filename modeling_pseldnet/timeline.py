@@ -1,4 +1,4 @@
-"""From active frames to sounding sources: tracks that keep to one source, and events with onset and offset."""
+"""From active frames to events: tracks that follow one source, and events with onset and offset."""
 
 from itertools import count, groupby
 
@@ -12,18 +12,18 @@ LEAST_COSINE = float(np.cos(np.radians(30)))
 
 
 def link_tracks(events: Events, heard: dict | None = None) -> Events:
-    """Numbers tracks so that a source keeps its number from frame to frame, whichever track of a network gave it.
+    """Renumber tracks so that a source keeps its number from frame to frame, whichever network track it came from.
 
-    A detection continues the nearest track of its class that was heard in the last half second within 30 degrees;
-    another takes the lowest number of its class that is not in use.
+    A detection continues the nearest track of its class within 30 degrees that was active in the last half second;
+    otherwise it gets the lowest number not in use for its class.
 
     Args:
-        events: of a recording, or of a piece of it.
-        heard: what was heard last in the pieces before, empty for the first one; it is brought up to date.
+        events: events of a recording, or of a piece of it.
+        heard: state from the preceding pieces, empty for the first one; updated in place.
     """
     heard = {} if heard is None else heard
     events = events.sort()
-    # Plain numbers: there are a few detections at a time, and many times.
+    # Plain Python numbers are faster here: many frames with a few detections each.
     vectors, tracks = events.vector.tolist(), []
     keys = zip(events.frame.tolist(), events.class_id.tolist(), strict=True)
     for (frame, class_id), group in groupby(range(len(events)), key=list(keys).__getitem__):
@@ -37,7 +37,7 @@ def link_tracks(events: Events, heard: dict | None = None) -> Events:
 
 
 def _continue_tracks(vectors: list[list[float]], last: dict[int, list[float]]) -> list[int]:
-    """A track number for each direction, a unit vector: the nearest pairs with the `last` directions first."""
+    """Assign a track number to each unit vector, matching the closest pairs with the `last` directions first."""
     pairs = [
         (x * a + y * b + z * c, row, track)
         for row, (x, y, z) in enumerate(vectors)
@@ -55,13 +55,13 @@ def _continue_tracks(vectors: list[list[float]], last: dict[int, list[float]]) -
 
 
 def to_records(events: Events, id2label: dict[int, str]) -> list[dict]:
-    """Events as a list of dicts, in the order of their onsets, to be written as JSON.
+    """Convert events to a list of dicts for JSON, sorted by onset.
 
     Each has `onset` and `offset` in seconds, `label`, `track`, the mean direction as `azimuth` and `elevation` in
-    degrees, the mean `confidence` (null where events have none) and the `trajectory`: a list of `time`, `azimuth` and
-    `elevation`, one every 100 ms. Where events have distances, both it and its points have a `distance` in metres,
-    null where it is not known; where they are told to be on screen or not, it has `onscreen`, whether most of it is. A
-    track that pauses gives several events.
+    degrees, the mean `confidence` (`None` if events have none) and the `trajectory`: a list of `time`, `azimuth` and
+    `elevation`, one every 100 ms. If events have distances, the dict and the points of its trajectory have a
+    `distance` in metres, `None` if unknown; if events have `onscreen`, so does the dict, true if most of its frames
+    are. A track that pauses gives several events.
     """
     order = np.lexsort((events.frame, events.track, events.class_id))
     events = events[order]
@@ -101,5 +101,5 @@ def _record(events: Events, id2label: dict[int, str]) -> dict:
 
 
 def _rounded(value: float, digits: int = 1) -> float:
-    # Adding 0 makes 0 of -0.
+    # Adding 0 turns -0 into 0.
     return round(float(value), digits) + 0.0
