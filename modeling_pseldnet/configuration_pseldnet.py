@@ -22,7 +22,7 @@ AUTO_MAP = {
     "AutoFeatureExtractor": "feature_extraction_pseldnet.PSELDNetFeatureExtractor",
 }
 
-# What a field that is left at None means for each backbone: the published architectures.
+# Values of fields left at None for each backbone: those of the published architectures.
 BACKBONE_DEFAULTS: dict[str, dict[str, Any]] = {
     "htsat": {
         "embed_dim": 96,
@@ -58,7 +58,7 @@ BACKBONE_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What the numbers of a config may be, and how many a list has: no network that is of use is beyond.
+# Allowed range of each number and, below, sizes that no useful network exceeds.
 BOUNDS: dict[str, tuple[float, float]] = {
     "sampling_rate": (1_000, 768_000),
     "hop_length": (1, 768_000),
@@ -98,7 +98,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 MAX_LIST, MAX_WINDOW_FRAMES, MAX_TOKENS, MAX_PARAMETERS = 12, 20_000, 16_384, 10**9
 
-# HTS-AT networks by name: the published one and smaller ones of its shape, with heads of equal width in all stages.
+# HTS-AT networks by name: the published one and two smaller ones; attention heads are equally wide in all stages.
 HTSAT_SIZES: dict[str, dict[str, list[int] | int]] = {
     "tiny": {"embed_dim": 24, "depths": [2, 2, 2, 1], "num_heads": [1, 2, 4, 8]},
     "small": {"embed_dim": 40, "depths": [2, 2, 4, 2], "num_heads": [1, 2, 4, 8]},
@@ -109,71 +109,71 @@ HTSAT_SIZES: dict[str, dict[str, list[int] | int]] = {
 @strict
 class PSELDNetConfig(PreTrainedConfig):
     r"""
-    Configuration of a PSELDNet, a network that says what sounds, when and from which direction
-    ([PSELDNets](https://arxiv.org/abs/2411.06399)). The defaults are the published HTS-AT network with multi-ACCDOA.
+    Configuration of a PSELDNet ([arXiv 2411.06399](https://arxiv.org/abs/2411.06399)), a network for sound event
+    localization and detection. The defaults give the published HTS-AT network with multi-ACCDOA outputs.
 
     Args:
         backbone (`str`, *optional*, defaults to `"htsat"`):
-            The encoder: `"htsat"`, `"passt"`, `"cnn14_conformer"` or `"crnn"`. A field below that is left at `None`
-            takes the published value for this encoder.
+            The encoder: `"htsat"`, `"passt"`, `"cnn14_conformer"` or `"crnn"`. Network fields below that are `None`
+            take the published values of this encoder.
         output_format (`str`, *optional*, defaults to `"multi_accdoa"`):
-            How the outputs stand for events: `"accdoa"` (one track a class), `"multi_accdoa"` (three), `"einv2"`
-            (three tracks of any class; one branch for the class, one for the direction) or `"seddoa"` (the same from
-            one branch).
+            How events are represented: `"accdoa"` (one track per class), `"multi_accdoa"` (three tracks per class),
+            `"einv2"` (three tracks of any class, with one branch for the class and one for the direction) or
+            `"seddoa"` (the same from a single branch).
         distance (`bool`, *optional*, defaults to `False`):
-            Whether the network tells distances too: beside each vector of the ACCDOA formats, one a track of EINV2 and
-            SEDDOA, in metres.
+            Whether the network also estimates distances in metres, one per vector of the ACCDOA formats and one per
+            track of EINV2 and SEDDOA.
         distance_activation (`str`, *optional*, defaults to `"softplus"`):
-            What makes metres of the distance head's outputs: `"softplus"`, `"relu"` (as the baseline of DCASE 2025)
-            or `"exp"`.
+            Activation that turns the distance head's outputs into metres: `"softplus"`, `"relu"` (as in the baseline
+            of DCASE 2025) or `"exp"`.
         distance_loss (`str`, *optional*, defaults to `"relative"`):
-            `"relative"` (the error over the distance, as scores count it) or `"log"` (the difference of logarithms),
-            added with `distance_loss_weight` for the tracks as the directions alone assign them; or `"joint"`, the
+            `"relative"` (the error divided by the distance, as in the metrics) or `"log"` (the difference of
+            logarithms), weighted by `distance_loss_weight`, with tracks assigned by direction alone; or `"joint"`, the
             squared error in metres as a further axis of the vectors, which takes part in the assignment, as in the
-            baselines of DCASE 2024 and 2025. Distances that are not known have no loss.
+            baselines of DCASE 2024 and 2025. Unknown distances have no loss.
         distance_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the error of the distances; `"joint"` in the ACCDOA formats has none.
+            Weight of the distance loss; not used for `"joint"` in the ACCDOA formats.
         num_axes (`int`, *optional*, defaults to 3):
-            ACCDOA formats: axes of the vectors, 3, or 2 for x and y alone, as of stereo audio.
+            ACCDOA formats: number of axes of the vectors, 3, or 2 for x and y only, as for stereo audio.
         onscreen (`bool`, *optional*, defaults to `False`):
-            ACCDOA formats: whether the network tells too if a source is within the picture of a camera that looks
-            forward, as in the audio-visual track of DCASE 2025.
+            ACCDOA formats: whether the network also predicts if a source is visible to a forward-facing camera, as in
+            the audio-visual track of DCASE 2025.
         sampling_rate (`int`, *optional*, defaults to 24000):
-            Rate of the audio in Hz.
+            Sampling rate of the audio in Hz.
         hop_length (`int`, *optional*, defaults to 240):
-            Samples between two feature frames; a hundred feature frames are a second.
+            Samples between two feature frames; the default gives 100 frames per second.
         num_mel_bins (`int`, *optional*, defaults to 64):
-            Mel bands.
+            Number of mel bands.
         num_channels (`int`, *optional*, defaults to 7):
-            Feature channels, the `num_channels` of the feature extractor: 7 for four log-mel spectrograms and the
-            three components of the intensity vector.
+            Number of feature channels, the `num_channels` of the feature extractor: 7 for four log-mel spectrograms
+            and the three components of the intensity vector.
         feature_type (`str`, *optional*):
-            Which features these are, the `feature_type` of the feature extractor; without it ambisonics where there
-            are 7 channels. It goes with the model, so that it is never saved with another extractor.
+            The `feature_type` of the feature extractor. If `None`, any with `num_channels` channels; for 7 channels
+            ambisonics is the default. It is stored so that the model is never saved with another extractor.
         n_fft (`int`, *optional*):
-            The `n_fft` of the feature extractor, which goes with the model in the same way; without it any.
+            The `n_fft` of the feature extractor, stored for the same reason. If `None`, any.
         window_seconds (`int`, *optional*, defaults to 10):
             The longest input in seconds.
         threshold (`float` or `list[float]`, *optional*, defaults to 0.5):
-            Activity above which an event is reported, one for all classes or one a class.
+            Activity above which an event is reported, one for all classes or one per class.
         unify_degrees (`float`, *optional*):
-            Tracks of one class closer than this are reported as one, but for ACCDOA; 10 with the aggregated loss, else
-            15, if left at `None`.
+            Angle below which tracks of the same class are merged into one event, in all formats but ACCDOA. If `None`,
+            10 for EINV2 and SEDDOA with the aggregated loss, otherwise 15.
         loss_type (`str`, *optional*, defaults to `"tpit"`):
             EINV2, SEDDOA: `"tpit"` (cross-entropy of the classes and squared error of the directions, for the best
-            permutation of the tracks of each frame) or `"aggregated"` (squared error of vectors as long as the
+            permutation of the tracks in each frame) or `"aggregated"` (squared error of vectors whose length is the
             activity).
         sed_loss_weight, doa_loss_weight (`float`, *optional*, defaults to 0.5):
-            EINV2, SEDDOA with `"tpit"`: weights of the losses of the classes and of the directions.
+            EINV2, SEDDOA with `"tpit"`: weights of the class loss and the direction loss.
         alpha (`float`, *optional*, defaults to 0.5):
             EINV2, SEDDOA with `"aggregated"`: weight of the error of each track's vectors, as in multi-ACCDOA; the
-            rest is for that of their sum over tracks, as in ACCDOA.
+            error of their sum over tracks, as in ACCDOA, has the weight `1 - alpha`.
         spec_size (`int`, *optional*, defaults to 256):
-            HTS-AT: side of the square that the spectrogram is folded to.
+            HTS-AT: side of the square that the spectrogram is folded into.
         patch_size (`int`, *optional*):
-            Side of a patch.
+            HTS-AT, PaSST: side of a patch.
         embed_dim (`int`, *optional*):
-            HTS-AT: width of the first stage; each further one has twice the width of the one before.
+            HTS-AT: width of the first stage; it doubles from stage to stage.
         depths (`list[int]`, *optional*):
             HTS-AT: blocks in each stage.
         num_heads (`list[int]`, *optional*):
@@ -181,42 +181,42 @@ class PSELDNetConfig(PreTrainedConfig):
         window_size (`int`, *optional*, defaults to 8):
             HTS-AT: side of an attention window in patches.
         hidden_size (`int`, *optional*):
-            PaSST: width of the blocks.
+            PaSST: width of the transformer blocks.
         num_hidden_layers (`int`, *optional*):
-            PaSST: blocks.
+            PaSST: number of transformer blocks.
         num_attention_heads (`int`, *optional*):
-            PaSST: attention heads of a block.
+            PaSST: attention heads in each block.
         patch_stride (`int`, *optional*):
-            PaSST: mel bins, and frames, from one patch to the next.
+            PaSST: step between patches, in mel bins and in frames.
         time_patchout, frequency_patchout (`int`, *optional*, defaults to 0):
-            PaSST: steps of time, and of frequency, whose patches are left out of a training step at random.
+            PaSST: number of time and frequency steps whose patches are dropped at random in each training step.
         unstructured_patchout (`int`, *optional*, defaults to 0):
-            PaSST: further patches that are left out of a training step at random.
+            PaSST: number of further patches dropped at random in each training step.
         hidden_sizes (`list[int]`, *optional*):
             CNN14-Conformer, CRNN: width of each convolution block.
         decoder (`str`, *optional*):
-            What runs over time after the encoder: `"gru"`, `"conformer"`, `"transformer"` or `"none"`; HTS-AT has
-            none.
+            Decoder over time after the encoder: `"gru"`, `"conformer"`, `"transformer"` or `"none"`, the only choice
+            for HTS-AT.
         decoder_layers (`int`, *optional*):
-            Layers of the decoder.
+            Number of decoder layers.
         decoder_attention_heads (`int`, *optional*, defaults to 8):
             Attention heads of a conformer or transformer decoder.
         decoder_dropout_prob (`float`, *optional*, defaults to 0.1):
-            Dropout within the decoder.
+            Dropout probability in the decoder.
         conv_depthwise_kernel_size (`int`, *optional*, defaults to 31):
-            Steps of time that the convolution of a conformer spans.
+            Kernel size of a conformer's depthwise convolution, in time steps.
         mlp_ratio (`float`, *optional*, defaults to 4.0):
-            Width of an MLP's hidden layer over that of its input.
+            Ratio of an MLP's hidden width to its input width.
         qkv_bias (`bool`, *optional*, defaults to `True`):
             Whether the query, key and value projections have a bias.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation of the MLPs.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
-            Dropout of the embeddings and of each block's outputs.
+            Dropout probability of the embeddings and of each block's outputs.
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
-            Dropout of the attention weights.
+            Dropout probability of the attention weights.
         drop_path_rate (`float`, *optional*):
-            Stochastic depth of the last block, rising linearly from 0 at the first.
+            Stochastic depth rate of the last block, rising linearly from 0 at the first.
         layer_norm_eps (`float`, *optional*):
             Epsilon of the layer norms.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -286,11 +286,11 @@ class PSELDNetConfig(PreTrainedConfig):
     drop_path_rate: float | int | None = None
     layer_norm_eps: float | None = None
     initializer_range: float = 0.02
-    # Several classes sound at once: by this `Trainer` knows that there is no label to smooth.
+    # Tells `Trainer` that several classes can be active at once, so there is no single label to smooth.
     problem_type: str | None = "multi_label_classification"
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Sets a field; `label2id` follows `id2label`, and the thresholds of other classes are dropped."""
+        """Set a field. `label2id` always follows `id2label`; new classes drop the old per-class thresholds."""
         classes = self.id2label
         if key == "id2label" and isinstance(value, Mapping):
             value = in_order(value)
@@ -305,16 +305,16 @@ class PSELDNetConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """As in transformers; thresholds in a file that do not fit its classes are dropped with a warning.
+        """As in transformers, but drop per-class thresholds that do not match the file's classes, with a warning.
 
-        Those that are given beside it are for the classes that are given.
+        A `threshold` passed as an argument applies to the classes passed with it.
 
         Raises:
-            ValueError: a field is of the wrong type or out of range, in one line.
+            ValueError: a field is of the wrong type or out of range; the message is a single line.
         """
         threshold, classes = config_dict.get("threshold"), config_dict.get("id2label")
         if "threshold" in kwargs:
-            # Set last, as classes that are set drop the thresholds of others.
+            # Set last, because setting the classes drops per-class thresholds.
             kwargs["threshold"] = kwargs.pop("threshold")
             config_dict = {**config_dict, "threshold": 0.5}
         elif isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
@@ -339,7 +339,7 @@ class PSELDNetConfig(PreTrainedConfig):
             track_wise = self.output_format in ("einv2", "seddoa")
             self.unify_degrees = 10.0 if track_wise and self.loss_type == "aggregated" else 15.0
         if not __name__.startswith("transformers_modules."):
-            # The package registers the pipeline; where a config names it too, transformers insists on remote code.
+            # The package registers the pipeline; if the config names it too, transformers insists on remote code.
             kwargs.pop("custom_pipelines", None)
         classes, count = self.id2label, kwargs.pop("num_labels", None)
         if count is not None and not (isinstance(count, int) and 1 <= count <= MAX_CLASSES):
@@ -359,14 +359,14 @@ class PSELDNetConfig(PreTrainedConfig):
 
     @classmethod
     def named(cls, size: str, **fields) -> "PSELDNetConfig":
-        """An HTS-AT network of a size by name: `"tiny"`, `"small"`, or `"base"`, the published one.
+        """Return the config of an HTS-AT network by size: `"tiny"`, `"small"`, or `"base"`, the published one.
 
         Args:
-            size: the name.
-            fields: any others of the configuration.
+            size: name of the size.
+            fields: other fields of the config.
 
         Raises:
-            ValueError: there is no such size.
+            ValueError: the size is unknown.
         """
         if size not in HTSAT_SIZES:
             raise ValueError(f"size {size!r} is unknown: use one of {', '.join(HTSAT_SIZES)}")
@@ -374,25 +374,25 @@ class PSELDNetConfig(PreTrainedConfig):
 
     @property
     def csv_layout(self) -> str:
-        """How the events of such a model are written, as for [`write_csv`]."""
+        """The layout in which [`write_csv`] writes this model's events."""
         return "dcase2025" if self.num_axes == 2 and self.distance else "metadata"
 
     @property
     def feature_frames_per_label_frame(self) -> int:
-        """Feature frames in 100 ms."""
+        """Number of feature frames in 100 ms."""
         return self.sampling_rate // (10 * self.hop_length)
 
     @property
     def window_frames(self) -> int:
-        """Feature frames in the longest input, without the one at its very end."""
+        """Number of feature frames in the longest input, without the one at its very end."""
         return self.window_seconds * self.sampling_rate // self.hop_length
 
     def num_label_frames(self, num_frames: int) -> int:
-        """Label frames that `num_frames` feature frames span; the last may be partly filled."""
+        """Return how many label frames `num_frames` feature frames span; the last may be partly filled."""
         return max(-(-(num_frames - 1) // self.feature_frames_per_label_frame), 1)
 
     def validate_backbone(self):
-        """The fields must fit each other, and be such that a network can be built of them."""
+        """Check that the fields are consistent and that a network can be built from them."""
         self._check_numbers()
         self._check_frames()
         self._check_features()
@@ -419,7 +419,7 @@ class PSELDNetConfig(PreTrainedConfig):
                     raise ValueError(f"{name} {value} is out of range: give {low:g} to {high:g}")
 
     def _check_frames(self) -> None:
-        """A label frame must hold a whole number of feature frames."""
+        """Check that a label frame holds a whole number of feature frames, and the number of frames in a window."""
         if self.sampling_rate % (10 * self.hop_length):
             fitting, rest = divmod(self.sampling_rate, 100)
             raise ValueError(
@@ -520,7 +520,7 @@ class PSELDNetConfig(PreTrainedConfig):
 
     @property
     def approximate_parameters(self) -> int:
-        """About as many parameters as the network has, known before it is built."""
+        """Approximate number of parameters, estimated without building the network."""
         block = 4 + 2 * self.mlp_ratio
         if self.backbone == "htsat":
             widths = [self.embed_dim * 2**stage for stage in range(len(self.depths))]
@@ -539,16 +539,16 @@ class PSELDNetConfig(PreTrainedConfig):
 
 
 def in_order(id2label: Mapping[int | str, str]) -> dict:
-    """Classes by their numbers, of which JSON makes texts, in order; as they are where one has no number.
+    """Sort classes by index, turning JSON's string keys into integers; unchanged if a key is not a number.
 
     Raises:
-        ValueError: they are not by any numbers.
+        ValueError: `id2label` is not a mapping.
     """
     if not isinstance(id2label, Mapping):
         raise ValueError("id2label must number the classes from 0")
     if not all(str(index).isdecimal() for index in id2label):
         return dict(id2label)
-    # Whoever writes JSON with its keys sorted has "10" before "2".
+    # JSON written with sorted keys has "10" before "2".
     return {int(index): id2label[index] for index in sorted(id2label, key=int)}
 
 

@@ -1,4 +1,4 @@
-"""Feature extractor: spectrograms and what tells direction, of ambisonics, microphone arrays, stereo or mono."""
+"""Feature extractor: spectrograms and spatial features of ambisonics, microphone arrays, stereo and mono audio."""
 
 import math
 from collections.abc import Callable
@@ -19,22 +19,25 @@ from .tracks import PADDED_LABEL
 
 logger = logging.get_logger(__name__)
 
-# SALSA-Lite: where bins end, and the frequencies whose phases count. Below them phases are but noise; above them those
-# of the array of the DCASE challenges (capsules 7 cm apart) become ambiguous.
+# SALSA-Lite: upper limit of the bins, and the range of frequencies whose phases are used. Below it phases are mere
+# noise; above it those of the DCASE array (capsules 7 cm apart) become ambiguous.
 SALSA_LITE_TOP_HERTZ, SALSA_LITE_PHASE_HERTZ = 9000.0, (50.0, 2000.0)
 
 
 def mel_triangles(n_fft: int, num_bins: int, lowest_hertz: float, sampling_rate: int, scale: str) -> torch.Tensor:
-    """Triangles of equal area up to half the rate, on the scale `"htk"` or `"slaney"`: (frequencies, bins).
+    """Return triangular filters of equal area up to half the rate, on the `"htk"` or `"slaney"` scale.
 
-    In single precision, as published networks were trained with: narrow triangles differ by their rounding.
+    Computed in single precision, as for the published networks, because rounding shows in narrow triangles.
+
+    Returns:
+        (frequencies, bins).
     """
     lowest, highest = (hertz_to_mel(hertz, mel_scale=scale) for hertz in (lowest_hertz, sampling_rate / 2))
     mels = torch.linspace(lowest, highest, num_bins + 2)
     if scale == "htk":
         edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     else:
-        # Linear to 1000 Hz, then 27 steps for a factor of 6.4.
+        # Linear up to 1000 Hz, then 27 steps per factor of 6.4.
         edges = torch.where(mels < 15, mels * 200 / 3, 1000.0 * torch.exp(math.log(6.4) / 27 * (mels - 15)))
     hertz = torch.linspace(0, sampling_rate // 2, n_fft // 2 + 1)
     slopes = edges - hertz[:, None]
@@ -44,24 +47,26 @@ def mel_triangles(n_fft: int, num_bins: int, lowest_hertz: float, sampling_rate:
 
 
 def mel_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
-    """Triangles on the HTK scale from 20 Hz, of equal area: (1, frequencies, bins)."""
+    """Return mel filters of equal area on the HTK scale from 20 Hz: (1, frequencies, bins)."""
     return mel_triangles(n_fft, num_bins, 20.0, sampling_rate, "htk")[None]
 
 
 def gcc_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
-    """Mel filters on Slaney's scale from 0 Hz, then what turns the real and the imaginary part of a spectrum into the
-    values at the lags around 0: (3, frequencies, bins)."""
+    """Return mel filters on Slaney's scale from 0 Hz, then the matrices of an inverse Fourier transform at lags around
+    0, one for the real and one for the imaginary part: (3, frequencies, bins)."""
     mel = mel_triangles(n_fft, num_bins, 0.0, sampling_rate, "slaney")
     frequency = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
     lag = torch.arange(num_bins, dtype=torch.float64) - num_bins // 2
     angle = 2 * torch.pi / n_fft * (frequency[:, None] * lag % n_fft)
-    # All but the first and the last frequency stand for their negative too.
+    # All frequencies but the first and the last also stand for their negatives.
     weight = torch.where((frequency > 0) & (2 * frequency < n_fft), 2.0, 1.0)[:, None] / n_fft
     return torch.stack([mel, (weight * angle.cos()).float(), (-weight * angle.sin()).float()])
 
 
 def salsa_lite_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.Tensor:
-    """Means over bands of equal width, of powers and of phases as path differences in metres: (2, frequencies, bins).
+    """Return filters that average over bands of equal width: (2, frequencies, bins).
+
+    The first averages powers; the second averages phases and converts them to path differences in metres.
 
     Raises:
         ValueError: there are more bins than frequencies.
@@ -80,12 +85,12 @@ def salsa_lite_filters(n_fft: int, num_bins: int, sampling_rate: int) -> torch.T
 
 
 def log_mel(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Level in dB of each channel in each bin."""
+    """Return log-mel spectrograms: the level of each channel in each bin, in dB."""
     return _decibels(real * real + imaginary * imaginary, filters[0])
 
 
 def log_mel_and_intensity(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Log-mel spectrograms, then the intensity vector in Y, Z, X, of unit length before the mel filters."""
+    """Return log-mel spectrograms, then the intensity vector in Y, Z, X, of unit length before the mel filters."""
     power = real * real + imaginary * imaginary
     intensity = real[:, :1] * real[:, 1:] + imaginary[:, :1] * imaginary[:, 1:]
     squares = intensity * intensity
@@ -95,7 +100,7 @@ def log_mel_and_intensity(real: torch.Tensor, imaginary: torch.Tensor, filters: 
 
 
 def log_mel_and_gcc(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Log-mel spectrograms, then the GCC-PHAT of each pair of channels at the lags from -bins / 2 on, in samples."""
+    """Return log-mel spectrograms, then the GCC-PHAT of each pair of channels at lags from -bins / 2 samples on."""
     power = real * real + imaginary * imaginary
     magnitude = power.clamp(min=1e-20).sqrt()
     # Silence has phase 0.
@@ -107,7 +112,7 @@ def log_mel_and_gcc(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.
 
 
 def salsa_lite(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Log-linear spectrograms, then how much farther each further channel is from the source than the first, in m."""
+    """Return log-linear spectrograms, then how much farther from the source than channel 0 the others are, in m."""
     power = real * real + imaginary * imaginary
     in_phase = real[:, :1] * real[:, 1:] + imaginary[:, :1] * imaginary[:, 1:]
     in_quadrature = real[:, :1] * imaginary[:, 1:] - imaginary[:, :1] * real[:, 1:]
@@ -115,17 +120,17 @@ def salsa_lite(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tenso
 
 
 def log_mel_and_balance(real: torch.Tensor, imaginary: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Log-mel spectrograms of left and right, then how the two relate in each bin, as parts of their power.
+    """Return log-mel spectrograms of left and right, then how the two relate in each bin, relative to their power.
 
-    These are left less right, and the real and the imaginary part of twice their product: level and phase as the
-    Stokes parameters of the pair. Of two cardioids to the sides, as of ambisonics, the first alone tells the side; of
-    two capsules apart the last does.
+    These are the power difference, left minus right, and the real and imaginary parts of twice their product: level
+    and phase, as the Stokes parameters of the pair. For two sideways cardioids, as made from ambisonics, only the
+    first tells left from right; for two spaced capsules the last does.
     """
     power = real * real + imaginary * imaginary
     a, b, c, d = real[:, :1], imaginary[:, :1], real[:, 1:], imaginary[:, 1:]
     both = torch.cat([power[:, :1] - power[:, 1:], 2 * (a * c + b * d), 2 * (a * d - b * c)], dim=1)
     total = (power[:, :1] + power[:, 1:]) @ filters[0]
-    # By a power of two, which changes no bit: from graphs of ONNX a sum's 1e-10 is left out, and silence was 0 / 0.
+    # Scaling by a power of two is exact; ONNX export drops the 1e-10 from a bare sum, and silence would be 0 / 0.
     balance = 2.0**30 * (both @ filters[0]) / (2.0**30 * total + 2.0**30 * 1e-10)
     return torch.cat([_decibels(power, filters[0]), balance], dim=1)
 
@@ -135,17 +140,17 @@ def _decibels(power: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
 
 
 class FeatureType(NamedTuple):
-    """What a model hears.
+    """A type of features: the audio it takes and how it is computed.
 
     Attributes:
-        audio: what is to be given, for messages.
+        audio: the expected audio in words, for messages.
         num_audio_channels, num_channels: channels of the audio and of the features.
-        channel_formats: what recordings it can be made of, as in `audio.py`; the first is taken if none is named.
-        padding: what continues the recording at its ends.
-        filters: makes of `n_fft`, bins and sampling rate the matrices (matrices, frequencies, bins) that take
-            frequencies to bins.
-        features: makes of a spectrum's real and imaginary part (batch, channels, frames, frequencies) and these
-            matrices the features (batch, channels, frames, bins).
+        channel_formats: channel formats it can be computed from, as in `audio.py`; the first is the default.
+        padding: how the recording is padded at its ends, a mode of `torch.nn.functional.pad`.
+        filters: returns the matrices (matrices, frequencies, bins) from frequencies to bins, given `n_fft`, the number
+            of bins and the sampling rate.
+        features: returns the features (batch, channels, frames, bins), given the real and imaginary parts of a
+            spectrum (batch, channels, frames, frequencies) and these matrices.
     """
 
     audio: str
@@ -161,7 +166,7 @@ AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics (AmbiX: ACN, 
 ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
 STEREO = ("2 channels of stereo audio, left and right", 2)
 MONO = ("1 channel of mono audio", 1)
-# What the numbers of an extractor may be: audio has such rates, and more bins or a longer window are no use.
+# Allowed ranges: plausible sampling rates, and no more bins or longer windows than are useful.
 BOUNDS = {
     "feature_size": (1, 512),
     "sampling_rate": (LOWEST_RATE, HIGHEST_RATE),
@@ -181,45 +186,45 @@ FEATURE_TYPES = {
 
 class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     r"""
-    Turns audio into the features of PSELDNets (arXiv 2411.06399, section III). By `feature_type` these are:
+    Feature extractor of PSELDNets (arXiv 2411.06399, section III). `feature_type` selects the features:
 
-    - `"logmel_iv"`, 7 channels: of first-order ambisonics (AmbiX: W, Y, Z, X, SN3D) the log-mel spectrogram of each
-      channel, then the intensity vector in Y, Z, X, of unit length before the mel filters (Cao et al., "Polyphonic
+    - `"logmel_iv"`, 7 channels: the log-mel spectrogram of each channel of first-order ambisonics (AmbiX: W, Y, Z, X,
+      SN3D), then the intensity vector in Y, Z, X, of unit length before the mel filters (Cao et al., "Polyphonic
       sound event detection and localization using a two-stage strategy", DCASE 2019).
-    - `"logmel_gcc"`, 10 channels: of a tetrahedral microphone array the log-mel spectrograms, then for each of the six
-      pairs of capsules (0-1, 0-2, 0-3, 1-2, 1-3, 2-3) the cross-correlation of their phases, GCC-PHAT, at
-      `feature_size` lags around 0 (also Cao et al.).
-    - `"salsa_lite"`, 7 channels: of a tetrahedral microphone array log-linear spectrograms, then the
+    - `"logmel_gcc"`, 10 channels: the log-mel spectrograms of a tetrahedral microphone array, then the GCC-PHAT
+      (cross-correlation of the phases) of the six pairs of capsules (0-1, 0-2, 0-3, 1-2, 1-3, 2-3) at `feature_size`
+      lags around 0 (also Cao et al.).
+    - `"salsa_lite"`, 7 channels: log-linear spectrograms of a tetrahedral microphone array, then the
       frequency-normalised phase differences of capsules 1, 2 and 3 to capsule 0, as path differences in metres
       (Nguyen et al., "SALSA-Lite: A fast and effective feature for polyphonic sound event localization and detection
-      with microphone arrays", ICASSP 2022). The bins are bands of equal width up to 9 kHz, each the mean over its
-      frequencies; phases count from 50 Hz to 2 kHz. `feature_size` 64 goes with the `num_mel_bins` that models have;
-      `n_fft` 512, `hop_length` 300 and `feature_size` 192, a bin for each frequency, are the paper's resolution at
-      24 kHz, which all encoders but HTS-AT take.
-    - `"stereo"`, 5 channels: of left and right the log-mel spectrograms, then in each bin the difference of their
-      powers and the real and the imaginary part of twice their product, each over the sum of the powers.
-    - `"logmel"`, 1 channel: the log-mel spectrogram of mono audio, which has no direction in it.
+      with microphone arrays", ICASSP 2022). Bins are the means over bands of equal width up to 9 kHz; phases are used
+      from 50 Hz to 2 kHz. The default `feature_size` of 64 matches the `num_mel_bins` of the models. The paper's
+      resolution at 24 kHz, which all encoders but HTS-AT accept, is `n_fft` 512, `hop_length` 300 and `feature_size`
+      192, one bin per frequency.
+    - `"stereo"`, 5 channels: the log-mel spectrograms of left and right, then in each bin the difference of their
+      powers and the real and imaginary parts of twice their product, all divided by the sum of the powers.
+    - `"logmel"`, 1 channel: the log-mel spectrogram of mono audio, which carries no direction.
 
-    A model for them has this extractor's `num_channels` and, as `num_mel_bins`, its `feature_size`.
+    The model's config must have this extractor's `num_channels`, and its `feature_size` as `num_mel_bins`.
 
     Args:
         feature_size (`int`, *optional*, defaults to 64):
-            Bins of each channel. Mel bins are triangles of equal area (Slaney) up to half the sampling rate: on the
-            HTK scale from 20 Hz, but on Slaney's from 0 Hz beside GCC-PHAT.
+            Bins of each channel. Mel filters are triangles of equal area (Slaney) up to half the sampling rate, on the
+            HTK scale from 20 Hz, except for `"logmel_gcc"`: on Slaney's scale from 0 Hz.
         sampling_rate (`int`, *optional*, defaults to 24000):
-            Rate in Hz of the audio to be given.
+            Sampling rate of the input audio in Hz.
         hop_length (`int`, *optional*):
-            Samples between two frames; a hundredth of a second if left out.
+            Samples between two frames. Defaults to a hundredth of a second.
         n_fft (`int`, *optional*, defaults to 1024):
-            Samples of a Fourier transform, under a Hann window of that length.
+            Length of the Fourier transform and of its Hann window in samples.
         padding_value (`float`, *optional*, defaults to 0.0):
-            What fills the frames that pad a batch to equal length.
+            Value of the frames that pad shorter recordings of a batch.
         feature_type (`str`, *optional*, defaults to `"logmel_iv"`):
-            Which features, of the list above.
+            The features to compute, from the list above.
 
     Raises:
-        ValueError: there is no such feature type, or too many bins for it, or a number is out of range.
-        TypeError: an unknown argument looks like one of these.
+        ValueError: the feature type is unknown, has too many bins, or a number is out of range.
+        TypeError: an unknown argument looks like a misspelling of one of these.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -251,7 +256,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = sampling_rate // 100 if hop_length is None else hop_length
         self.n_fft = n_fft
         self.feature_type = feature_type
-        # Under this name, as `window` is, transformers leaves a tensor out of what it saves.
+        # transformers does not save attributes named `mel_filters` and `window`.
         self.mel_filters = self._type.filters(n_fft, feature_size, sampling_rate)
         self.window = torch.hann_window(n_fft)
 
@@ -261,24 +266,23 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
 
     @property
     def audio(self) -> str:
-        """What is to be given, in words."""
+        """The expected audio, in words."""
         return self._type.audio
 
     @property
     def num_channels(self) -> int:
-        """Channels of the features."""
+        """Number of feature channels."""
         return self._type.num_channels
 
     @property
     def channel_formats(self) -> tuple[str, ...]:
-        """The channel formats of recordings that these features can be made of."""
+        """Channel formats of recordings that these features can be computed from."""
         return self._type.channel_formats
 
     def features(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Audio (batch, its channels, samples) to features (batch, channels, 1 + samples // hop_length, bins).
+        """Compute features (batch, channels, 1 + samples // hop_length, bins) of audio (batch, its channels, samples).
 
-        It can be differentiated, nothing is checked and nothing leaves the waveform's device: for training loops and
-        exported graphs.
+        For training loops and exported graphs: differentiable, without checks, and on the waveform's device.
         """
         half = self.n_fft // 2
         frames = torch.nn.functional.pad(waveform, (half, half), mode=self._type.padding).unfold(
@@ -291,7 +295,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         return torch.cat([self._features_of_frames(piece) for piece in pieces], dim=2)
 
     def _features_of_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames of samples (batch, audio channels, frames, n_fft) to features (batch, channels, frames, bins)."""
+        """Compute features (batch, channels, frames, bins) of frames (batch, audio channels, frames, n_fft)."""
         spectrum = torch.fft.rfft(frames * self.window.to(frames.device))
         return self._type.features(spectrum.real, spectrum.imag, self.mel_filters.to(frames.device))
 
@@ -304,28 +308,30 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         padding: bool | str = True,
         **kwargs,
     ) -> BatchFeature:
-        """
+        """Compute the features of one or more recordings.
+
         Args:
             waveform (`np.ndarray`, `torch.Tensor` or a list of them):
-                One recording (audio channels, samples), a batch (batch, audio channels, samples), or recordings of
-                different lengths in a list. Audio channels are 4, but 1 for mono. Integers are scaled by their type.
+                One recording (audio channels, samples), a batch (batch, audio channels, samples), or a list of
+                recordings of different lengths, with 4 audio channels, 2 for `"stereo"` and 1 for `"logmel"`. Integers
+                are divided by the full scale of their type.
             sampling_rate (`int`, *optional*):
-                Rate of the audio in Hz; give it, so that audio of a wrong rate is refused.
+                Sampling rate of the audio in Hz. Pass it, so that audio at the wrong rate is refused.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"` or `"np"`.
             device (`str` or `torch.device`, *optional*):
-                Where the features are computed and stay; that of the waveform if left out.
+                Device on which the features are computed and returned. Defaults to that of the waveform.
             padding (`bool` or `str`, *optional*, defaults to `True`):
-                Shorter recordings are padded to the longest; `True` or `"longest"`, there is no other way.
+                `True` or `"longest"`: pad to the longest recording. Nothing else is supported.
 
         Returns:
             [`BatchFeature`] with `input_features` (batch, channels, frames, bins), a frame every `hop_length` samples,
-            and `attention_mask` (batch, frames), 1 for frames of the recording and 0 for what pads a shorter one.
+            and `attention_mask` (batch, frames), 1 for frames of the recording and 0 for padding.
 
         Raises:
             TypeError: an argument is unknown.
-            ValueError: the rate or the number of channels is another than the extractor's, or the audio has no
-                samples or values that are not finite or far beyond full scale.
+            ValueError: the sampling rate or the number of channels differs from the extractor's, or the audio has no
+                samples, or samples that are not finite or far beyond full scale.
         """
         refuse_unknown(kwargs, ("sampling_rate", "return_tensors", "device", "padding"), "the feature extractor")
         if padding not in (True, "longest"):
@@ -361,7 +367,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     def _checked(self, recording, device) -> torch.Tensor:
         recording = float_samples(as_channels(recording))
         if isinstance(recording, np.ndarray):
-            # PyTorch takes no negative strides, and warns of arrays that cannot be written to.
+            # PyTorch does not support negative strides, and warns about read-only arrays.
             recording = np.require(recording, requirements=["C", "W"])
         recording = torch.as_tensor(recording, device=device)
         expected = self._type.num_audio_channels
@@ -380,7 +386,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         if recording.shape[1] == 0:
             raise ValueError("the recording has no samples")
         check_samples(float(recording.detach().abs().max()), "the recording")
-        # The reflection at the ends needs more samples than half a window.
+        # Reflection padding needs more samples than half a window.
         return torch.nn.functional.pad(recording, (0, max(self.n_fft // 2 + 1 - recording.shape[1], 0)))
 
     def pad(
@@ -392,28 +398,28 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = "pt",
         **kwargs,
     ) -> BatchFeature:
-        """Recordings of different lengths, each with features of its own, as a batch; for collators of transformers.
+        """Pad the features of recordings of different lengths to a batch; used by the collators of transformers.
 
         Args:
             processed_features (`list[dict]` or `dict` of lists):
-                `input_features` (channels, frames, bins), or with a first axis of 1 as the extractor gives them, and,
-                where there are, `attention_mask` (frames) and `labels` (label frames, …).
+                `input_features` (channels, frames, bins), or with a first axis of 1 as returned by the extractor, and
+                optionally `attention_mask` (frames) and `labels` (label frames, …).
             padding (`bool` or `str`, *optional*, defaults to `True`):
-                `True` or `"longest"`: to the longest; `"max_length"`: to `max_length`.
+                `True` or `"longest"`: pad to the longest; `"max_length"`: pad to `max_length`.
             max_length (`int`, *optional*):
-                Frames to pad to, with `"max_length"`.
+                Number of frames to pad to, with `"max_length"`.
             pad_to_multiple_of (`int`, *optional*):
-                Frames of the batch are a multiple of this.
+                Pad to a multiple of this many frames.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"` or `"np"`.
 
         Returns:
             [`BatchFeature`] with `input_features`, padded with `padding_value`, `attention_mask`, padded with 0, and
-            `labels`, padded with -100, which losses pass over.
+            `labels`, padded with -100, which losses ignore.
 
         Raises:
             TypeError: an argument is unknown.
-            ValueError: something else is to be padded, or a recording is longer than `max_length`.
+            ValueError: other features are given, or a recording is longer than `max_length`.
         """
         known = ("padding", "max_length", "pad_to_multiple_of", "return_tensors")
         refuse_unknown(kwargs, known, "pad of the feature extractor")
@@ -461,7 +467,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
 
 
 def _stack_padded(tensors: list[torch.Tensor], axis: int, length: int, value: float) -> torch.Tensor:
-    """Tensors of different lengths along an axis, filled up at its end, (batch, …)."""
+    """Pad tensors at the end of an axis to a length, and stack them: (batch, …)."""
 
     def filled(tensor: torch.Tensor) -> torch.Tensor:
         later_axes = (0, 0) * (tensor.ndim - 1 - axis)
@@ -471,7 +477,7 @@ def _stack_padded(tensors: list[torch.Tensor], axis: int, length: int, value: fl
 
 
 def _as_list(waveform) -> list:
-    """A recording or a batch in any of its forms as a list of recordings."""
+    """Return a recording, or a batch in any accepted form, as a list of recordings."""
     if isinstance(waveform, list | tuple) and len(waveform) and np.ndim(waveform[0]) == 2:
         return list(waveform)
     array = as_channels(waveform)

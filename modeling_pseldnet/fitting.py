@@ -1,10 +1,10 @@
-"""Which feature extractor goes with a network, and which channels with that."""
+"""Which feature extractor fits a network, and which channel format fits the extractor."""
 
 from .configuration_pseldnet import PSELDNetConfig
 from .feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 
 
-# Fields of an extractor, and those of a network's config that must equal them.
+# Fields of an extractor, and the fields of a network's config that must equal them.
 FITTING = {
     "num_channels": "num_channels",
     "feature_size": "num_mel_bins",
@@ -15,10 +15,10 @@ FITTING = {
 
 
 def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig) -> None:
-    """Refuses an extractor whose features a network does not take.
+    """Check that a network takes an extractor's features.
 
     Raises:
-        ValueError: they differ in type, channels, bins, sampling rate, hop or transform; the message says where.
+        ValueError: they differ in type, channels, bins, sampling rate, hop or FFT length; the message says which.
     """
     if config.feature_type not in (None, extractor.feature_type):
         raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
@@ -31,20 +31,20 @@ def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig)
 
 
 def adopt_extractor(config: PSELDNetConfig, extractor: PSELDNetFeatureExtractor) -> None:
-    """Has a config say what features its network takes, so that the network is saved with an extractor of those.
+    """Record an extractor's features in a config, so that the network is saved with a matching extractor.
 
     Raises:
-        ValueError: as of [`check_extractor`].
+        ValueError: as in [`check_extractor`].
     """
     check_extractor(extractor, config)
     config.feature_type, config.n_fft = extractor.feature_type, extractor.n_fft
 
 
 def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNetFeatureExtractor) -> str:
-    """The channel format, or the usual one of the features if it is None.
+    """Return the channel format, or the default of the features if it is None.
 
     Raises:
-        ValueError: the features cannot be made of it.
+        ValueError: the features cannot be computed from this format.
     """
     fitting = feature_extractor.channel_formats
     if channel_format is not None and channel_format not in fitting:
@@ -56,7 +56,7 @@ def choose_channel_format(channel_format: str | None, feature_extractor: PSELDNe
 
 
 def fitting_types(config: PSELDNetConfig) -> list[str]:
-    """The feature types that a network may take, by their channels and what its config says."""
+    """Return the feature types that fit a network, by the number of channels and its config's `feature_type`."""
     return [
         name
         for name, kind in FEATURE_TYPES.items()
@@ -65,10 +65,12 @@ def fitting_types(config: PSELDNetConfig) -> list[str]:
 
 
 def fitting_extractor(config: PSELDNetConfig) -> PSELDNetFeatureExtractor:
-    """The extractor for a network: of its feature type, or else the first with so many channels, ambisonics for 7.
+    """Return an extractor for a network: of its feature type, or else the first type with as many channels.
+
+    For 7 channels that is ambisonics.
 
     Raises:
-        ValueError: no feature type has so many channels.
+        ValueError: no feature type has that many channels.
     """
     fitting = fitting_types(config)
     if not fitting:
