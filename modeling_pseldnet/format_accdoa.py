@@ -1,9 +1,9 @@
-"""ACCDOA and multi-ACCDOA: vectors whose length is the activity of a class and whose direction is that of its sound.
+"""ACCDOA and multi-ACCDOA: vectors whose length is the activity of a class and whose direction that of its source.
 
-ACCDOA has one vector a class (Shimada et al., "ACCDOA: Activity-coupled Cartesian direction of arrival representation
-for sound event localization and detection", ICASSP 2021); multi-ACCDOA three, so that one class can sound from three
-directions at once (Shimada et al., "Multi-ACCDOA: Localizing and detecting overlapping sounds from the same class with
-auxiliary duplicating permutation invariant training", ICASSP 2022).
+ACCDOA has one vector per class (Shimada et al., "ACCDOA: Activity-coupled Cartesian direction of arrival
+representation for sound event localization and detection", ICASSP 2021). Multi-ACCDOA has three, so that a class can
+be active in three directions at once (Shimada et al., "Multi-ACCDOA: Localizing and detecting overlapping sounds from
+the same class with auxiliary duplicating permutation invariant training", ICASSP 2022).
 """
 
 from itertools import permutations, product
@@ -30,16 +30,16 @@ from .tracks import (
 )
 
 
-# No more sources than this sound at a time in the data that published networks learnt from.
+# The most simultaneous sources in the training data of the published networks.
 MAX_OVERLAP = 3
 
 
 class ACCDOAFormat:
-    """Outputs are `accdoa` (batch, frames, 1, 3, classes): track, then x, y, z, then class; x, y alone of two axes.
+    """The ACCDOA format. Outputs are `accdoa` (batch, frames, 1, 3, classes): track, then x, y, z, then class.
 
-    Where the config says so, `distance` in metres and `onscreen`, a probability, (batch, frames, 1, classes), stand
-    beside. Labels are one tensor (batch, frames, 1, 3 + …, classes): x, y, z, then the distance, 0 where it is not
-    known, then whether it is on screen.
+    With two axes, there are only x and y. The config can add `distance` in metres and `onscreen`, a probability, each
+    (batch, frames, 1, classes). Labels are one tensor (batch, frames, 1, 3 + …, classes): x, y, z, then the distance,
+    0 if unknown, then whether the source is on screen.
     """
 
     num_tracks, keeps_last = 1, True
@@ -55,13 +55,13 @@ class ACCDOAFormat:
 
     @property
     def head_sizes(self) -> dict[str, int]:
-        """Outputs a frame of each head."""
+        """Number of outputs per frame of each head."""
         numbers = {"accdoa": self.num_axes, **dict.fromkeys(self.beside, 1)}
         return {name: self.num_tracks * count * self.num_classes for name, count in numbers.items()}
 
     def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Heads (batch, frames, size) to `accdoa` (batch, frames, tracks, 3, classes) within [-1, 1], and the others
-        (batch, frames, tracks, classes)."""
+        """Convert heads (batch, frames, size) to `accdoa` (batch, frames, tracks, 3, classes) within [-1, 1], and the
+        other outputs (batch, frames, tracks, classes)."""
         activations = {"accdoa": torch.tanh, "distance": self.to_metres, "onscreen": torch.sigmoid}
         shapes = {"accdoa": (self.num_tracks, self.num_axes, self.num_classes)}
         other = (self.num_tracks, self.num_classes)
@@ -70,15 +70,15 @@ class ACCDOAFormat:
         }
 
     def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Labels (frames, tracks, 3 + …, classes): the events of a class in a frame, as unit vectors, fill its tracks;
-        with two axes what is behind is in front, as of stereo, and level.
+        """Encode events as labels (frames, tracks, 3 + …, classes).
 
-        Events after `num_frames` are left out; of more events than tracks, the last has the last track, but for models
-        of distances or two axes with three tracks, which leave the fourth out as the baselines of DCASE do.
+        The events of a class in a frame fill its tracks, as unit vectors; with two axes, as in stereo, they are level
+        and folded to the front. Events after `num_frames` are left out. If there are more events than tracks, the last
+        event takes the last track; multi-ACCDOA with distances, `onscreen` or two axes drops the fourth event and
+        later ones instead, as the baselines of DCASE do.
 
         Raises:
-            ValueError: the model has no such class, or whether events are on screen is to be learnt, and not told of
-                these.
+            ValueError: the model lacks a class, or learns `onscreen` and the events do not have it.
         """
         check_classes(events, self.num_classes)
         events = events[events.frame < num_frames]
@@ -91,7 +91,7 @@ class ACCDOAFormat:
             track = np.minimum(track, self.num_tracks - 1)
         events, track = events[kept], track[kept]
         if self.num_axes == 2:
-            # As stereo does not tell what is behind from what is in front.
+            # Stereo cannot tell behind from in front.
             vector = direction_to_vector(fold_azimuth(events.azimuth), np.zeros(len(events)))[:, :2]
         else:
             vector = events.vector
@@ -107,7 +107,7 @@ class ACCDOAFormat:
         return labels
 
     def decode_labels(self, labels: np.ndarray) -> Events:
-        """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""
+        """Recover the events that `encode` turned into labels (frames, …); none in frames padded with -100."""
         if labels.shape[1] == 6:
             labels = from_adpit_labels(torch.from_numpy(without_padding(labels))).numpy()
         beside = zip(self.beside, np.moveaxis(labels[:, :, self.num_axes :], 2, 0), strict=True)
@@ -116,23 +116,23 @@ class ACCDOAFormat:
 
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:
-        """What may follow batch and frames in labels."""
+        """Accepted shapes of labels after the batch and frame axes."""
         return [(self.num_tracks, self.num_axes + len(self.beside), self.num_classes)]
 
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The loss of the frames that are not padded: see [`loss_parts`]."""
+        """Return the loss over the frames that are not padded; see [`loss_parts`]."""
         return self.loss_parts(outputs, labels, mask)["loss"]
 
     def loss_parts(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """`loss`, and what it is made of, before weighting: the mean squared error of the vectors and, where there
-        are, the error of the distances and the cross-entropy of what is on screen.
+        """Return `loss` and its unweighted parts.
 
-        All are means over frames, tracks and classes; where nothing sounds, no distance has an error, but with
-        `"joint"`, where it is to be 0, one more axis of the vectors.
+        These are the mean squared error of the vectors and, if the model has them, the distance error and the
+        cross-entropy of `onscreen`. All are means over frames, tracks and classes. Inactive tracks have no distance
+        error, except with `"joint"`, which treats the distance as one more axis of the vectors, with a target of 0.
         """
         prediction = outputs["accdoa"]
         labels, counts = checked_labels(labels, prediction, self.label_shapes, mask)
@@ -164,19 +164,19 @@ class ACCDOAFormat:
         return {"loss": loss, **(parts if len(parts) > 1 else {})}
 
     def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What a prediction is to be, (batch, frames, tracks, 3 + …, classes): the labels."""
+        """Return the target of a prediction, (batch, frames, tracks, 3 + …, classes): the labels."""
         return labels
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs with their tracks in the order of the reference: as they are, since there is one track."""
+        """Return the outputs with their tracks in the order of the reference: unchanged, as there is one track."""
         return outputs
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
-        """The three longest vectors of a frame are events where they are longer than `threshold`.
+        """Decode up to three events per frame: the longest of the vectors that exceed `threshold`.
 
         Args:
-            outputs: `accdoa` (frames, 1, 3, classes), and what stands beside, of any float type.
-            threshold: activity, one or (classes,).
+            outputs: `accdoa` (frames, 1, 3, classes) and the other outputs, of any float type.
+            threshold: activity, a scalar or (classes,).
         """
         events = vectors_to_events(self._numbers(outputs), threshold, self.beside)
         longest_first = np.lexsort((-events.confidence, events.frame))
@@ -185,18 +185,18 @@ class ACCDOAFormat:
         return events[rank < MAX_OVERLAP].sort()
 
     def _numbers(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Outputs (frames, tracks, …) as (frames, tracks, classes, 3 + …): x, y, z, then what stands beside."""
+        """Join outputs (frames, tracks, …) to (frames, tracks, classes, 3 + …): x, y, z, then the other outputs."""
         vectors = np.moveaxis(without_padding(outputs["accdoa"]), 2, -1)
         if not self.beside and self.num_axes == 3:
             return vectors
         level = np.zeros((*vectors.shape[:3], 3 - self.num_axes), dtype=vectors.dtype)
-        # Networks of others may give distances below 0.
+        # Third-party networks may output negative distances.
         beside = [np.maximum(without_padding(outputs[name]), 0)[..., None] for name in self.beside]
         return np.concatenate([vectors, level, *beside], axis=-1)
 
 
-# Which label slot each of the three tracks is to predict, by the number of active slots: one source is predicted by
-# all tracks, two by every onto map of the tracks, three by every permutation: 1 + 6 + 6 = 13 assignments.
+# The number of active label slots, and the slot that each of the three tracks then predicts. One source is predicted
+# by all tracks, two by each surjection of tracks to slots, three by each permutation: 1 + 6 + 6 = 13 assignments.
 ASSIGNMENTS: list[tuple[int, tuple[int, ...]]] = [
     (1, (0, 0, 0)),
     *((2, slots) for slots in product((0, 1), repeat=3) if len(set(slots)) == 2),
@@ -205,11 +205,11 @@ ASSIGNMENTS: list[tuple[int, tuple[int, ...]]] = [
 
 
 class MultiACCDOAFormat(ACCDOAFormat):
-    """Outputs and labels are those of [`ACCDOAFormat`] with three tracks a class: (batch, frames, 3, …, classes).
+    """The format of [`ACCDOAFormat`] with three tracks per class: outputs and labels (batch, frames, 3, …, classes).
 
-    Labels fill the tracks of a class from the first on; the loss finds which track predicts which of them. Labels in
-    the published layout (batch, frames, 6, 4, classes), whose slots are A0, B0, B1, C0, C1, C2, each of activity, x,
-    y, z and so on, are accepted too.
+    Labels fill the tracks of a class from the first on; the loss finds which track predicts which label. Labels in the
+    published layout (batch, frames, 6, 4, classes) are accepted too: slots A0, B0, B1, C0, C1, C2, each with activity,
+    x, y, z and so on.
     """
 
     num_tracks = 3
@@ -218,26 +218,26 @@ class MultiACCDOAFormat(ACCDOAFormat):
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
         self.unify_degrees = config.unify_degrees
-        # Distances came later than the published labels and scores that rest on both.
+        # Published labels and scores rely on both, but have no distances.
         self.keeps_last = self.repeats_first = not self.beside and self.num_axes == 3
 
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:
-        """What may follow batch and frames in labels."""
+        """Accepted shapes of labels after the batch and frame axes."""
         numbers = self.num_axes + len(self.beside)
         return [(3, numbers, self.num_classes), (6, 1 + numbers, self.num_classes)]
 
     def target(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """ADPIT: the labels in the best of the 13 assignments, chosen for each frame and class."""
+        """Return the labels in the best of the 13 assignments, chosen for each frame and class (ADPIT)."""
         labels = from_adpit_labels(labels) if labels.shape[2] == 6 else labels
         joint = "distance" in self.beside and self.distance_loss == "joint"
         return assigned_labels(prediction, labels, self.num_axes, joint)
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs with the tracks of each frame and class in the order that is nearest to the reference.
+        """Return the outputs with the tracks of each frame and class in the order closest to the reference.
 
         Args:
-            outputs, reference: `accdoa` (frames, 3, 3, classes), what stands beside, and any others.
+            outputs, reference: `accdoa` (frames, 3, 3, classes) and any other outputs.
         """
         by_class = (torch.from_numpy(side["accdoa"]).movedim(-1, 0) for side in (outputs, reference))
         order = nearest_order(*by_class).movedim(0, -1).unsqueeze(2).numpy()
@@ -248,20 +248,20 @@ class MultiACCDOAFormat(ACCDOAFormat):
         }
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
-        """Active tracks of a class that are closer than `unify_degrees` give one event, at their mean.
+        """Decode events: active tracks of a class closer than `unify_degrees` give one event, at their mean.
 
         Args:
-            outputs: `accdoa` (frames, 3, 3, classes), and what stands beside, of any float type.
-            threshold: a vector must be longer than this; one, or (classes,).
+            outputs: `accdoa` (frames, 3, 3, classes) and the other outputs, of any float type.
+            threshold: length above which a vector is active, a scalar or (classes,).
         """
         numbers = unify_tracks(self._numbers(outputs), threshold, self.unify_degrees, self.repeats_first)
         return vectors_to_events(numbers, 0.0, self.beside).sort()
 
 
 def from_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Labels in the published layout (…, 6, 1 + numbers, classes) to (…, 3, numbers, classes)."""
+    """Convert labels in the published layout (…, 6, 1 + numbers, classes) to (…, 3, numbers, classes)."""
     vectors = labels[..., 0:1, :] * labels[..., 1:, :]
-    # At most one of A, B and C is active for a frame and class, so their slots add up without mixing.
+    # Only one of A, B and C is active per frame and class, so their slots can be added.
     first, second, third = [0, 1, 3], [2, 4], [5]
     return torch.stack([vectors[..., slots, :, :].sum(-3) for slots in (first, second, third)], dim=-3)
 
@@ -270,14 +270,14 @@ def from_adpit_labels(labels: torch.Tensor) -> torch.Tensor:
 def assigned_labels(
     prediction: torch.Tensor, labels: torch.Tensor, num_axes: int = 3, joint_distance: bool = False
 ) -> torch.Tensor:
-    """The labels in the order of the tracks that predict them best; both (batch, frames, 3, numbers, classes).
+    """Assign labels to the tracks that predict them best; prediction and labels (batch, frames, 3, numbers, classes).
 
     Args:
-        num_axes: numbers that are the vector.
-        joint_distance: whether the error of the number after these counts too, where it is known and so not 0.
+        num_axes: how many of the numbers are the vector.
+        joint_distance: whether the error of the next number, the distance, counts too where it is known (not 0).
     """
     square = [labels[:, :, slot, :num_axes].square().sum(2) for slot in range(3)]
-    # |p - x|² without |p|², which is the same for every assignment: (batch, frames, classes) for each track and slot.
+    # |p - x|² without |p|², which is the same for all assignments: (batch, frames, classes) for each track and slot.
     cost_of = [
         [
             square[slot]

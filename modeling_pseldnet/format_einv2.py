@@ -1,4 +1,4 @@
-"""EINV2 and SEDDOA: three tracks, each with the class that sounds on it and a direction of arrival.
+"""EINV2 and SEDDOA: three tracks, each with a class and a direction of arrival.
 
 Cao et al., "An improved event-independent network for polyphonic sound event localization and detection", ICASSP 2021;
 SEDDOA and the aggregated losses are those of PSELDNets (arXiv 2411.06399).
@@ -31,12 +31,12 @@ from .tracks import (
 
 
 class EINV2Format:
-    """Outputs are `sed_logits` (batch, frames, 3, classes) and `doa` (batch, frames, 3, 3): track, then x, y, z.
+    """The EINV2 format. Outputs are `sed_logits` (batch, frames, 3, classes) and `doa` (batch, frames, 3, 3).
 
-    Where the config says so, `distance` (batch, frames, 3) in metres stands beside. Labels are one tensor (batch,
-    frames, 3, classes + 3, or 4): for each track the activity of every class, then the unit vector of its direction,
-    then the distance, 0 where it is not known; all 0 where the track is silent. The loss finds which track predicts
-    which of them.
+    The third axis is the track; the last axis of `doa` is x, y, z. The config can add `distance` (batch, frames, 3) in
+    metres. Labels are one tensor (batch, frames, 3, classes + 3, or + 4): for each track the activity of every class,
+    the unit vector of its direction and the distance, 0 if unknown; all 0 if the track is silent. The loss finds which
+    track predicts which label.
     """
 
     silence = {"sed": -100.0, "doa": 0.0, "distance": -100.0}
@@ -60,13 +60,13 @@ class EINV2Format:
 
     @property
     def head_sizes(self) -> dict[str, int]:
-        """Outputs a frame of each head."""
+        """Number of outputs per frame of each head."""
         sizes = {"sed": NUM_TRACKS * self.num_classes, "doa": NUM_TRACKS * 3, "distance": NUM_TRACKS}
         return sizes if self.distance else {name: sizes[name] for name in ("sed", "doa")}
 
     def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Heads (batch, frames, size) to `sed_logits` (batch, frames, 3, classes), `doa` (batch, frames, 3, 3) and,
-        where there is one, `distance` (batch, frames, 3)."""
+        """Convert heads (batch, frames, size) to `sed_logits` (batch, frames, 3, classes), `doa` (batch, frames, 3, 3)
+        and, if the model has it, `distance` (batch, frames, 3)."""
         distance = {"distance": self.to_metres(heads["distance"])} if self.distance else {}
         return {
             "sed_logits": heads["sed"].unflatten(-1, (NUM_TRACKS, self.num_classes)),
@@ -75,12 +75,12 @@ class EINV2Format:
         }
 
     def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Labels (frames, 3, classes + 3, or 4): the events of a frame, in their order, fill its tracks.
+        """Encode events as labels (frames, 3, classes + 3, or + 4): the events of a frame fill its tracks in order.
 
-        Events after `num_frames`, and the fourth event of a frame and further ones, are left out.
+        Events after `num_frames`, and the fourth and later events of a frame, are left out.
 
         Raises:
-            ValueError: the model has no such class.
+            ValueError: the model lacks a class.
         """
         check_classes(events, self.num_classes)
         labels = torch.zeros(num_frames, NUM_TRACKS, self.num_classes + 3 + self.distance, device=device)
@@ -94,7 +94,7 @@ class EINV2Format:
         return labels
 
     def decode_labels(self, labels: np.ndarray) -> Events:
-        """The events that `encode` made labels (frames, …) of; none of frames that are padded with -100."""
+        """Recover the events that `encode` turned into labels (frames, …); none in frames padded with -100."""
         labels = without_padding(labels)
         activity, direction, metres = np.split(labels, [self.num_classes, self.num_classes + 3], axis=-1)
         vectors = direction[:, :, None] * activity[..., None]
@@ -105,16 +105,16 @@ class EINV2Format:
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The loss that the config's `loss_type` names, of the frames that are not padded."""
+        """Return the loss selected by the config's `loss_type`, over the frames that are not padded."""
         return self.loss_parts(outputs, labels, mask)["loss"]
 
     def loss_parts(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """`loss`, and what it is made of, before weighting.
+        """Return `loss` and its unweighted parts.
 
-        That is `loss_sed` and `loss_doa`, or `loss_maccdoa` and `loss_accdoa` if it is aggregated; and `loss_distance`
-        where there are distances.
+        These are `loss_sed` and `loss_doa`, or `loss_maccdoa` and `loss_accdoa` for the aggregated loss, and
+        `loss_distance` if the model has distances.
         """
         shape = (NUM_TRACKS, self.num_classes + 3 + self.distance)
         labels, counts = checked_labels(labels, outputs["sed_logits"], [shape], mask)
@@ -131,7 +131,7 @@ class EINV2Format:
         return {"loss": sum(self.loss_weights[name] * part for name, part in parts.items()), **parts}
 
     def _order(self, cost: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-        """The best order of the tracks; distances have a say in it with `"joint"`."""
+        """Return the best order of the tracks, which depends on distances only with `"joint"`."""
         weight = self.loss_weights["loss_distance"] if self.distance_loss == "joint" else 0.0
         return best_order(cost + weight * distance)
 
@@ -143,7 +143,7 @@ class EINV2Format:
         doa_labels: torch.Tensor,
         distance: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Frame-level permutation-invariant training (Cao et al.), errors of each frame."""
+        """Return the errors of each frame by frame-level permutation-invariant training (Cao et al.)."""
         sed = pairwise(nn.functional.binary_cross_entropy_with_logits, sed_logits, sed_labels)
         doa = pairwise(nn.functional.mse_loss, doa, doa_labels)
         order = self._order(self.loss_weights["loss_sed"] * sed + self.loss_weights["loss_doa"] * doa, distance)
@@ -158,7 +158,7 @@ class EINV2Format:
         doa_labels: torch.Tensor,
         distance: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Errors of both outputs as vectors: those of each track in the best order, and their sum over tracks."""
+        """Return the errors of both outputs as vectors, of each track in the best order and of the sum over tracks."""
         prediction = activity_vectors(sed_logits.sigmoid(), doa)
         target = activity_vectors(sed_labels, doa_labels)
         by_track = pairwise(nn.functional.mse_loss, prediction, target)
@@ -170,12 +170,12 @@ class EINV2Format:
         }
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs with the tracks of each frame in the order that is nearest to the reference.
+        """Return the outputs with the tracks of each frame in the order closest to the reference.
 
-        A track is the vector of each class, as long as its activity and in the direction of the track.
+        Tracks are compared by the vectors of their classes, in the direction of the track and as long as the activity.
 
         Args:
-            outputs, reference: `sed_logits` (frames, 3, classes), `doa` (frames, 3, 3), distances, and any others.
+            outputs, reference: `sed_logits` (frames, 3, classes), `doa` (frames, 3, 3) and any other outputs.
         """
         tracks, others = (
             activity_vectors(torch.from_numpy(side["sed_logits"]).sigmoid(), torch.from_numpy(side["doa"])).flatten(2)
@@ -189,16 +189,16 @@ class EINV2Format:
         }
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
-        """The likeliest class of a track is an event where its activity is above `threshold`.
+        """Decode events: the most likely class of each track, if its activity exceeds `threshold`.
 
-        Tracks of one class that are closer than `unify_degrees` give one event, at their mean.
+        Tracks of the same class closer than `unify_degrees` give one event, at their mean.
 
         Args:
-            outputs: `sed_logits` (frames, 3, classes), `doa` (frames, 3, 3) and distances (frames, 3), of any float
-                type.
-            threshold: activity between 0 and 1, one or (classes,).
+            outputs: `sed_logits` (frames, 3, classes), `doa` (frames, 3, 3) and, if the model has it, `distance`
+                (frames, 3), of any float type.
+            threshold: activity between 0 and 1, a scalar or (classes,).
         """
-        # Padding is read as a track that is silent.
+        # Logits of -100, the padding, decode to silence.
         logits = torch.from_numpy(np.asarray(outputs["sed_logits"], dtype=np.float32))
         doa = torch.from_numpy(without_padding(outputs["doa"]))
         likeliest = nn.functional.one_hot(logits.argmax(-1), self.num_classes)
@@ -211,9 +211,9 @@ class EINV2Format:
 
 
 def activity_vectors(activity: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """Vectors (…, 3, classes) in the directions (…, 3), which may have any length, as long as the activities."""
+    """Return vectors (…, 3, classes) in the given directions (…, 3), of any length, with the activities as lengths."""
     return nn.functional.normalize(direction, dim=-1).unsqueeze(-1) * activity.unsqueeze(-2)
 
 
 class SEDDOAFormat(EINV2Format):
-    """Outputs, labels, losses and decoding are those of [`EINV2Format`]; the network has one branch, not two."""
+    """The format of [`EINV2Format`] for a network with one branch instead of two."""

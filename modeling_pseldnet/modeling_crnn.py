@@ -1,7 +1,7 @@
-"""Convolutional recurrent networks: a stack of convolution blocks, to be followed by a decoder over time.
+"""Convolutional recurrent networks: a stack of convolution blocks, followed by a decoder over time.
 
 The blocks are those of Kong et al., "PANNs: Large-scale pretrained audio neural networks for audio pattern
-recognition", TASLP 2020; six of them with a conformer are CNN14-Conformer of PSELDNets (arXiv 2411.06399).
+recognition", TASLP 2020; six of them with a conformer are the CNN14-Conformer of PSELDNets (arXiv 2411.06399).
 """
 
 import torch
@@ -12,14 +12,14 @@ from .configuration_pseldnet import PSELDNetConfig
 from .modeling_layers import BatchNorm
 
 
-# How many of the first blocks halve time and frequency. Fewer halve time than in PANNs: 80 ms remain.
+# How many of the first blocks halve time and frequency. Fewer halve time than in PANNs, which leaves steps of 80 ms.
 NUM_TIME_POOLINGS, NUM_FREQUENCY_POOLINGS = 3, 5
 
 
 class CRNNBlock(GradientCheckpointingLayer):
-    """Two convolutions with batch norm and ReLU, then the average over patches of `pool` (time, frequency).
+    """Two convolutions with batch norm and ReLU, then average pooling by `pool` (time, frequency).
 
-    With gradient checkpointing the running statistics take two steps a batch.
+    With gradient checkpointing, the running statistics are updated twice per batch.
     """
 
     def __init__(self, in_width: int, width: int, pool: tuple[int, int]):
@@ -31,16 +31,16 @@ class CRNNBlock(GradientCheckpointingLayer):
         self.pool = pool
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, width, time, frequency)."""
+        """(batch, width, time, frequency) to the same axes, pooled."""
         hidden_states = nn.functional.relu(self.bn1(self.conv1(hidden_states)))
         hidden_states = nn.functional.relu(self.bn2(self.conv2(hidden_states)))
         return nn.functional.avg_pool2d(hidden_states, self.pool)
 
 
 class CRNNEncoder(nn.Module):
-    """From normalised features (batch, channels, frames, mel bins) to a feature map (batch, width, 1, time).
+    """CRNN encoder: normalised features (batch, channels, frames, mel bins) to a feature map (batch, width, 1, time).
 
-    A step of the feature map's time is `time_reduction` feature frames.
+    A time step of the feature map spans `time_reduction` feature frames.
     """
 
     interpolation = "nearest"
@@ -62,7 +62,7 @@ class CRNNEncoder(nn.Module):
         )
 
     def finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Last states (batch, width, time, frequency) to their mean over frequency (batch, width, 1, time)."""
+        """Average the last states (batch, width, time, frequency) over frequency: (batch, width, 1, time)."""
         return hidden_states.mean(3).unsqueeze(2)
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:

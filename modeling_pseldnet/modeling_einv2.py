@@ -1,4 +1,4 @@
-"""The two branches of EINV2: one for what sounds, one for its direction, with cross-stitch between them.
+"""The two branches of EINV2, one for the class and one for the direction, with cross-stitch between them.
 
 Cao et al., "An improved event-independent network for polyphonic sound event localization and detection", ICASSP 2021.
 """
@@ -12,32 +12,32 @@ from .format_einv2 import NUM_TRACKS
 from .modeling_layers import Decoder
 
 
-# The log-mel spectrograms of the four microphones or ambisonic channels come first among the features.
+# The log-mel spectrograms of the four microphones or ambisonic channels are the first feature channels.
 NUM_SED_CHANNELS = 4
 
 
 class CrossStitch(nn.Module):
-    """Mixes two branches with learnt weights, for each channel (Misra et al., CVPR 2016)."""
+    """Mix two branches with learnt weights for each channel (Misra et al., CVPR 2016)."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, 2, 2))
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two of (batch, tokens, width), or of (batch, width, …), to the same shapes."""
+        """Two tensors (batch, tokens, width) or (batch, width, …) to the same shapes."""
         weight = self.weight.permute(1, 2, 0)
         if first.ndim > 3:
             weight = weight[..., None, None]
         first = weight[0, 0] * first + weight[0, 1] * second
-        # Published weights were trained with the second output made of the first output, not of the first input.
+        # The published weights were trained with the second output computed from the first output, not from its input.
         second = weight[1, 0] * first + weight[1, 1] * second
         return first, second
 
 
 class EINV2Encoder(nn.Module):
-    """From normalised features (batch, channels, frames, mel bins) to the feature map of each branch, by its name.
+    """EINV2 encoder: normalised features (batch, channels, frames, mel bins) to a feature map for each branch by name.
 
-    The SED branch hears the log-mel spectrograms alone; the DOA branch all channels. The keys of `stitches` are the
+    The SED branch takes only the log-mel spectrograms, the DOA branch all channels. The keys of `stitches` are the
     stages before which the branches are mixed.
     """
 
@@ -61,7 +61,7 @@ class EINV2Encoder(nn.Module):
 
 
 class EINV2Decoder(nn.Module):
-    """A decoder for each track of each branch, and cross-stitch between the branches of a track."""
+    """A decoder for each track of each branch, with cross-stitch between the branches of a track."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
         super().__init__()
@@ -70,7 +70,7 @@ class EINV2Decoder(nn.Module):
         self.stitches = nn.ModuleList(CrossStitch(width) for _ in range(NUM_TRACKS))
 
     def forward(self, feature_maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Maps (batch, width, bins, time) by branch to maps (batch, tracks * width, …)."""
+        """Feature maps (batch, width, bins, time) by branch to maps (batch, tracks * width, …)."""
         tracks = [
             stitch(sed_decoder(feature_maps["sed"]), doa_decoder(feature_maps["doa"]))
             for stitch, sed_decoder, doa_decoder in zip(self.stitches, self.sed, self.doa, strict=True)
@@ -80,7 +80,7 @@ class EINV2Decoder(nn.Module):
 
 
 class EINV2Head(nn.Sequential):
-    """A linear layer for each track; not a `ModuleList`, so that PEFT can train and save them as one module."""
+    """A linear layer for each track; not a `ModuleList`, so that PEFT can train and save it as one module."""
 
     def __init__(self, config: PSELDNetConfig, hidden_size: int, num_outputs: int):
         super().__init__(*(nn.Linear(hidden_size, num_outputs // NUM_TRACKS) for _ in range(NUM_TRACKS)))
@@ -92,6 +92,6 @@ class EINV2Head(nn.Sequential):
 
 
 def init_einv2_weights(module: nn.Module) -> None:
-    """Fills what the generic initialisation of transformers does not know."""
+    """Initialise what the generic initialisation of transformers does not cover."""
     if isinstance(module, CrossStitch):
         init.uniform_(module.weight, 0.1, 0.9)

@@ -1,7 +1,7 @@
 """HTS-AT, the hierarchical token-semantic audio transformer: a Swin transformer on a folded spectrogram.
 
 Chen et al., "HTS-AT: A hierarchical token-semantic audio transformer for sound classification and detection",
-ICASSP 2022; with the input of PSELDNets (arXiv 2411.06399, section III).
+ICASSP 2022; with the input features of PSELDNets (arXiv 2411.06399, section III).
 """
 
 import torch
@@ -14,13 +14,17 @@ from .modeling_layers import MLP, DropPath, SelfAttention
 
 
 def window_order(side: int, window: int, shift: int) -> torch.Tensor:
-    """Which tokens of a (side, side) grid come one after the other when it is cut into shifted windows, (side²)."""
+    """Return the order of the tokens of a (side, side) grid when it is cut into shifted windows, (side²)."""
     grid = torch.arange(side * side).reshape(side, side).roll((-shift, -shift), dims=(0, 1))
     return grid.unflatten(0, (-1, window)).unflatten(2, (-1, window)).transpose(1, 2).flatten()
 
 
 def shifted_window_mask(side: int, window: int, shift: int) -> torch.Tensor:
-    """What keeps tokens that the roll brought together from attending to each other, (windows, window², window²)."""
+    """Return the mask that keeps tokens brought together by the cyclic shift from attending to each other.
+
+    Returns:
+        (windows, window², window²), added to the attention scores.
+    """
     region = torch.zeros(side, dtype=torch.long)
     region[side - window : side - shift] = 1
     region[side - shift :] = 2
@@ -30,7 +34,7 @@ def shifted_window_mask(side: int, window: int, shift: int) -> torch.Tensor:
 
 
 def relative_position_index(window: int) -> torch.Tensor:
-    """Row of the relative-position table for each pair of tokens in a window, (window², window²)."""
+    """Return the row of the relative position table for each pair of tokens in a window, (window², window²)."""
     row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     row, column = row.flatten(), column.flatten()
     row_offset = row[:, None] - row[None, :] + window - 1
@@ -39,7 +43,7 @@ def relative_position_index(window: int) -> torch.Tensor:
 
 
 class HTSATPatchEmbeddings(nn.Module):
-    """Folds a spectrogram to a square and cuts that into patches."""
+    """Fold a spectrogram into a square and cut it into patches."""
 
     def __init__(self, config: PSELDNetConfig, num_channels: int):
         super().__init__()
@@ -52,13 +56,13 @@ class HTSATPatchEmbeddings(nn.Module):
         """(batch, channels, frames, mel bins) of at most `num_folds * spec_size` frames to (batch, tokens, width)."""
         missing = self.num_folds * self.spec_size - input_features.shape[2]
         input_features = nn.functional.pad(input_features, (0, 0, 0, missing))
-        # Each fold holds consecutive frames; folds lie above each other, frequency runs down within a fold.
+        # Each fold holds consecutive frames; folds are stacked vertically, with frequency running down in each.
         image = input_features.unflatten(2, (self.num_folds, self.spec_size)).transpose(3, 4).flatten(2, 3)
         return self.norm(self.projection(image).flatten(2).transpose(1, 2))
 
 
 class HTSATAttention(SelfAttention):
-    """Self-attention within windows, with a learnt bias for each relative position."""
+    """Windowed self-attention with a learnt bias for each relative position."""
 
     def __init__(self, config: PSELDNetConfig, width: int, num_heads: int, window: int):
         super().__init__(config, width, num_heads)
@@ -69,7 +73,7 @@ class HTSATAttention(SelfAttention):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens (batch, windows * window², width) in window order; mask (windows, window², window²), added."""
+        """Tokens (batch, windows * window², width) in window order; mask (windows, window², window²), additive."""
         batch, _, width = hidden_states.shape
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).unsqueeze(0)
         if attention_mask is not None:
@@ -80,7 +84,7 @@ class HTSATAttention(SelfAttention):
 
 
 class HTSATBlock(GradientCheckpointingLayer):
-    """A Swin block: attention within windows, shifted by half a window in every second block, then an MLP."""
+    """A Swin block: windowed attention, shifted by half a window in every second block, then an MLP."""
 
     def __init__(
         self, config: PSELDNetConfig, width: int, num_heads: int, side: int, shifted: bool, drop_path_rate: float
@@ -98,7 +102,7 @@ class HTSATBlock(GradientCheckpointingLayer):
             self.register_buffer(name, value, persistent=False)
 
     def layout(self) -> dict[str, torch.Tensor | None]:
-        """What follows from the shape of the grid: the order of tokens by windows, its inverse, and the mask."""
+        """Return the buffers that depend only on the grid: the order of tokens by window, its inverse, the mask."""
         order = window_order(self.side, self.window, self.shift)
         mask = shifted_window_mask(self.side, self.window, self.shift) if self.shift else None
         return {"window_order": order, "raster_order": order.argsort(), "attention_mask": mask}
@@ -113,7 +117,7 @@ class HTSATBlock(GradientCheckpointingLayer):
 
 
 class HTSATPatchMerging(nn.Module):
-    """Joins each square of four tokens into one of twice the width."""
+    """Merge each 2 × 2 square of tokens into one token of twice the width."""
 
     def __init__(self, config: PSELDNetConfig, width: int, side: int):
         super().__init__()
@@ -129,7 +133,7 @@ class HTSATPatchMerging(nn.Module):
 
 
 class HTSATStage(nn.Module):
-    """Blocks of one width and, but for the last stage, the merging that leads to the next."""
+    """Blocks of the same width, followed by patch merging except in the last stage."""
 
     def __init__(self, config: PSELDNetConfig, stage: int, drop_path_rates: list[float]):
         super().__init__()
@@ -149,9 +153,9 @@ class HTSATStage(nn.Module):
 
 
 class HTSATEncoder(nn.Module):
-    """From normalised features (batch, channels, frames, mel bins) to a feature map (batch, width, bins, time).
+    """HTS-AT encoder: normalised features (batch, channels, frames, mel bins) to a map (batch, width, bins, time).
 
-    A step of the feature map's time is `time_reduction` feature frames.
+    A time step of the feature map spans `time_reduction` feature frames.
     """
 
     interpolation = "linear"
@@ -175,7 +179,7 @@ class HTSATEncoder(nn.Module):
         self.norm = nn.LayerNorm(self.hidden_size, eps=config.layer_norm_eps)
 
     def finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Last tokens (batch, side², width) to (batch, width, frequency bins, time): the folds unfolded."""
+        """Unfold the last tokens (batch, side², width) to (batch, width, frequency bins, time)."""
         grid = self.norm(hidden_states).transpose(1, 2).unflatten(2, (self.num_folds, -1, self.side))
         return grid.transpose(2, 3).flatten(3)
 
@@ -187,7 +191,7 @@ class HTSATEncoder(nn.Module):
 
 
 class HTSATHead(nn.Module):
-    """The token-semantic head: a convolution that joins the frequency bins, over three steps of time."""
+    """The token-semantic head: a convolution over all frequency bins and three time steps."""
 
     def __init__(self, config: PSELDNetConfig, hidden_size: int, num_outputs: int):
         super().__init__()
@@ -201,7 +205,7 @@ class HTSATHead(nn.Module):
 
 
 def init_htsat_weights(module: nn.Module) -> None:
-    """Fills what the generic initialisation of transformers does not know."""
+    """Initialise what the generic initialisation of transformers does not cover."""
     if isinstance(module, HTSATBlock):
         for name, value in module.layout().items():
             if value is not None:

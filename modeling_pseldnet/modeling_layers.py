@@ -1,4 +1,4 @@
-"""What several architectures share: transformer and conformer blocks, decoders over time, and the linear head.
+"""Layers shared by several architectures: transformer and conformer blocks, decoders over time, the linear head.
 
 The conformer is that of Gulati et al., "Conformer: Convolution-augmented transformer for speech recognition",
 Interspeech 2020, with the details of the published PSELDNets (arXiv 2411.06399).
@@ -25,7 +25,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, for `output_attentions`; queries, keys and values are (batch, heads, tokens, width)."""
+    """Explicit attention, for `output_attentions`; queries, keys and values are (batch, heads, tokens, width)."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -35,7 +35,7 @@ def eager_attention_forward(
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for a random part of the batch (stochastic depth)."""
+    """Drop a residual branch for random items of the batch (stochastic depth)."""
 
     def __init__(self, probability: float):
         super().__init__()
@@ -52,13 +52,13 @@ class DropPath(nn.Module):
         return f"probability={self.probability}"
 
 
-# So many tokens go through an MLP at once in inference on a CPU: what is between its layers, many times the size of
-# what goes in, then stays in the cache, and below the size of which memory is mapped and cleared anew each time.
+# Tokens per pass through an MLP in CPU inference: the hidden activations, several times the size of the input, then
+# stay in the cache, and below the size from which the allocator maps and clears new memory each time.
 TOKENS_AT_ONCE = 4096
 
 
 class MLP(nn.Module):
-    """Two linear layers with an activation between."""
+    """Two linear layers with an activation in between."""
 
     def __init__(self, config: PSELDNetConfig, width: int, activation: str, dropout: float):
         super().__init__()
@@ -76,12 +76,12 @@ class MLP(nn.Module):
         return torch.cat([self.transform(part) for part in parts]) if len(parts) > 1 else self.transform(hidden_states)
 
     def transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """As `forward`, all at once."""
+        """Like `forward`, but in a single pass."""
         return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(hidden_states)))))
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of all tokens to each other; `scaling` is that of the scores, 1 / √(width of a head)."""
+    """Multi-head self-attention. `scaling`, the factor of the scores, defaults to 1 / √(width of a head)."""
 
     def __init__(self, config: PSELDNetConfig, width: int, num_heads: int, scaling: float | None = None):
         super().__init__()
@@ -102,7 +102,11 @@ class SelfAttention(nn.Module):
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Split queries, keys and values, and what is added to the scores, to (batch, tokens, width) and weights."""
+        """Attend with split queries, keys and values and a bias added to the scores.
+
+        Returns:
+            (batch, tokens, width), and the attention weights if the implementation returns them.
+        """
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         output, weights = attention(self, query, key, value, bias, scaling=self.scaling, dropout=dropout)
@@ -111,13 +115,13 @@ class SelfAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens (batch, tokens, width) to the same shape, and the attention weights where they are at hand."""
+        """Tokens (batch, tokens, width) to the same shape, and the attention weights if available."""
         split = (self.split(proj(hidden_states)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return self.attend(*split, bias)
 
 
 class TransformerBlock(GradientCheckpointingLayer):
-    """Self-attention, then an MLP, each after a layer norm and beside a residual connection."""
+    """Self-attention, then an MLP, each after a layer norm and with a residual connection."""
 
     def __init__(
         self, config: PSELDNetConfig, width: int, num_heads: int, dropout: float, drop_path_rate: float = 0.0
@@ -138,16 +142,16 @@ class TransformerBlock(GradientCheckpointingLayer):
 
 
 def sinusoids(length: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Sines and cosines of the positions 0, 1, …, in turn, (length, width), float32 (Vaswani et al., 2017)."""
+    """Return interleaved sines and cosines of positions 0, 1, …: (length, width), float32 (Vaswani et al., 2017)."""
     position = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1)
     rate = 10000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
     return torch.stack([(position * rate).sin(), (position * rate).cos()], dim=2).flatten(1)
 
 
 def relative_shift(scores: torch.Tensor) -> torch.Tensor:
-    """Moves row i of scores (batch, heads, queries, positions) left, so that its last position stands at key i.
+    """Shift row i of scores (batch, heads, queries, positions) left, so that its last position lines up with key i.
 
-    What lies beyond is filled from the next row, as published weights were trained with.
+    The gap is filled from the next row, as the published weights were trained.
     """
     num_queries, num_positions = scores.shape[2:]
     padded = nn.functional.pad(scores, (1, 0))
@@ -155,17 +159,17 @@ def relative_shift(scores: torch.Tensor) -> torch.Tensor:
 
 
 class ConformerAttention(SelfAttention):
-    """Self-attention that also scores the distance of query and key (Dai et al., "Transformer-XL", ACL 2019)."""
+    """Self-attention with relative positions of query and key (Dai et al., "Transformer-XL", ACL 2019)."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
-        # Published weights were trained with the width of the model here, not that of a head.
+        # The published weights were trained with the model width here, not the head width.
         super().__init__(config, width, config.decoder_attention_heads, scaling=width**-0.5)
         self.relative_k_proj = nn.Linear(width, width, bias=False)
         self.bias_u = nn.Parameter(torch.zeros(self.num_heads, self.head_dim))
         self.bias_v = nn.Parameter(torch.zeros(self.num_heads, self.head_dim))
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """States (batch, time, width) to the same shape, and the attention weights where they are at hand."""
+        """States (batch, time, width) to the same shape, and the attention weights if available."""
         positions = sinusoids(*hidden_states.shape[1:], device=hidden_states.device).to(hidden_states.dtype)
         relative_key = self.split(self.relative_k_proj(positions.unsqueeze(0)))
         query = self.split(self.q_proj(hidden_states))
@@ -179,9 +183,9 @@ class ConformerAttention(SelfAttention):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (batch, width, …), in training by the statistics that it has where its weight is frozen.
+    """Batch normalisation of (batch, width, …) whose running statistics are frozen together with its weight.
 
-    They would go on changing, and an adapter does not save them, unless it has its own, as AdapterBit.
+    Otherwise they would go on changing, and an adapter would not save them, unless it has its own, like AdapterBit.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -192,11 +196,11 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(hidden_states)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Any number of axes will do."""
+        """Accept any number of axes."""
 
 
 class ConformerConvolution(nn.Module):
-    """A gated linear unit and a convolution of each channel over time."""
+    """A gated linear unit and a depthwise convolution over time."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
         super().__init__()
@@ -215,7 +219,7 @@ class ConformerConvolution(nn.Module):
 
 
 class ConformerBlock(GradientCheckpointingLayer):
-    """Half an MLP, self-attention, a convolution, half an MLP, each after a layer norm and beside a residual."""
+    """Half an MLP step, self-attention, a convolution, half an MLP step, each with a layer norm and a residual."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
         super().__init__()
@@ -242,14 +246,14 @@ class ConformerBlock(GradientCheckpointingLayer):
 
 
 def init_conformer_weights(module: nn.Module) -> None:
-    """Fills what the generic initialisation of transformers does not know."""
+    """Initialise what the generic initialisation of transformers does not cover."""
     if isinstance(module, ConformerAttention):
         init.zeros_(module.bias_u)
         init.zeros_(module.bias_v)
 
 
 class GRUDecoder(nn.GRU):
-    """Gated recurrent units that run forwards and backwards, each half as wide as their input."""
+    """A bidirectional GRU, each direction half as wide as the input."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
         super().__init__(
@@ -274,7 +278,7 @@ class ConformerDecoder(nn.Sequential):
 
 
 class TransformerDecoder(nn.Sequential):
-    """Transformer blocks; the order of the states is for the encoder to tell."""
+    """Transformer blocks, without position embeddings: positions are left to the encoder."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
         super().__init__(
@@ -289,21 +293,21 @@ DECODERS = {"gru": GRUDecoder, "conformer": ConformerDecoder, "transformer": Tra
 
 
 class Decoder(nn.Module):
-    """The decoder that `config` names, if any, over the time of a feature map."""
+    """The decoder named by `config`, if any, over the time axis of a feature map."""
 
     def __init__(self, config: PSELDNetConfig, width: int):
         super().__init__()
         self.layers = DECODERS[config.decoder](config, width) if config.decoder != "none" else None
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """(batch, width, bins, time) to (batch, width, 1, time), or as it is where there is no decoder."""
+        """(batch, width, bins, time) to (batch, width, 1, time), or unchanged without a decoder."""
         if self.layers is None:
             return feature_map
         return self.layers(feature_map.mean(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2)
 
 
 class LinearHead(nn.Linear):
-    """One linear layer for each step of time."""
+    """A linear layer applied to each time step, averaged over bins."""
 
     def __init__(self, config: PSELDNetConfig, hidden_size: int, num_outputs: int):
         super().__init__(hidden_size, num_outputs)
@@ -314,7 +318,7 @@ class LinearHead(nn.Linear):
 
 
 def init_decoder_weights(module: nn.Module) -> None:
-    """Fills what the generic initialisation of transformers does not know."""
+    """Initialise what the generic initialisation of transformers does not cover."""
     if isinstance(module, GRUDecoder):
         for parameter in module.parameters():
             init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)

@@ -1,7 +1,7 @@
 """PaSST, the patchout spectrogram transformer: a vision transformer on overlapping patches of a spectrogram.
 
-Koutini et al., "Efficient training of audio transformers with patchout", Interspeech 2022; with the input of PSELDNets
-(arXiv 2411.06399, section III).
+Koutini et al., "Efficient training of audio transformers with patchout", Interspeech 2022; with the input features of
+PSELDNets (arXiv 2411.06399, section III).
 """
 
 import torch
@@ -13,7 +13,7 @@ from .modeling_layers import TransformerBlock
 
 
 class PaSSTEmbeddings(nn.Module):
-    """Cuts a spectrogram into patches and adds where they are in time and in frequency."""
+    """Cut a spectrogram into patches and add time and frequency position embeddings."""
 
     def __init__(self, config: PSELDNetConfig, num_channels: int):
         super().__init__()
@@ -25,7 +25,7 @@ class PaSSTEmbeddings(nn.Module):
         self.token_position_embeddings = nn.Parameter(torch.zeros(1, 2, width))
         self.frequency_position_embeddings = nn.Parameter(torch.zeros(1, width, self.num_bins, 1))
         self.time_position_embeddings = nn.Parameter(torch.zeros(1, width, 1, self.num_steps))
-        # With this padding there is a patch for each stride.
+        # This padding gives one patch per stride.
         self.projection = nn.Conv2d(
             num_channels, width, config.patch_size, stride=stride, padding=(config.patch_size - stride) // 2
         )
@@ -40,10 +40,10 @@ class PaSSTEmbeddings(nn.Module):
         return self.dropout(torch.cat([tokens, patches.flatten(2).transpose(1, 2)], dim=1))
 
     def patchout(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which patches a training step keeps, and which of them stands for each place of the grid, (bins * steps).
+        """Draw the patches that a training step keeps, and which of them fills each place of the grid, (bins * steps).
 
-        Whole steps of time, whole frequency bins and single patches are left out at random, the same in the whole
-        batch; the nearest that is kept stands for them.
+        Whole time steps, whole frequency steps and single patches are dropped at random, the same for the whole batch;
+        each is filled with the nearest patch that is kept.
         """
         config = self.config
         steps = torch.randperm(self.num_steps, device=device)[config.time_patchout :].sort().values
@@ -56,9 +56,9 @@ class PaSSTEmbeddings(nn.Module):
 
 
 class PaSSTEncoder(nn.Module):
-    """From normalised features (batch, channels, frames, mel bins) to a feature map (batch, width, 1, time).
+    """PaSST encoder: normalised features (batch, channels, frames, mel bins) to a feature map (batch, width, 1, time).
 
-    A step of the feature map's time is `time_reduction` feature frames.
+    A time step of the feature map spans `time_reduction` feature frames.
     """
 
     interpolation = "nearest"
@@ -85,7 +85,7 @@ class PaSSTEncoder(nn.Module):
         self.head_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def finish(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Tokens (batch, 2 + bins * steps, width) to the patches' mean over frequency (batch, width, 1, steps)."""
+        """Average the patches of tokens (batch, 2 + bins * steps, width) over frequency: (batch, width, 1, steps)."""
         grid = self.norm(hidden_states)[:, 2:].unflatten(1, (self.patch_embeddings.num_bins, -1))
         return self.head_norm(grid.mean(1)).transpose(1, 2).unsqueeze(2)
 
@@ -103,7 +103,7 @@ class PaSSTEncoder(nn.Module):
 
 
 def init_passt_weights(module: nn.Module) -> None:
-    """Fills what the generic initialisation of transformers does not know."""
+    """Initialise what the generic initialisation of transformers does not cover."""
     if isinstance(module, PaSSTEmbeddings):
         for parameter in module.parameters(recurse=False):
             init.trunc_normal_(parameter, std=module.config.initializer_range)

@@ -71,26 +71,26 @@ INITIALISERS = (
 )
 
 
-# What the forward of both models takes.
+# Arguments that the `forward` of both models takes.
 FORWARD_ARGUMENTS = ("input_features", "attention_mask", "output_hidden_states", "output_attentions", "return_dict")
-# Columns of data that labels and features are made of by the collator: `Trainer` keeps those alone that forward names.
+# Data-set columns that the collator turns into features and labels: `Trainer` drops columns that `forward` lacks.
 DATA_COLUMNS = ("audio", "waveform", "sampling_rate", "num_frames", "events")
 
 
 def weight_files(variant: str | None) -> re.Pattern:
-    """Names of the files that transformers saves a model's weights to, in one or in several; each variant has its own.
+    """Return the pattern of the names of weight files, as one file or in shards; each variant has its own.
 
     Args:
-        variant: as `save_pretrained` takes it, such as `"fp16"`.
+        variant: as in `save_pretrained`, such as `"fp16"`.
     """
     of = rf"\.{re.escape(variant)}" if variant else ""
     return re.compile(rf"model{of}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{of}\.json")
 
 
 def decoder_and_head(config: PSELDNetConfig) -> tuple[type[nn.Module], type[nn.Module]]:
-    """What follows the encoder of the network that `config` names."""
+    """Return the classes of the decoder and the heads that follow the encoder of `config`."""
     _, head = BACKBONES[config.backbone]
-    # The tracks of EINV2 part before the decoder, but for HTS-AT, where the head alone tells them apart.
+    # The tracks of EINV2 separate before the decoder, except in HTS-AT, where only the head separates them.
     return (EINV2Decoder, EINV2Head) if config.output_format == "einv2" and head is LinearHead else (Decoder, head)
 
 
@@ -101,14 +101,15 @@ class PSELDNetModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(batch, label frames, width)`):
             Embedding of each 100-ms frame.
         feature_map (`torch.FloatTensor` of shape `(batch, width, frequency bins, time)`):
-            What encoder and decoder give, at their own resolution in time; for EINV2 a dict of that of each branch,
-            in which tracks are joined along the width, as `last_hidden_state` joins the branches.
+            Output of encoder and decoder at their own time resolution. For EINV2 a dict with the map of each branch,
+            whose tracks are concatenated along the width, as are the branches in `last_hidden_state`.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            The patch embeddings and the output of each stage, `(batch, tokens, width)`, but `(batch, width, time,
-            frequency)` of convolutions, where the features stand for embeddings; with `output_hidden_states`. For
-            EINV2 the embeddings of the SED branch, then the stages of the SED and the DOA branch in turn.
+            The patch embeddings and the output of each stage, `(batch, tokens, width)`, if `output_hidden_states`. In
+            convolutional encoders the stages are `(batch, width, time, frequency)` and the features stand for
+            embeddings. For EINV2 the embeddings of the SED branch, then the stages of the SED and DOA branches
+            alternately.
         attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Attention weights of each block, `(batch * windows, heads, tokens, tokens)`; with `output_attentions`.
+            Attention weights of each block, `(batch * windows, heads, tokens, tokens)`, if `output_attentions`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -122,19 +123,19 @@ class PSELDNetSELDOutput(ModelOutput):
     """
     Args:
         loss (`torch.FloatTensor`, *optional*):
-            The loss of the output format; with `labels`.
+            The loss of the output format, if `labels` are given.
         accdoa (`torch.FloatTensor` of shape `(batch, label frames, tracks, 3, classes)`, *optional*):
-            Vectors in x, y, z whose length is the activity, for the ACCDOA formats (one or three tracks); in x, y
-            where `config.num_axes` is 2.
+            ACCDOA formats (one or three tracks): vectors in x, y, z whose length is the activity; only x, y if
+            `config.num_axes` is 2.
         sed_logits (`torch.FloatTensor` of shape `(batch, label frames, 3, classes)`, *optional*):
-            Logits of the activity of each class on each track, for EINV2 and SEDDOA.
+            EINV2, SEDDOA: logits of the activity of each class on each track.
         doa (`torch.FloatTensor` of shape `(batch, label frames, 3, 3)`, *optional*):
-            Direction of each track in x, y, z, for EINV2 and SEDDOA.
+            EINV2, SEDDOA: direction of each track in x, y, z.
         distance (`torch.FloatTensor` of shape `(batch, label frames, tracks, classes)`, *optional*):
-            Metres, not negative, of each vector of the ACCDOA formats, of each track `(batch, label frames, 3)` for
-            EINV2 and SEDDOA; of models with `config.distance`.
+            Non-negative distance in metres, if `config.distance`: of each vector of the ACCDOA formats, or of each
+            track, `(batch, label frames, 3)`, of EINV2 and SEDDOA.
         onscreen (`torch.FloatTensor` of shape `(batch, label frames, tracks, classes)`, *optional*):
-            Probability that the source is within the picture; of models with `config.onscreen`.
+            Probability that the source is on screen, if `config.onscreen`.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             As in [`PSELDNetModelOutput`].
     """
@@ -150,7 +151,7 @@ class PSELDNetSELDOutput(ModelOutput):
 
 
 class FeatureNorm(BatchNorm):
-    """Batch normalisation of each mel band of each channel."""
+    """Batch normalisation of each mel bin of each channel."""
 
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config.num_channels * config.num_mel_bins)
@@ -162,10 +163,10 @@ class FeatureNorm(BatchNorm):
 
 
 def to_label_frames(states: torch.Tensor, time_reduction: int, config: PSELDNetConfig) -> torch.Tensor:
-    """States (batch, time, width), one every `time_reduction` feature frames, to (batch, label frames, width).
+    """Resample states (batch, time, width), one per `time_reduction` feature frames, to (batch, label frames, width).
 
-    They are interpolated to feature frames, of which those of a label frame are averaged; both are linear, so one
-    small matrix does it.
+    States are interpolated to feature frames, then averaged over each label frame. Both steps are linear, so one small
+    matrix does both.
     """
     encoder, _ = BACKBONES[config.backbone]
     steps = torch.eye(states.shape[1], device=states.device, dtype=torch.float32)
@@ -176,7 +177,7 @@ def to_label_frames(states: torch.Tensor, time_reduction: int, config: PSELDNetC
 
 
 class PSELDNetPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving of PSELDNet models."""
+    """Base class of PSELDNet models: initialisation, loading and saving."""
 
     config: PSELDNetConfig
     config_class = PSELDNetConfig
@@ -194,29 +195,29 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         ],
         "attentions": OutputRecorder(SelfAttention, index=1),
     }
-    # The loss is a mean over the batch: Trainer must not scale it by a number of items.
+    # The loss is a mean over the batch, so `Trainer` must not divide it by the number of items.
     accepts_loss_kwargs = False
 
     def __init__(self, config: PSELDNetConfig, *args, **kwargs):
         if config.name_or_path and Path(config.name_or_path).absolute() == DEFAULT_MODEL_FOLDER.absolute():
             config.name_or_path = DEFAULT_MODEL_NAME
         super().__init__(config, *args, **kwargs)
-        # Of its own, as `push_to_hub` adds to it.
+        # A copy, because `push_to_hub` adds to it.
         self.model_tags = [*TAGS]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        """As in transformers; the folder of an adapter too, with the model that it was trained on.
+        """Load a model as in transformers, or an adapter's folder together with the model it was trained on.
 
         Raises:
-            ValueError: the adapter is of other classes than that model, or over one with an adapter, or of a network
-                with weights that are in neither, as `load_for_transfer` makes them.
+            ValueError: the adapter has other classes than that model, was trained on top of another adapter, or its
+                network has weights that neither of them holds, such as those added by `load_for_transfer`.
         """
         place = place_of(pretrained_model_name_or_path)
         if place is not None:
             check_one_model(place)
         if place is not None and is_adapter(Path(place)):
-            # transformers takes a folder with a config for a whole model: the config is that of model and adapter.
+            # transformers would load a folder with a config, here that of model and adapter, as a full model.
             adapter = adapter_config(place)
             kwargs.setdefault("config", cls.config_class.from_pretrained(place))
             kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
@@ -243,7 +244,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _weights_besides(cls, base: PSELDNetConfig, config: PSELDNetConfig, modules: Sequence[str]) -> list[str]:
-        """The weights of a network that one with the config `base` has not in that shape, but for those of modules."""
+        """List the weights outside `modules` that a network with the config `base` lacks or has in another shape."""
         with torch.device("meta"):
             there, wanted = (cls(deepcopy(of)).state_dict() for of in (base, config))
         return [
@@ -254,28 +255,29 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
     @property
     def peft_model(self) -> nn.Module | None:
-        """What PEFT made of the network, as long as an adapter that was loaded with it is in it: saves the adapter."""
+        """The `PeftModel` around the network while it contains the adapter it was loaded with; saves the adapter."""
         adapted = self.__dict__.get("peft_model")
         return adapted if adapted is not None and has_adapter(self) else None
 
     def load_adapter(
         self, peft_model_id: str | os.PathLike | None = None, adapter_name: str | None = None, *args, **kwargs
     ):
-        """As in transformers, but for adapters of other classes, and those of which it leaves out a part, as of DoRA.
+        """Load an adapter as in transformers, but check that it fits and is loaded completely.
 
         Raises:
-            ValueError: it is one of these, or over another adapter.
+            ValueError: the adapter has other classes or was trained on top of another adapter, the model already has
+                one from [`load`], or transformers leaves out some of its weights, as it does with DoRA.
         """
         if self.peft_model is not None:
             check_no_adapter(self)
         if peft_model_id is not None:
             check_adapter(self.config, peft_model_id, **{**(kwargs.get("adapter_kwargs") or {}), **kwargs})
         loaded = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
-        # Among these are those of other adapters.
+        # `missing_keys` includes those of other adapters.
         missing = [name for name in loaded.missing_keys if f".{adapter_name or 'default'}." in f"{name}."]
         mismatched = (name for name, *_ in loaded.mismatched_keys)
         if left_out := sorted({*missing, *loaded.unexpected_keys, *mismatched}):
-            # transformers but logs it.
+            # transformers merely logs this.
             raise ValueError(
                 f"transformers leaves {len(left_out)} weights of the adapter out, {left_out[0]} among them: load it by"
                 " modeling_pseldnet.load or PeftModel.from_pretrained"
@@ -283,17 +285,17 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         return loaded
 
     def get_input_embeddings(self) -> nn.Module:
-        """What features pass first, one for both branches of EINV2: of it PEFT, torchao and NEFTune take hold."""
+        """Return the input normalisation, shared by both branches of EINV2; PEFT, torchao and NEFTune hook into it."""
         return self.base_model.input_norm
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.base_model.input_norm = value
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """As in transformers; the folder then loads by every way, pipeline and remote code included.
+        """Save as in transformers; the folder can then be loaded in every way, also by the pipeline or as remote code.
 
-        Of a model with an adapter, of `load_adapter` or of [`load`], the adapter alone is saved, with the config,
-        which names classes.
+        If the model has an adapter, from `load_adapter` or [`load`], only the adapter is saved, with the config that
+        names its classes.
         """
         if self.peft_model is not None:
             self.peft_model.save_pretrained(save_directory, is_main_process=is_main_process)
@@ -316,7 +318,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             self.complete_hub_folder(staging)
             saved, weights = {path.name for path in staging.iterdir()}, weight_files(kwargs.get("variant"))
             if any(map(weights.fullmatch, saved)):
-                # Of weights in one file and in several, the one file would be loaded, however old.
+                # If weights exist both in one file and in shards, the one file would be loaded, however old it is.
                 for path in folder.iterdir():
                     if weights.fullmatch(path.name) and path.name not in saved:
                         path.unlink()
@@ -325,7 +327,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         self, working_dir: str | os.PathLike, repo_id: str, files_timestamps: dict[str, float], *args, **kwargs
     ):
         if FEATURE_EXTRACTOR_NAME not in files_timestamps:
-            # One that was not there before is no user's, as that in the repository may be.
+            # An extractor that was created only now must not replace one that the user put in the repository.
             options = {name: kwargs.get(name) for name in ("token", "revision")}
             take_pushed_extractor(self.config, working_dir, repo_id, **options)
         if self.peft_model is not None:
@@ -334,14 +336,14 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, **kwargs)
 
     def complete_hub_folder(self, folder: str | os.PathLike, name: str | None = None) -> None:
-        """Adds to a folder in which the model is saved what others need to load it; see `hub_folder.py`."""
+        """Add to the folder of a saved model what others need to load it; see `hub_folder.py`."""
         if getattr(self, "_hf_peft_config_loaded", False) or self.peft_model is not None:
             save_for_adapter(self.config, folder)
         else:
             complete_folder(self, folder, name)
 
     def enable_adapters(self) -> None:
-        """As in transformers, which passes over the modules that an adapter has saved whole, such as heads."""
+        """As in transformers, which misses modules that the adapter saves in full, such as heads."""
         super().enable_adapters()
         for module in self.modules():
             if hasattr(module, "modules_to_save") and hasattr(module, "enable_adapters"):
@@ -351,8 +353,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
-            # Scaled to the number of inputs: heads of wide networks would start where the tanh is flat otherwise.
-            # With a bias of 0 silent patches reach a layer norm as exact zeros, whose gradients drown all others.
+            # Scaled by fan-in, or the heads of wide networks would start where the tanh saturates. Not with a bias of
+            # 0, or silent patches would reach a layer norm as exact zeros, whose gradients drown out all others.
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:
                 bound = module.weight[0].numel() ** -0.5
@@ -363,7 +365,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
 @contextmanager
 def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
-    """Attention that knows its weights, as SDPA does not."""
+    """Use eager attention, which returns its weights, unlike SDPA."""
     chosen = config._attn_implementation
     logger.warning_once(
         f"`{chosen}` attention does not give its weights: falling back to eager attention for"
@@ -377,7 +379,7 @@ def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
 
 
 class PSELDNetModel(PSELDNetPreTrainedModel):
-    """The encoder: features in, an embedding of each 100-ms frame out."""
+    """A PSELDNet without heads, which returns an embedding of each 100-ms frame."""
 
     _auto_class = "AutoModel"
 
@@ -393,12 +395,12 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
 
     @property
     def max_frames(self) -> int:
-        """Feature frames in the longest input, the one at its very end included."""
+        """Number of feature frames in the longest input, including the one at its very end."""
         return self.config.window_frames + 1
 
     @property
     def padded_frames(self) -> int:
-        """The frames of the longest input, or a few more, so that the encoder's steps of time span all of a window."""
+        """Number of frames that inputs are padded to, so that the encoder's time steps cover a whole window."""
         step = self.encoder.time_reduction
         return max(self.max_frames, -(-self.config.window_frames // step) * step)
 
@@ -415,17 +417,17 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         r"""
         Args:
             input_features (`torch.FloatTensor` of shape `(batch, channels, frames, mel bins)`):
-                From [`PSELDNetFeatureExtractor`]; up to `window_seconds`; of any type of floats.
+                Features from [`PSELDNetFeatureExtractor`], up to `window_seconds` long, of any float type.
             attention_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*):
-                1 for frames of the recording, 0 for padding, which does not change the other frames' outputs.
+                1 for frames of the recording, 0 for padding, which does not affect the outputs of the other frames.
             output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
-                As everywhere in transformers; the config's if left out.
+                As in transformers. Default to the config's values.
             output_embeddings (`bool`, *optional*, defaults to `True`):
-                Whether `last_hidden_state` is computed.
+                Whether to compute `last_hidden_state`.
 
         Raises:
             TypeError: an argument is unknown.
-            ValueError: the features have another number of channels or mel bins than the model, or too many frames.
+            ValueError: the features do not have the model's number of channels or mel bins, or have too many frames.
         """
         refuse_unknown(kwargs, (*FORWARD_ARGUMENTS, "output_embeddings"), type(self).__name__)
         if input_features.ndim != 4:
@@ -451,7 +453,7 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
                     f" {(len(input_features), num_frames)}"
                 )
             normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
-        # Every input is a whole window, so that it makes no difference what else is in its batch.
+        # Every input is padded to a whole window, so that its outputs do not depend on the rest of the batch.
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - num_frames))
         wanted = self.config.output_attentions if output_attentions is None else output_attentions
         with_weights = wanted and self.config._attn_implementation != "eager"
@@ -478,14 +480,14 @@ class Heads(nn.Module):
         return getattr(self, name)
 
     def forward(self, feature_map: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What each head makes of the feature map, or of that of its branch: distance is told where direction is."""
+        """Apply each head to the feature map, or to that of its branch; the distance head uses the DOA branch."""
         maps = feature_map if isinstance(feature_map, dict) else {}
         other = maps.get("doa", feature_map)
         return {name: head(maps.get(name, other)) for name, head in self.named_children()}
 
 
 def names_data_columns(forward: Callable) -> Callable:
-    """Declares columns of data beside the arguments of `forward`, so that `Trainer` leaves them to the collator."""
+    """Add data-set columns to the signature of `forward`, so that `Trainer` leaves them to the collator."""
     signature = inspect.signature(forward)
     *arguments, rest = signature.parameters.values()
     columns = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in DATA_COLUMNS]
@@ -494,7 +496,7 @@ def names_data_columns(forward: Callable) -> Callable:
 
 
 class PSELDNetForSELD(PSELDNetPreTrainedModel):
-    """A PSELDNet with the heads of its output format: what sounds, when and from which direction."""
+    """A PSELDNet with the heads of its output format, for sound event localization and detection."""
 
     _auto_class = "AutoModelForAudioFrameClassification"
 
@@ -525,10 +527,11 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         r"""
         Args:
             input_features, attention_mask, output_hidden_states, output_attentions, return_dict:
-                As in [`PSELDNetModel`]. Label frames that are padding altogether are silent and have no loss.
+                As in [`PSELDNetModel`]. Label frames that are all padding are silent and have no loss.
             labels (`torch.FloatTensor` of shape `(batch, label frames, …)`, *optional*):
-                As the output format's `encode` makes them of events; for the ACCDOA formats of the shape of `accdoa`,
-                for EINV2 and SEDDOA `(batch, label frames, 3, classes + 3)`. Frames of -100 have no loss.
+                Labels from `encode_labels`: of the shape of `accdoa` for the ACCDOA formats, and
+                `(batch, label frames, 3, classes + 3)` for EINV2 and SEDDOA, plus distance and `onscreen` if the model
+                has them. Frames of -100 have no loss.
 
         Raises:
             TypeError: an argument is unknown.
@@ -565,33 +568,33 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         )
 
     def num_label_frames(self, num_frames: int) -> int:
-        """Label frames that `num_frames` feature frames span; the last may be partly filled."""
+        """Return how many label frames `num_frames` feature frames span; the last may be partly filled."""
         return self.config.num_label_frames(num_frames)
 
     def encode_labels(self, events: Events, num_frames: int) -> torch.Tensor:
-        """Labels (num_frames, …) of a recording or a window, for `forward`: a frame is 100 ms.
+        """Encode the events of a recording or a window as labels (num_frames, …) for `forward`, one frame per 100 ms.
 
         Args:
-            events: with the model's class indices; those after `num_frames` are left out.
-            num_frames: label frames, as `num_label_frames` counts them.
+            events: events with the model's class indices; those after `num_frames` are left out.
+            num_frames: number of label frames, as returned by `num_label_frames`.
 
         Raises:
-            ValueError: the model has no such class.
+            ValueError: the model lacks a class, or learns `onscreen` and the events do not have it.
         """
         return self.output_format.encode(events, num_frames)
 
     def predict(self, input_features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The outputs alone, by name, each (batch, label frames, …)."""
+        """Return only the outputs, by name, each (batch, label frames, …)."""
         outputs = self(input_features, return_dict=True)
         return {name: outputs[name] for name in self.output_format.output_names}
 
     def _label_frame_mask(self, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """Which label frames begin before the padding does, (batch, label frames)."""
-        # A feature frame later, as the one at the very end of a recording begins no label frame.
+        """Return which label frames begin before the padding, (batch, label frames)."""
+        # One feature frame later, because the one at the very end of a recording does not begin a label frame.
         step = self.config.feature_frames_per_label_frame
         later = attention_mask[:, 1::step] if attention_mask.shape[1] > 1 else attention_mask
         mask = later[:, :num_frames].bool()
-        # A recording has a label frame, however short it is.
+        # Even the shortest recording has one label frame.
         return torch.cat([mask[:, :1] | attention_mask[:, :1].bool(), mask[:, 1:]], dim=1)
 
     def _outputs(

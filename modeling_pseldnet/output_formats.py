@@ -1,4 +1,4 @@
-"""Output formats: how events become labels, labels and outputs a loss, and outputs events; one file a family."""
+"""Output formats: from events to labels, from labels and outputs to a loss, and from outputs to events."""
 
 from typing import Protocol
 
@@ -12,15 +12,15 @@ from .format_einv2 import EINV2Format, SEDDOAFormat
 
 
 class OutputFormat(Protocol):
-    """What a model has to know of its output format, and nothing else of it.
+    """The interface between a model and its output format.
 
     Attributes:
-        output_names: fields of the model's output that hold what it predicts.
-        head_sizes: numbers a frame that each head gives, by the head's name.
-        silence: what each head gives where a recording is padded.
-        class_heads: names of the heads whose numbers are, last, one a class; the first of them tells classes.
-        numbers_a_class: what that one gives a frame for each class, of three axes.
-        num_axes: 3, or 2 where directions have no elevation and are told in front alone.
+        output_names: fields of the model's output that hold its predictions.
+        head_sizes: number of outputs per frame of each head, by name.
+        silence: value of each head in padded frames.
+        class_heads: names of the heads whose last axis is the class; the first of them is the one for activity.
+        numbers_a_class: outputs of that head per frame and class, with three axes.
+        num_axes: 3, or 2 for directions without elevation, in front only.
     """
 
     output_names: tuple[str, ...]
@@ -33,37 +33,37 @@ class OutputFormat(Protocol):
     def head_sizes(self) -> dict[str, int]: ...
 
     def outputs(self, heads: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Heads (batch, frames, numbers) as the fields of `output_names`."""
+        """Convert heads (batch, frames, numbers) to the fields of `output_names`."""
 
     def encode(self, events: Events, num_frames: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Labels (frames, …) of one recording or window.
+        """Encode the events of one recording or window as labels (frames, …).
 
         Raises:
-            ValueError: the model has no such class.
+            ValueError: the model lacks a class, or learns `onscreen` and the events do not have it.
         """
 
     def decode_labels(self, labels: np.ndarray) -> Events:
-        """The events of labels (frames, …); none of frames that are padded with -100."""
+        """Recover the events of labels (frames, …); none in frames padded with -100."""
 
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The loss, a scalar, of all frames but those whose labels are -100 or whose `mask` (batch, frames) is 0.
+        """Return the scalar loss over all frames, except those with labels of -100 or a `mask` (batch, frames) of 0.
 
         Raises:
-            ValueError: the labels are of another shape.
+            ValueError: the labels have the wrong shape.
         """
 
     def loss_parts(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """`loss`, and by name what it is made of."""
+        """Return `loss` and its parts, by name."""
 
     def align_tracks(self, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs (frames, …) with tracks in the order of the reference's, so that they can be averaged."""
+        """Return outputs (frames, …) with tracks in the order of the reference, so that they can be averaged."""
 
     def decode(self, outputs: dict[str, np.ndarray], threshold: float | np.ndarray = 0.5) -> Events:
-        """The events of outputs (frames, …) of one recording; none of frames that are padded with -100."""
+        """Decode the events of outputs (frames, …) of one recording; none in frames padded with -100."""
 
 
 FORMATS: dict[str, type[OutputFormat]] = {
@@ -75,5 +75,5 @@ FORMATS: dict[str, type[OutputFormat]] = {
 
 
 def get_output_format(config: PSELDNetConfig) -> OutputFormat:
-    """The output format that `config` names, set up for its classes."""
+    """Return the output format of a config, set up for its classes."""
     return FORMATS[config.output_format](config)

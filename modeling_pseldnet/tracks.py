@@ -1,4 +1,4 @@
-"""Tracks, which have no order: matched with those of labels or of another window, and made events of."""
+"""Tracks, which have no fixed order: matching them with labels or other windows, and decoding them to events."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
@@ -11,22 +11,25 @@ from .events import Events, vector_to_direction
 
 
 NUM_TRACKS = 3
-# Nothing is nearer for a logarithm, nor farther for an exponential.
+# Bounds of distances: the smallest before a logarithm, and the largest logarithm before an exponential.
 LEAST_METRES, MAX_LOG_METRES = 0.01, float(np.log(100.0))
-# What transformers pads outputs and labels of different lengths with: such a frame has no loss and is not scored.
+# transformers pads outputs and labels of different lengths with this; such frames have no loss and are not scored.
 PADDED_LABEL = -100
 
 
 def checked_labels(
     labels: torch.Tensor, output: torch.Tensor, shapes: Iterable[tuple[int, ...]], mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels with 0 in padded frames, and which frames count, (batch, frames) of 0 and 1, float32.
+    """Check the shape of labels and set padded frames to 0.
 
     Args:
         labels: (batch, frames, …).
         output: one of the outputs, (batch, frames, …).
-        shapes: what may follow batch and frames in labels.
-        mask: 0 for frames that do not count, (batch, frames).
+        shapes: accepted shapes after the batch and frame axes.
+        mask: (batch, frames), 0 for frames that do not count.
+
+    Returns:
+        The labels, and which frames count, (batch, frames) of 0 and 1, float32.
 
     Raises:
         ValueError: the labels have another shape.
@@ -44,52 +47,52 @@ def checked_labels(
 
 
 def mean_of_frames(error: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The mean of errors (batch, frames, …) over frames that count, (batch, frames) of 0 and 1."""
+    """Average errors (batch, frames, …) over the frames that count, (batch, frames) of 0 and 1."""
     of_frames = error.float().flatten(2).mean(2) if error.ndim > 2 else error.float()
     return (of_frames * counts).sum() / counts.sum().clamp(min=1)
 
 
 def without_padding(values: np.ndarray) -> np.ndarray:
-    """Outputs (frames, …) as float32, 0 in the frames that are padded."""
+    """Return outputs (frames, …) as float32, with 0 in padded frames."""
     values = np.asarray(values, dtype=np.float32)
     padded = (values.reshape(len(values), -1) == PADDED_LABEL).all(1)
     return np.where(padded.reshape(-1, *[1] * (values.ndim - 1)), np.float32(0), values) if padded.any() else values
 
 
 def pairwise(loss: Callable, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean loss between each track and each label slot: two of (batch, frames, 3, …) to (batch, frames, 3, 3)."""
+    """Return the mean loss of each track and label slot: (batch, frames, 3, …) twice to (batch, frames, 3, 3)."""
     prediction, target = torch.broadcast_tensors(prediction.unsqueeze(3), target.unsqueeze(2))
     return loss(prediction, target, reduction="none").flatten(4).mean(-1)
 
 
 @torch.no_grad()
 def best_order(cost: torch.Tensor) -> torch.Tensor:
-    """The label slot for each track (batch, frames, 3) that costs least, of a cost for each track and slot."""
+    """Return the label slot for each track (batch, frames, 3) that minimises the cost (batch, frames, 3, 3)."""
     orders = torch.tensor(list(permutations(range(NUM_TRACKS))), device=cost.device)
-    # A column an order: 1 where a track has a slot in it.
+    # One column per order, with 1 where it assigns a slot to a track.
     chosen = nn.functional.one_hot(orders, NUM_TRACKS).flatten(1).T.to(cost.dtype)
     return orders[(cost.flatten(2) @ chosen).argmin(-1)]
 
 
 def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Mean cost of each frame, (batch, frames), when each track predicts its label slot in `order`."""
+    """Return the mean cost of each frame, (batch, frames), when each track predicts its label slot in `order`."""
     return cost.gather(3, order.unsqueeze(3)).mean((2, 3))
 
 
 def nearest_order(tracks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Which of `tracks` stands for each track of `reference`, (batch, frames, 3), so that they differ least in square.
+    """Match one of `tracks` to each track of `reference`, with the least squared difference: (batch, frames, 3).
 
-    Every frame has its own order, as in training, where the loss is free to choose one for each frame.
+    Every frame has its own order, because in training the loss chooses one for each frame.
 
     Args:
         tracks, reference: vectors (batch, frames, 3, numbers).
     """
-    # Of (a - b)² only -2ab is not the same for every order.
+    # In (a - b)², only -2ab depends on the order.
     return best_order(-(reference.unsqueeze(3) * tracks.unsqueeze(2)).sum(-1))
 
 
 def occurrence(keys: np.ndarray) -> np.ndarray:
-    """How many earlier entries equal each entry of `keys` (n,)."""
+    """Count how many earlier entries equal each entry of `keys` (n,)."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, dtype=np.int64)
@@ -100,27 +103,27 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
 
 
 def as_indices(device: str | torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
-    """Arrays of whole numbers as tensors to index with."""
+    """Convert integer arrays to index tensors."""
     return [torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device) for array in arrays]
 
 
 def check_classes(events: Events, num_classes: int) -> None:
-    """Refuses events of classes that a model does not have.
+    """Check that a model has the classes of all events.
 
     Raises:
-        ValueError: there is one.
+        ValueError: it lacks one.
     """
     if len(events) and events.class_id.max() >= num_classes:
         raise ValueError(f"class {events.class_id.max()} is not one of the {num_classes} of the model")
 
 
 def known_distance(events: Events) -> np.ndarray:
-    """Distances in metres, (rows,), 0 where they are not known."""
+    """Return distances in metres, (rows,), 0 if unknown."""
     return np.zeros(len(events)) if events.distance is None else np.nan_to_num(events.distance)
 
 
 def distance_activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What makes metres, not negative, of a head's outputs; far below 0 they are silence, whose distance is 0."""
+    """Return the function from a head's outputs to non-negative metres; outputs far below 0, silence, give 0."""
     return {"softplus": nn.functional.softplus, "relu": nn.functional.relu, "exp": _bounded_exp}[name]
 
 
@@ -129,7 +132,7 @@ def _bounded_exp(values: torch.Tensor) -> torch.Tensor:
 
 
 def distance_error(name: str, prediction: torch.Tensor, metres: torch.Tensor) -> torch.Tensor:
-    """The error of distances, `"relative"`, `"log"` or, for `"joint"`, squared; 0 where `metres`, not known, are 0."""
+    """Return the `"relative"`, `"log"` or, for `"joint"`, squared error of distances; 0 if `metres` is 0 (unknown)."""
     known = metres > 0
     metres = torch.where(known, metres, 1.0)
     if name == "log":
@@ -141,10 +144,10 @@ def distance_error(name: str, prediction: torch.Tensor, metres: torch.Tensor) ->
 
 
 def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray, beside: Sequence[str] = ()) -> Events:
-    """Vectors (frames, tracks, classes, 3 + …) longer than the threshold, one or one a class, as events.
+    """Return vectors (frames, tracks, classes, 3 + …) longer than the threshold, a scalar or (classes,), as events.
 
     Args:
-        beside: what the numbers after x, y, z are: `"distance"` in metres, `"onscreen"` as a probability.
+        beside: names of the numbers after x, y, z: `"distance"` in metres, `"onscreen"` as a probability.
     """
     length = np.sqrt(np.einsum("ftcd,ftcd->ftc", vectors[..., :3], vectors[..., :3]))
     frame, track, class_id = np.nonzero(length > threshold)
@@ -159,21 +162,20 @@ def vectors_to_events(vectors: np.ndarray, threshold: float | np.ndarray, beside
 def unify_tracks(
     vectors: np.ndarray, threshold: float | np.ndarray, unify_degrees: float, repeats_first: bool = False
 ) -> np.ndarray:
-    """Replaces active tracks of a class that are close to each other by their mean, and inactive tracks by zero.
+    """Replace active tracks of a class that are close to each other by their mean, and inactive tracks by zero.
 
-    What stands beside their vectors, such as distances, is averaged with them.
-
-    Two close tracks of three become one; when two or three of the three pairs are close, all become one.
+    Numbers beside their vectors, such as distances, are averaged too. Two close tracks of three become one; if two or
+    three of the three pairs are close, all become one.
 
     Args:
         vectors: (frames, 3, classes, 3 + …).
-        threshold: activity, one or (classes,).
-        unify_degrees: angle below which two tracks are one source.
-        repeats_first: whether, beside the mean of tracks 2 and 0, track 0 stands where track 1 would be due: so it is
-            in published scores of multi-ACCDOA.
+        threshold: activity, a scalar or (classes,).
+        unify_degrees: angle below which two tracks are the same source.
+        repeats_first: whether track 0 takes the place of an active track 1 if tracks 2 and 0 are merged, as in the
+            published scores of multi-ACCDOA.
     """
     active = np.linalg.norm(vectors[..., :3], axis=-1) > threshold
-    # Few classes are active on two tracks at a time: the rest of the work is on those alone.
+    # Few classes are active on several tracks at once: the rest of the work is limited to those.
     frame, class_id = np.nonzero(active.sum(1) > 1)
     on = active[frame, :, class_id]
     several = vectors[frame, :, class_id] * on[..., None]
