@@ -1,4 +1,4 @@
-"""Hub folders: a model with its extractor, its code, its pipeline and a model card, complete for others to load."""
+"""Hub folders: a model with its extractor, code, pipeline and model card, all that others need to load it."""
 
 import json
 import os
@@ -20,18 +20,18 @@ from .fitting import adopt_extractor, check_extractor, fitting_extractor, fittin
 from .pipeline_pseldnet import TASK, SoundEventLocalizationAndDetectionPipeline
 
 
-# The code of a model, pipeline and all: every module of this folder, where it is that of the package, and every one
-# that this module leads to, where transformers has fetched the code of a model.
+# The code saved with a model: all modules of this folder, which is that of the package or, for remote code, the one to
+# which transformers copied this module and its imports.
 CODE = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "__init__.py")
-# What the code imports.
+# Packages that the code imports.
 PACKAGES = ("numpy", "soundfile", "torch", "transformers")
-# What transformers and PEFT write where there is no card, and what `Trainer` does.
+# Placeholders in the card templates of transformers and PEFT, and in that of `Trainer`.
 FORM = re.compile(r"\[More Information Needed\]|^More information needed$", re.MULTILINE)
-# What is kept of a card of `Trainer`: what it scored, and how it was trained.
+# Parts of `Trainer`'s card that are kept: its scores, and how it was trained.
 KEPT = re.compile(r"^It achieves the following .*?(?=^## )|^## Training procedure$.*", re.MULTILINE | re.DOTALL)
-# What is kept of the metadata of a form: what `push_to_hub` has been given.
+# Metadata of a template that are kept: those that users pass to `push_to_hub`.
 GIVEN = ("license", "language", "datasets", "tags")
-# What a model is tagged with on the Hub.
+# Tags of a model on the Hub.
 TAGS = [TASK, "sound-event-detection", "direction-of-arrival", "spatial-audio", "pseldnet"]
 # As `Pipeline.save_pretrained` writes it.
 CUSTOM_PIPELINES = {
@@ -41,7 +41,7 @@ CUSTOM_PIPELINES = {
         "type": "audio",
     }
 }
-# What directions mean, by the axes of the vectors that a network tells.
+# How directions are defined, by the number of axes of a network's vectors.
 DIRECTIONS = {
     2: """Azimuth is counter-clockwise from the front, in degrees in [-90, 90], as
   two channels only tell left from right; elevation is 0.""",
@@ -51,11 +51,11 @@ DIRECTIONS = {
 
 
 def check_output(output: str | os.PathLike, overwrite: bool, made_from: str | os.PathLike | None = None) -> None:
-    """Refuses to replace a folder that is there and not empty, or a file, unless told to; never what is read.
+    """Check that writing `output` replaces no file or non-empty folder, unless `overwrite`, and never its own input.
 
     Raises:
-        FileExistsError: it is there.
-        ValueError: what the output is `made_from` lies in it.
+        FileExistsError: `output` exists.
+        ValueError: `made_from`, the input, lies in `output`.
     """
     output = Path(output)
     if made_from is not None and Path(made_from).resolve().is_relative_to(output.resolve()):
@@ -70,13 +70,13 @@ def save_hub_folder(
     card: str,
     feature_extractor: PSELDNetFeatureExtractor | None = None,
 ) -> None:
-    """Writes a model with its extractor, its code, its pipeline and a card, whole or not at all.
+    """Write a model with its extractor, code, pipeline and card, whole or not at all.
 
     Args:
         model: the network.
         output: the folder to write.
         card: text of its README.
-        feature_extractor: makes what the network takes; [`fitting_extractor`] by default.
+        feature_extractor: the network's extractor. Defaults to [`fitting_extractor`].
 
     Raises:
         ValueError: the extractor does not fit the network.
@@ -90,15 +90,15 @@ def save_hub_folder(
 
 
 def complete_folder(model: PreTrainedModel, folder: str | os.PathLike, name: str | None = None) -> None:
-    """Adds to a model that has been saved what it takes to load it by every way: code, pipeline, extractor and card.
+    """Add to a saved model what is needed to load it in every way: code, pipeline, extractor and card.
 
-    An extractor that is there and fits stays, as does a card, but for a form that nobody has filled in, of which the
-    metadata stays.
+    An existing extractor that fits is kept, and so is a card, unless it is an unfilled template, whose metadata are
+    kept.
 
     Args:
-        model: what was saved.
-        folder: where.
-        name: of the repository that the folder is for.
+        model: the model that was saved.
+        folder: the folder it was saved to.
+        name: name of the repository that the folder is for.
     """
     folder = Path(folder)
     for module in CODE:
@@ -115,7 +115,7 @@ def complete_folder(model: PreTrainedModel, folder: str | os.PathLike, name: str
 def _complete_card(
     config: PSELDNetConfig, path: Path, extractor: PSELDNetFeatureExtractor | None, name: str | None
 ) -> None:
-    """Writes a card where there is none, or but a form; its metadata and what `Trainer` says of training stay."""
+    """Write a card if there is none or only a template, whose metadata and `Trainer` report are kept."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not FORM.search(text):
         return
@@ -126,27 +126,27 @@ def _complete_card(
 
 
 def _given_metadata(path: Path) -> dict[str, Any]:
-    """What the metadata of a form says that only its user can know."""
+    """Return the metadata of a template that only the user can have provided."""
     try:
         metadata = metadata_load(path) or {}
     except Exception:
-        # Whatever is there may be broken in any way.
+        # The file may be broken in any way.
         return {}
     return {key: metadata[key] for key in GIVEN if metadata.get(key)}
 
 
 def save_for_adapter(config: PSELDNetConfig, folder: str | os.PathLike) -> None:
-    """Saves with an adapter what its classes are, by the config of the whole, and the feature extractor."""
+    """Save the model's config, which names the classes, and the feature extractor with an adapter."""
     config.save_pretrained(folder)
     _save_extractor(config, Path(folder))
 
 
 def take_pushed_extractor(config: PSELDNetConfig, folder: str | os.PathLike, name: str, **options) -> None:
-    """Puts into a folder that is to be uploaded the extractor of the repository, if there is one that fits a model.
+    """Copy the extractor of a repository, if it has one that fits the model, into a folder to be uploaded.
 
     Args:
-        name: of the repository.
-        options: of loading, such as `token`.
+        name: name of the repository.
+        options: loading options, such as `token`.
     """
     extractor = _extractor_at(name, config, local_files_only=False, **options)
     if extractor is not None:
@@ -166,7 +166,7 @@ def adopt_saved_extractor(config: PSELDNetConfig, place: str | os.PathLike, **op
 
 
 def is_default_extractor(folder: str | os.PathLike, config: PSELDNetConfig) -> bool:
-    """Whether the extractor in a folder, if any, is the one that a network gets for want of another."""
+    """Whether a folder has no fitting extractor, or only the one that a network gets by default."""
     extractor = _extractor_at(folder, config)
     if extractor is None:
         return True
@@ -175,12 +175,12 @@ def is_default_extractor(folder: str | os.PathLike, config: PSELDNetConfig) -> b
 
 
 def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtractor | None:
-    """Saves the extractor in a folder, or else the one that a model was loaded with or one that fits."""
+    """Save the extractor already in a folder, or else the one that the model was loaded with, or one that fits."""
     extractor = _extractor_at(folder, config) or _extractor_at(place_of(config.name_or_path), config)
     if extractor is None and fitting_types(config):
         extractor = fitting_extractor(config)
     if extractor is not None:
-        # One that is there too, as an upload leaves out what has not been written anew.
+        # Even one that is already there: an upload skips files that have not been rewritten.
         extractor.save_pretrained(folder)
     return extractor
 
@@ -188,12 +188,12 @@ def _save_extractor(config: PSELDNetConfig, folder: Path) -> PSELDNetFeatureExtr
 def _extractor_at(
     place: str | os.PathLike | None, config: PSELDNetConfig, local_files_only: bool = True, **options
 ) -> PSELDNetFeatureExtractor | None:
-    """The feature extractor in a folder or on the Hub, by default in its cache, if there is one that fits a model."""
+    """Load the feature extractor from a folder, the Hub's cache or the Hub; None if there is none that fits."""
     try:
         extractor = PSELDNetFeatureExtractor.from_pretrained(place, local_files_only=local_files_only, **options)
         check_extractor(extractor, config)
     except Exception:
-        # Whatever is there may be broken in any way.
+        # The file may be broken in any way.
         return None
     return extractor
 
@@ -206,15 +206,15 @@ def model_card(
     name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> str:
-    """The README of a model, with the metadata that the Hub reads.
+    """Return the README of a model, with metadata for the Hub.
 
     Args:
-        config: of the model.
-        source: what it was made from, if that is to be said.
-        feature_extractor: the one that is saved with it; [`fitting_extractor`] by default.
-        made: how it was made from that.
-        name: of the repository that it is for.
-        metadata: more for the Hub to read, such as a `license`.
+        config: the model's config.
+        source: what the model was made from, if it is to be named.
+        feature_extractor: the extractor saved with the model. Defaults to [`fitting_extractor`].
+        made: how the model was made from the source.
+        name: name of the repository that the model is for.
+        metadata: more metadata, such as a `license`.
     """
     extractor = feature_extractor or (fitting_extractor(config) if fitting_types(config) else None)
     audio = extractor.audio if extractor else f"audio whose features have {config.num_channels} channels"

@@ -1,4 +1,4 @@
-"""Recordings of any length through a model that takes ten seconds, in bounded memory."""
+"""Run a model, which takes ten seconds at once, on recordings of any length in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,18 +24,18 @@ from .timeline import link_tracks
 
 FRAMES_PER_SECOND = 10
 Outputs = dict[str, np.ndarray]
-# Below -120 dB of full scale in every channel nothing sounds, whatever a network makes of it.
+# Frames below -120 dB of full scale in every channel have no events, whatever the network predicts.
 SILENCE = 1e-6
 
 
 class Window(NamedTuple):
-    """What a model makes of a window.
+    """A model's outputs for one window.
 
     Attributes:
-        first: frame of the recording that it begins with.
+        first: index of its first frame in the recording.
         outputs: arrays (frames, …), float32.
-        peak: its level in each frame, (frames,).
-        weight: of each frame where windows overlap, (frames,); that of a whole window if left out.
+        peak: peak level of the audio in each frame, (frames,).
+        weight: weight of each frame where windows overlap, (frames,). Defaults to that of a whole window.
     """
 
     first: int
@@ -44,14 +44,14 @@ class Window(NamedTuple):
     weight: np.ndarray | None = None
 
     def part(self, begin: int, end: int | None = None) -> "Window":
-        """Its frames from `begin` up to `end`, as a window."""
+        """Return the frames from `begin` up to `end` as a window."""
         outputs = {name: values[begin:end] for name, values in self.outputs.items()}
         return Window(self.first + begin, outputs, self.peak[begin:end], self.weights()[begin:end])
 
     def weights(self) -> np.ndarray:
-        """The weight of each frame, (frames,): in a whole window the less, the nearer it is to an end.
+        """Return the weight of each frame, (frames,), which falls towards the ends of a window.
 
-        There the model knows less of what is around it.
+        There, the model has heard less of what comes before or after.
         """
         if self.weight is not None:
             return self.weight
@@ -72,32 +72,33 @@ def detect(
     dtype: torch.dtype | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Events:
-    """What sounds in a recording, when and from which direction, and how far where the model tells that.
+    """Detect the sound events in a recording, with directions and, if the model estimates them, distances.
 
     Args:
-        model, feature_extractor: a [`PSELDNetForSELD`] and its extractor, as loaded; the model runs where its weights
-            are.
-        source: a file or its bytes, or an array (channels, samples) and its rate; all that [`Recording`] takes.
-        channel_format (`str`): what the channels are, as for [`Recording`]; what the model takes if left out:
-            ambisonics as the file says, or else `"ambix"` (W, Y, Z, X, SN3D), but `"array"` or `"mono"` with features
-            of those.
-        threshold: activity above which an event is reported, one or one a class; the model's own if left out.
-        hop_seconds (`float`): step between windows, a multiple of 0.1 s. Outputs that overlap are averaged, each track
-            with the one of the same source, with less weight towards the ends of windows. Defaults to the length of a
-            window; a quarter of it finds more, at four times the work.
+        model, feature_extractor: a [`PSELDNetForSELD`] and its extractor. The model runs on the device of its weights.
+        source: a file or its bytes, an array (channels, samples) with its rate, or anything else that [`Recording`]
+            accepts.
+        channel_format (`str`): what the channels are, as in [`Recording`]. Defaults to the model's input: for
+            ambisonics what the file declares, or else `"ambix"` (W, Y, Z, X, SN3D); `"array"`, `"stereo"` or `"mono"`
+            for those features.
+        threshold: activity above which an event is reported, one for all classes or one per class. Defaults to the
+            model's own.
+        hop_seconds (`float`): step between windows, a multiple of 0.1 s. Defaults to the window length; half of it
+            finds more at twice the cost. Overlapping outputs are averaged, with tracks matched by source and less
+            weight towards the ends of windows.
         tta (`bool`): whether to average over 16 rotations and reflections of the sound field, at 16 times the work;
             see [`rotation_averaging`].
-        batch_size (`int`): windows that go through the model at once.
-        dtype: what a copy of the model computes in, such as `"bfloat16"`; `"auto"` is what its device is fast in, see
-            [`fast_dtype`]; the model's own, without a copy, if left out.
-        progress: called with the number of windows done and of all windows.
+        batch_size (`int`): number of windows in a forward pass. Defaults to 8.
+        dtype: type in which a copy of the model computes, such as `"bfloat16"`, or `"auto"` for the one that is fast
+            on its device, see [`fast_dtype`]. Defaults to the model's own, without a copy.
+        progress: called with the number of windows done and their total number.
 
     Returns:
         [`Events`] on the frames of the recording, with confidence; a source keeps its track number.
 
     Raises:
-        ValueError: the recording cannot be used, the extractor is not of the model, or a value above is out of range;
-            the message says which.
+        ValueError: the recording cannot be used, the extractor does not fit the model, or a value above is out of
+            range; the message says which.
     """
     (events,) = detect_each(
         model,
@@ -129,18 +130,18 @@ def detect_each(
     dtype: torch.dtype | str | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Iterator[Events | Exception]:
-    """[`detect`] over many recordings, the windows of which fill batches together, as short ones would not alone.
+    """Run [`detect`] on many recordings, whose windows share batches, so that short recordings fill them too.
 
     Args:
-        sources: each as for [`detect`]; opened in turn, when a batch needs its windows.
-        progress: called with the index of a recording, the number of its windows done and of all its windows.
-        others: as for [`detect`].
+        sources: sources as in [`detect`], each opened when a batch needs its windows.
+        progress: called with the index of a recording, the number of its windows done and their total number.
+        others: as in [`detect`].
 
     Returns:
-        An iterator over what each recording holds, in order, or the exception that kept it from being used.
+        An iterator over the events of each recording, in order, or the exception raised for it.
 
     Raises:
-        ValueError: the extractor is not of the model, or a value is out of range; the message says which.
+        ValueError: the extractor does not fit the model, or a value is out of range; the message says which.
     """
     check_extractor(feature_extractor, model.config)
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
@@ -163,7 +164,7 @@ def detect_each(
 
     def recordings() -> Iterator[Events | Exception]:
         windows = batched_windows(model, predict, feature_extractor, pieces(), batch_size, progress)
-        # The windows of a recording are drawn as they are decoded, so that no more than a batch is held.
+        # Windows are computed as they are decoded, so that only one batch is in memory.
         for _, of_recording in groupby(windows, key=lambda pair: pair[0].index):
             try:
                 yield decode_recording(model.output_format, of_recording, threshold)
@@ -174,15 +175,15 @@ def detect_each(
 
 
 class Piece(NamedTuple):
-    """A window of a recording before the model has heard it.
+    """A window of a recording, before the model has processed it.
 
     Attributes:
-        index: of the recording.
-        waveform: its samples (channels, samples), or what went wrong with the recording.
-        start: frame of the recording that it begins with.
-        number: which of the windows it is, from 1.
+        index: index of the recording.
+        waveform: samples (channels, samples), or the exception raised when reading the recording.
+        start: index of its first frame in the recording.
+        number: its number among the windows, from 1.
         total: number of windows of the recording.
-        num_frames: frames of the recording.
+        num_frames: number of frames of the recording.
     """
 
     index: int
@@ -194,10 +195,10 @@ class Piece(NamedTuple):
 
 
 def recording_pieces(index: int, recording: Recording, window_frames: int, hop_frames: int) -> Iterator[Piece]:
-    """The windows of a recording, read one by one."""
+    """Yield the windows of a recording, read one by one."""
     frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
     num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
-    # The last window ends where the recording does, so that its end is heard with as much before it as there is.
+    # The last window ends with the recording, so that its end has as much context as possible.
     latest = max(num_frames - window_frames, 0)
     total = 1 + ceil(latest / hop_frames)
     for number in range(total):
@@ -214,7 +215,7 @@ def batched_windows(
     batch_size: int,
     progress: Callable[[int, int, int], None] | None,
 ) -> Iterator[tuple[Piece, Window | Exception]]:
-    """Each piece and what the model makes of it, or what went wrong."""
+    """Yield each piece with the model's outputs for it, or the exception raised."""
 
     def outcomes(heard: list[Piece]) -> list[Window | Exception]:
         try:
@@ -224,7 +225,7 @@ def batched_windows(
         except Exception as error:
             if len(heard) == 1:
                 return [error]
-        # Of several only that one is to fail which is at fault; by now what they took in memory is free again.
+        # Retry one by one, so that only the faulty window fails; the batch's memory has been freed by now.
         return [outcome for piece in heard for outcome in outcomes([piece])]
 
     while batch := list(islice(pieces, batch_size)):
@@ -239,10 +240,10 @@ def batched_windows(
 def decode_recording(
     output_format: OutputFormat, windows: Iterable[tuple[Piece, Window | Exception]], threshold: np.ndarray
 ) -> Events:
-    """The events of one recording, tracks linked.
+    """Decode the events of one recording and link their tracks.
 
     Raises:
-        Exception: what went wrong with it.
+        Exception: the exception that one of its windows holds.
     """
     num_frames = 0
 
@@ -261,11 +262,11 @@ def decode_recording(
 def join_windows(
     output_format: OutputFormat, windows: Iterable[tuple[Window, int, Events]], threshold: np.ndarray
 ) -> tuple[Events, Events]:
-    """The reference and the predicted events of a recording from what its windows have of both.
+    """Return the reference and the predicted events of a recording, joined from its windows.
 
     Args:
-        windows: in order, what the model makes of each, the number of its frames that are of the recording, and the
-            events in it.
+        windows: for each window, in order, the model's outputs, the number of its frames that lie in the recording,
+            and its reference events.
     """
     references, end = [], 0
 
@@ -273,7 +274,7 @@ def join_windows(
         nonlocal end
         for window, num_frames, events in windows:
             events = events.replace(frame=events.frame + window.first)
-            # What an earlier window reached is known already.
+            # Earlier windows have already covered the frames before `end`.
             references.append(events[events.frame >= end])
             end = max(end, window.first + num_frames)
             yield window
@@ -283,15 +284,15 @@ def join_windows(
 
 
 def scored_frames(peak: np.ndarray, num_frames: int, events: Events) -> np.ndarray:
-    """Which frames of a window have a loss and a score: those of the recording, but for silence without an event.
+    """Return which frames of a window have a loss and a score: those of the recording, except silence without events.
 
     Args:
-        peak: level of each frame, (frames,).
-        num_frames: how many of them are of the recording.
-        events: in the window.
+        peak: peak level of each frame, (frames,).
+        num_frames: how many frames lie in the recording.
+        events: the events in the window.
 
     Returns:
-        (frames,) of bool.
+        (frames,), bool.
     """
     counts = peak > SILENCE
     counts[events.frame[events.frame < len(peak)]] = True
@@ -303,7 +304,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where there are matrix units for it, as in GPUs since Ampere and processors with AMX; else float32."""
+    """Return bfloat16 for hardware with matrix units for it (GPUs since Ampere, CPUs with AMX), otherwise float32."""
     if device.type == "cuda":
         has_units = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
@@ -312,10 +313,10 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def in_dtype(model: PreTrainedModel, dtype: torch.dtype | str | None) -> PreTrainedModel:
-    """The model, or a copy of it that computes in another type.
+    """Return the model, or a copy of it that computes in another type.
 
     Raises:
-        ValueError: there is no such type.
+        ValueError: the type is unknown.
     """
     if dtype is not None and dtype != "auto" and dtype not in (*DTYPES, *DTYPES.values()):
         raise ValueError(f"dtype {dtype!r} is unknown: use auto, {', '.join(DTYPES)}")
@@ -324,12 +325,12 @@ def in_dtype(model: PreTrainedModel, dtype: torch.dtype | str | None) -> PreTrai
 
 
 def decode_windows(output_format: OutputFormat, windows: Iterable[Window], threshold: float | np.ndarray) -> Events:
-    """The events of a recording; none where it is silent.
+    """Decode the events of a recording; none in silent frames.
 
     Args:
         output_format: decodes the outputs.
-        windows: in order; where they overlap, they are averaged, as by [`average_overlaps`].
-        threshold: activity above which an event is reported, one or (classes,).
+        windows: the windows in order; overlaps are averaged, as in [`average_overlaps`].
+        threshold: activity above which an event is reported, a scalar or (classes,).
     """
     loud = np.zeros(0, dtype=bool)
 
@@ -345,7 +346,7 @@ def decode_windows(output_format: OutputFormat, windows: Iterable[Window], thres
     for first, averaged in average_overlaps(output_format, heard()):
         events = output_format.decode(averaged, threshold)
         if output_format.num_axes == 2:
-            # As stereo does not tell what is behind from what is in front.
+            # Stereo cannot tell behind from in front.
             events = events.replace(azimuth=fold_azimuth(events.azimuth))
         events = events.replace(frame=events.frame + first)
         parts.append(events[loud[events.frame]])
@@ -353,16 +354,16 @@ def decode_windows(output_format: OutputFormat, windows: Iterable[Window], thres
 
 
 def average_overlaps(output_format: OutputFormat, windows: Iterable[Window]) -> Iterator[tuple[int, Outputs]]:
-    """Averages the outputs of windows where they overlap, their tracks in the order of the windows before.
+    """Average the outputs of windows where they overlap, with tracks in the order of the earlier windows.
 
-    The means are weighted by [`Window.weights`].
+    The averages are weighted by [`Window.weights`].
 
     Args:
-        output_format: knows which tracks of two windows belong together.
-        windows: in order. None ends before an earlier one.
+        output_format: matches the tracks of two windows.
+        windows: in order. A window must not end before an earlier one does.
 
     Yields:
-        A first frame and outputs in the same form, as soon as no further window covers them; without overlap or gap.
+        The first frame and the outputs of consecutive stretches, as soon as no further window can cover them.
     """
     first, weight, mean = 0, np.zeros(0, np.float32), {}
     for window in windows:
@@ -395,7 +396,7 @@ def window_outputs(
     waveforms: list[np.ndarray],
     starts: list[int],
 ) -> list[Window]:
-    """What the model makes of windows of one length, (channels, samples) each, that begin with the frames `starts`."""
+    """Run the model on windows of equal length, (channels, samples) each, whose first frames are `starts`."""
     if not waveforms:
         return []
     stacked = np.stack(waveforms)
@@ -412,7 +413,7 @@ def window_outputs(
 
 @contextmanager
 def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and as it was afterwards."""
+    """Put a module in evaluation mode, and restore its mode afterwards."""
     training = module.training
     module.eval()
     try:
@@ -423,16 +424,16 @@ def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode and without gradients, and as it was afterwards."""
+    """Put a model in evaluation mode without gradients, and restore its mode afterwards."""
     with in_evaluation_mode(model), torch.inference_mode():
         yield
 
 
 def checked_threshold(threshold, config) -> np.ndarray:
-    """The threshold as an array, () or (classes,).
+    """Return the threshold as an array, () or (classes,).
 
     Raises:
-        ValueError: it is no number between 0 and 1, or not one a class.
+        ValueError: a value is not between 0 and 1, or there is neither one value nor one per class.
     """
     try:
         values = np.asarray(threshold, dtype=np.float32)
@@ -446,10 +447,10 @@ def checked_threshold(threshold, config) -> np.ndarray:
 
 
 def checked_frames(name: str, seconds: float, least: int, window_frames: int) -> int:
-    """A hop or a delay in frames.
+    """Convert a hop or a delay from seconds to frames.
 
     Raises:
-        ValueError: it is no multiple of a frame, less than `least` frames or longer than a window.
+        ValueError: it is not a multiple of a frame, shorter than `least` frames or longer than a window.
     """
     is_number = isinstance(seconds, Real) and isfinite(seconds)
     frames = round(seconds * FRAMES_PER_SECOND) if is_number else -1

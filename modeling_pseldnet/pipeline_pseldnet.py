@@ -16,7 +16,7 @@ TASK = "sound-event-localization-and-detection"
 
 class SoundEventLocalizationAndDetectionPipeline(Pipeline):
     """
-    Events of first-order ambisonic recordings of any length.
+    Pipeline for sound event localization and detection in recordings of any length.
 
     Example:
 
@@ -36,33 +36,36 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
 
     def __init__(self, *args, batch_size: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        # Windows are what is batched, not recordings, which differ in length.
+        # Batches consist of windows, not of recordings, which differ in length.
         if batch_size is not None:
             self._forward_params["batch_size"] = batch_size
 
     def __call__(self, inputs, **kwargs):
-        """
+        """Detect the sound events in one or more recordings.
+
         Args:
             inputs (`str`, `bytes`, `dict` or a list, tuple, iterator or data set of them):
                 An audio file or its bytes, a dict of `array` or `raw` (channels, samples) and `sampling_rate` or of
                 `path` and `bytes`, a decoder of `datasets`, or a dict with any of these as `audio`.
             channel_format (`str`, *optional*):
                 What the channels are, such as `"ambix"` (W, Y, Z, X, SN3D), `"fuma"` (W, X, Y, Z, W 3 dB down) or
-                `"aformat"` (capsules of a tetrahedral microphone); what the model takes if left out, mostly `"ambix"`.
+                `"aformat"` (capsules of a tetrahedral microphone). By default what the file declares or the model
+                takes, usually `"ambix"`.
             threshold (`float` or `list[float]`, *optional*):
-                Activity above which an event is reported, one or one a class; the model's own if left out.
+                Activity above which an event is reported, one for all classes or one per class. Defaults to the
+                model's own.
             hop_seconds (`float`, *optional*):
-                Step between windows, whose overlapping outputs are averaged; their length, no overlap, if left out.
+                Step between windows, whose overlapping outputs are averaged. Defaults to the window length.
             tta (`bool`, *optional*, defaults to `False`):
                 Whether to average over 16 rotations and reflections of the sound field, at 16 times the work.
             batch_size (`int`, *optional*, defaults to 8):
-                Windows that go through the model at once.
+                Number of windows in a forward pass.
 
         Returns:
-            A list of events for one recording, a list of such lists for several, of an iterator or data set an
-            iterator over them. An event is a dict of `onset`,
-            `offset` (seconds), `label`, `track`, `azimuth`, `elevation` (degrees), `confidence` and `trajectory`, and
-            of models that tell it `distance` (metres).
+            A list of events for one recording, a list of such lists for several, or an iterator over such lists for an
+            iterator or data set. An event is a dict of `onset` and `offset` (seconds), `label`, `track`, `azimuth` and
+            `elevation` (degrees), `confidence` and `trajectory`; depending on the model also `distance` (metres) and
+            `onscreen`.
 
         Raises:
             TypeError: an argument is unknown.
@@ -90,13 +93,13 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
         return {}, {name: value for name, value in options.items() if value is not None}, {}
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; the feature extractor first, of which the card tells."""
+        """Save as in transformers, but the feature extractor first, because the model card describes it."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.feature_extractor.save_pretrained(save_directory)
         super().save_pretrained(save_directory, **kwargs)
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        # Not with the form for a card that is not yet there.
+        # Before transformers adds its template as the card.
         self.model.complete_hub_folder(working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
@@ -111,7 +114,7 @@ class SoundEventLocalizationAndDetectionPipeline(Pipeline):
 
 
 def _are_several(inputs) -> bool:
-    """Whether these are recordings, and not one: a tuple of samples and their rate is one."""
+    """Whether these are several recordings; a tuple of samples and their rate is one."""
     if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes | bytearray | memoryview):
         return False
     if not isinstance(inputs, tuple) or len(inputs) != 2:
@@ -121,8 +124,8 @@ def _are_several(inputs) -> bool:
 
 
 def _come_in_turn(inputs) -> bool:
-    """Whether these are recordings, of which transformers would take all but a generator for one: an iterator that is
-    no open file, a data set of `datasets`, or a column of one that is streamed."""
+    """Whether these are recordings to iterate over: an iterator that is not an open file, a data set of `datasets`, or
+    a column of a streamed one. transformers would take all of these but generators for one recording."""
     if isinstance(inputs, dict):
         return False
     is_iterator = isinstance(inputs, Iterator) and not hasattr(inputs, "read")

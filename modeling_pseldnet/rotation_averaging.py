@@ -1,4 +1,4 @@
-"""Averages over rotations and reflections of the sound field, at the time of the test."""
+"""Test-time augmentation: the average over rotations and reflections of the sound field."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ PATTERNS = ROTATION_PATTERNS[16]
 def rotation_averaging(
     model: PreTrainedModel, feature_extractor: PSELDNetFeatureExtractor
 ) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    """Like `model.predict`, but the mean over the sound field turned in 16 ways, each output turned back.
+    """Return a variant of `model.predict` that averages over 16 rotations and reflections, undone in the outputs.
 
-    It costs 16 forward passes. The mean turns with the sound field, whatever the network has learnt: where a recording
-    is rotated or reflected by one of the 16, so is the answer (with three tracks, but for ties in [`mean_of_tracks`]).
+    It costs 16 forward passes. The mean is equivariant, whatever the network has learnt: if a recording is rotated or
+    reflected by one of the 16, so are the outputs (with three tracks, except for ties in [`mean_of_tracks`]).
 
     Returns:
-        From features (batch, 7, frames, mel bins) to the outputs of the format, as `model.predict` gives them.
+        Function of features (batch, 7, frames, mel bins) with the same outputs as `model.predict`.
 
     Raises:
-        ValueError: the features are not of ambisonics, or the outputs not ACCDOA vectors of three axes and, at most,
+        ValueError: the features are not ambisonic, or the outputs are not ACCDOA vectors with three axes and, at most,
             distances.
     """
     if feature_extractor.feature_type != "logmel_iv":
@@ -38,12 +38,12 @@ def rotation_averaging(
         )
 
     if model.config.num_axes == 2 or model.config.onscreen:
-        # A source that is turned to the back is told in front, and off the screen.
+        # A source rotated to the back would be folded to the front, and would go off screen.
         raise ValueError("averaging over rotations takes vectors of three axes, not two, and not what is on screen")
 
     def predict(input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         answers = []
-        # Features turn with the sound field exactly, so that they need not be computed again.
+        # Rotating the features is exact, so they need not be computed again.
         for pattern, turn in zip(PATTERNS, feature_rotation(PATTERNS), strict=True):
             turned = torch.einsum("ij,bjtm->bitm", torch.from_numpy(turn).to(input_features), input_features)
             accdoa, *beside = model.predict(turned).values()
@@ -57,15 +57,15 @@ def rotation_averaging(
 
 
 def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
-    """The mean of several answers whose tracks are in no common order.
+    """Average several predictions whose tracks have no common order.
 
-    In each frame and class, one answer gives the order: the one that is least far from all others. Each of its tracks
-    is averaged with the nearest track of every other answer. Tracks are not matched one to one, since of multi-ACCDOA
-    several may stand for one source, and not the same in every answer. No answer is preferred for its place.
+    In each frame and class, the prediction closest to all others sets the order. Each of its tracks is averaged with
+    the nearest track of every other prediction. Tracks are not matched one to one, because in multi-ACCDOA several may
+    represent the same source, and not the same ones in every prediction. The order of the predictions does not matter.
 
     Args:
-        outputs: (answers, batch, frames, tracks, 3 + …, classes); the vector says what is near, and what stands after
-            it is averaged with it.
+        outputs: (predictions, batch, frames, tracks, 3 + …, classes); distances are measured between the vectors, and
+            the other numbers are averaged along with them.
 
     Returns:
         (batch, frames, tracks, 3 + …, classes).
@@ -75,7 +75,7 @@ def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
     far, vectors = [], outputs[..., :3, :]
     for answer in vectors:
         distance = squared_distance(answer, vectors)
-        # There and back, since an answer that lacks a source is near to those that have it but not they to it.
+        # In both directions, since a prediction that lacks a source is close to one that has it, but not vice versa.
         far.append((distance.amin(4).sum(3) + distance.amin(3).sum(3)).sum(0))
     chosen = torch.stack(far).argmin(0)[None, :, :, None, None].expand(1, *vectors.shape[1:])
     nearest = squared_distance(vectors.gather(0, chosen)[0], vectors).argmin(4)
@@ -83,11 +83,11 @@ def mean_of_tracks(outputs: torch.Tensor) -> torch.Tensor:
 
 
 def squared_distance(tracks: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Between tracks (batch, frames, tracks, 3, classes) and those of answers (answers, batch, …).
+    """Return squared distances between tracks (batch, frames, tracks, 3, classes) and those of several predictions.
 
     Returns:
-        (answers, batch, frames, tracks, tracks of the answer, classes).
+        (predictions, batch, frames, tracks, tracks of the prediction, classes).
     """
-    # An axis at a time, as the differences of all three would take much memory.
+    # One axis at a time, because the differences of all three would take too much memory.
     parts = (tracks[..., :, None, axis, :] - others[..., None, :, axis, :] for axis in range(tracks.shape[-2]))
     return sum(part.square_() for part in parts)
