@@ -104,8 +104,10 @@ def _register_trainer() -> None:
         return load_weights
 
     Trainer.create_model_card = create_model_card
-    Trainer._load_from_checkpoint = into_adapter(Trainer._load_from_checkpoint)
-    Trainer._load_best_model = into_adapter(Trainer._load_best_model)
+    # They are private: another version of transformers may lack them.
+    for name in ("_load_from_checkpoint", "_load_best_model"):
+        if hasattr(Trainer, name):
+            setattr(Trainer, name, into_adapter(getattr(Trainer, name)))
 
 
 def _register_adapters() -> None:
