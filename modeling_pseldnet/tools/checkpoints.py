@@ -1,4 +1,4 @@
-"""Reads checkpoints without running what they may carry."""
+"""Read checkpoints without running any code in them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The network's entries of a Lightning checkpoint, without their prefix, and the names of the others.
+    """Return the network's entries of a Lightning checkpoint, without their prefix, and the names of the others.
 
     Raises:
-        ValueError: the file is missing, broken, carries code, or holds no network.
+        ValueError: the file is missing, broken, contains code, or holds no network.
     """
     import torch
 
@@ -40,10 +40,10 @@ def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor]
 
 
 def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
-    """What a file of torch.save holds, on the CPU.
+    """Load a file written by `torch.save`, on the CPU.
 
     Raises:
-        ValueError: the file is missing, broken or carries code.
+        ValueError: the file is missing, broken or contains code.
     """
     import torch
 
@@ -52,7 +52,7 @@ def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
     try:
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
-        # A broken file can make whatever of the machine that reads pickles.
+        # A broken pickle can raise almost anything.
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(checkpoint):
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = found[1] if found else "objects of Python"
@@ -64,6 +64,6 @@ def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
 
 
 def _is_pickle(path: str | os.PathLike) -> bool:
-    """Whether a file starts as the archives of torch.save, or bare pickles, do."""
+    """Whether a file starts like an archive of `torch.save` or a bare pickle."""
     with open(path, "rb") as file:
         return file.read(2) in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))

@@ -1,4 +1,4 @@
-"""Published PSELDNets checkpoints to Hub folders: the program `pseldnet-convert`."""
+"""Convert published PSELDNets checkpoints to Hub folders: the program `pseldnet-convert`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published PSELDNets checkpoints with AdapterBit to a Hub folder of the network and a folder of the adapter."""
+"""Convert published PSELDNets checkpoints with AdapterBit to a Hub folder of the network and one of the adapter."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     import torch
 
 
-# The place of a bottleneck and its two layers: published names and ours.
+# Positions of a bottleneck and its two layers: published names and ours.
 PLACES = {"attention": "attention.o_proj", "mlp": "mlp"}
 LAYERS = {"fc1": "adapterbit_down", "fc2": "adapterbit_up"}
 BOTTLENECK = re.compile(r"(?P<block>.*)\.(?P<place>attention|mlp)\.adapter\.(?P<layer>fc1|fc2)\.(?P<leaf>weight|bias)")
 
 
 def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Takes the bottlenecks out of a published checkpoint.
+    """Separate the bottlenecks from a published checkpoint.
 
     Args:
-        checkpoint: a Lightning `.ckpt`; it is read without running any code that it may carry.
-        network_checkpoint: where the checkpoint without them is written, for [`convert_checkpoint`].
+        checkpoint: a Lightning `.ckpt`, read without running any code in it.
+        network_checkpoint: where to write the checkpoint without bottlenecks, for [`convert_checkpoint`].
 
     Returns:
         The entries of the bottlenecks, by their published names.
 
     Raises:
-        ValueError: the file is no such checkpoint, or has no bottlenecks.
+        ValueError: the file is not such a checkpoint, or has no bottlenecks.
     """
     import torch
 
@@ -54,16 +54,16 @@ def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os
 def save_adapter(
     bottlenecks: dict[str, torch.Tensor], base: str | os.PathLike, output: str | os.PathLike, scale: float = 0.1
 ) -> None:
-    """Writes published bottlenecks as an AdapterBit adapter, with the biases, statistics and heads of its network.
+    """Write published bottlenecks as an AdapterBit adapter, with the biases, statistics and heads of its network.
 
     Args:
         bottlenecks: entries by their published names, from [`split_checkpoint`].
         base: the Hub folder of the rest of the network.
-        output: the folder to write; it replaces one that is there, and appears whole or not at all.
-        scale: what the bottlenecks' outputs are multiplied by; a checkpoint does not say.
+        output: the folder to write; it replaces an existing one, and appears whole or not at all.
+        scale: factor of the bottlenecks' outputs, which checkpoints do not record. Defaults to 0.1.
 
     Raises:
-        ValueError: the bottlenecks do not fit the network, of which the message names one, or `base` lies in `output`.
+        ValueError: the bottlenecks do not fit the network (the message names one), or `base` lies in `output`.
     """
     peft = require("peft")
 

@@ -1,4 +1,4 @@
-"""Networks that start from AudioSet checkpoints of HTS-AT, PaSST and PANNs, in the layouts of their own projects."""
+"""Start networks from AudioSet checkpoints of HTS-AT, PaSST and PANNs, as published by their own projects."""
 
 import os
 import re
@@ -13,23 +13,24 @@ from .convert_names import RENAMES, convert_state_dict, make_config, read_archit
 from .transfer import TransferReport, transfer
 
 
-# What published PSELDNets checkpoints put before the names that the project of each encoder gives its entries.
+# Prefixes of published PSELDNets checkpoints before the entry names of each encoder's own project.
 PREFIXES = {"htsat": "encoder.", "passt": "encoder.", "cnn14_conformer": "convs.", "crnn": "convs."}
 
 
 def load_audioset(model: PSELDNetForSELD, checkpoint: str | os.PathLike) -> TransferReport:
-    """Loads the encoder, and the norm of its input, of an AudioSet checkpoint over those of `model`.
+    """Load the encoder and the input norm of an AudioSet checkpoint into `model`.
 
     The first convolution, over one spectrogram, is repeated over the feature channels and divided by their number; the
-    input norm is that of every channel (HTS-AT, PANNs); position embeddings are cropped at the middle or interpolated
-    (PaSST). The rest stays as it was.
+    input norm is copied to every channel (HTS-AT, PANNs); position embeddings are cropped at the centre or
+    interpolated (PaSST). The rest of the model is unchanged.
 
     Args:
-        model: of the architecture of the checkpoint; it is changed.
-        checkpoint: as HTS-AT (`state_dict` with `sed_model.…`), PaSST or PANNs CNN14 (`model`) publish it.
+        model: a model with the checkpoint's architecture, modified in place.
+        checkpoint: a checkpoint as published by HTS-AT (`state_dict` with `sed_model.…`), PaSST or PANNs CNN14
+            (`model`).
 
     Raises:
-        ValueError: the file is missing, broken, carries code, or is no checkpoint of this encoder.
+        ValueError: the file is missing, broken, contains code, or is not a checkpoint of this encoder.
     """
     state, unused = _read_encoder(checkpoint, model.config.backbone, model.config.num_channels)
     return _transfer(model, state, unused, checkpoint)
@@ -44,9 +45,9 @@ def convert_audioset(
     sampling_rate: int = 24000,
     overwrite: bool = False,
 ) -> TransferReport:
-    """Writes a new network that starts from an AudioSet checkpoint as a Hub folder, to be trained.
+    """Write a new, still untrained network that starts from an AudioSet checkpoint as a Hub folder.
 
-    Args and errors are those of [`convert_checkpoint`]; `labels` are the classes of the new network.
+    Args and errors are as in [`convert_checkpoint`]; `labels` are the classes of the new network.
     """
     check_output(output, overwrite, checkpoint)
     state, unused = _read_encoder(checkpoint, backbone)
@@ -64,7 +65,7 @@ def convert_audioset(
 def _read_encoder(
     checkpoint: str | os.PathLike, backbone: str, num_channels: int = 7
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The encoder and input norm of a checkpoint in the names of [`PSELDNetForSELD`], and the rest of its names."""
+    """Return a checkpoint's encoder and input norm, named as in [`PSELDNetForSELD`], and the names of the rest."""
     content = load_checkpoint(checkpoint)
     for key in ("state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else {}

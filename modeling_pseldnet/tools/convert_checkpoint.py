@@ -1,4 +1,4 @@
-"""Published checkpoints of whole networks to Hub folders."""
+"""Convert published checkpoints of whole networks to Hub folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ConversionReport:
-    """How many classes the model has, and how many entries were used, remade, or are no part of the network."""
+    """Number of classes, and how many entries were used, recreated, or ignored as not part of the network."""
 
     classes: int
     used: int
@@ -47,22 +47,22 @@ def convert_checkpoint(
     source: str | None = None,
     note: str = "",
 ) -> ConversionReport:
-    """Writes a published checkpoint as a Hub folder: weights, config, extractor, code and model card.
+    """Convert a published checkpoint to a Hub folder: weights, config, extractor, code and model card.
 
     Args:
-        checkpoint: a Lightning `.ckpt`; it is read without running any code that it may carry.
+        checkpoint: a Lightning `.ckpt`, read without running any code in it.
         output: the folder to write; it appears whole or not at all.
         backbone, output_format: the architecture, as in [`PSELDNetConfig`].
-        labels: names of the classes in the order of their index; `class 0`, … if left out.
-        sampling_rate: rate in Hz of the audio that the checkpoint was trained on, 24000 or 32000.
-        overwrite: whether a folder that is there and not empty is replaced.
-        loss_type: what EINV2 and SEDDOA were trained with, as in [`PSELDNetConfig`].
-        source: what the model card says it was made from; the name of the file by default.
-        note: a section for the model card.
+        labels: class names in the order of their indices. Defaults to `class 0`, `class 1`, ….
+        sampling_rate: sampling rate in Hz of the audio that the checkpoint was trained on, 24000 or 32000.
+        overwrite: whether to replace an existing folder that is not empty.
+        loss_type: the loss that EINV2 or SEDDOA was trained with, as in [`PSELDNetConfig`].
+        source: what the model card names as the source. Defaults to the file name.
+        note: a section to add to the model card.
 
     Raises:
-        ValueError: the file is no such checkpoint, does not fit the architecture, or carries code.
-        FileExistsError: `output` is there and not empty.
+        ValueError: the file is not such a checkpoint, does not fit the architecture, or contains code.
+        FileExistsError: `output` exists and is not empty.
     """
     from ..hub_folder import check_output, model_card, save_hub_folder
     from ..modeling_pseldnet import PSELDNetForSELD
@@ -102,7 +102,7 @@ def convert_checkpoint(
 
 
 def _head_size(state: dict[str, torch.Tensor], head: str, checkpoint: str | os.PathLike) -> int:
-    """Numbers a frame that a head, or those of all tracks, give."""
+    """Return the number of outputs per frame of a head, or of the heads of all tracks together."""
     sizes = [len(value) for key, value in state.items() if re.fullmatch(rf"heads\.{head}\.(.*\.)?bias", key)]
     if not sizes:
         raise ValueError(f"{checkpoint}: the entry for heads.{head} is missing: is it another output format?")

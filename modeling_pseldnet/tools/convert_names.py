@@ -1,4 +1,4 @@
-"""What published checkpoints call their entries, what these are called here, and the network that they are of."""
+"""Translate the entry names of published checkpoints, and infer the architecture from the entries."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ..configuration_pseldnet import PSELDNetConfig
 
 
-# Published names, as regular expressions, and ours. The first that matches counts; `None` marks entries that hold
-# nothing learnt and are remade.
+# Published names, as regular expressions, and ours. The first match is used; `None` marks entries that are not learnt
+# and are recreated.
 CONFORMER = r"decoder\.(?:decoder\.)?layers\.(\d+)\.sequential\."
 DECODER_RENAMES: list[tuple[str, str | None]] = [
     (r"decoder\..*\.positional_encoding\.pe", None),
@@ -54,7 +54,7 @@ CRNN_RENAMES: list[tuple[str, str | None]] = [
 
 
 def _crnn_stitches(num_blocks: int) -> list[tuple[str, str | None]]:
-    """One list holds the cross-stitches between blocks and then those of tracks."""
+    """Return the renames of cross-stitches, published as one list: first between blocks, then between tracks."""
     return [
         *((rf"stitch\.{block - 1}\.(.*)", rf"pseldnet.encoder.stitches.{block}.\1") for block in range(1, num_blocks)),
         *(
@@ -112,7 +112,7 @@ RENAMES: dict[str, list[tuple[str, str | None]]] = {
         (r"stitch1\.(.*)", r"pseldnet.encoder.stitches.\1"),
     ],
 }
-# What published names of the branches and tracks of EINV2 start with, where there is one branch, and what in ours.
+# Prefixes of EINV2's branches and tracks in published names, the prefix in networks with one branch, and our names.
 BRANCHES = [
     (r"(sed|doa)_encoder\.", "encoder.", r"encoder.\1"),
     (r"(sed|doa)_convs\.", "convs.", r"encoder.\1"),
@@ -123,7 +123,7 @@ INPUT_NORM = re.compile(r"scalar\.(\d+)\.(.*)")
 
 
 def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple[dict[str, torch.Tensor], int]:
-    """Published entries to the names and shapes of [`PSELDNetForSELD`], and the number of those to be remade.
+    """Convert published entries to the names and shapes of [`PSELDNetForSELD`], and count those to be recreated.
 
     Raises:
         ValueError: an entry is unknown; the message names it.
@@ -162,7 +162,7 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
 
 
 def read_architecture(state: dict[str, torch.Tensor], backbone: str) -> dict[str, Any]:
-    """What the shapes of converted entries tell of the fields of [`PSELDNetConfig`]."""
+    """Infer fields of [`PSELDNetConfig`] from the shapes of converted entries."""
 
     def indexed(pattern: str) -> list[torch.Tensor]:
         found = {int(match[1]): value for key, value in state.items() if (match := re.search(pattern, key))}
@@ -192,7 +192,7 @@ def read_architecture(state: dict[str, torch.Tensor], backbone: str) -> dict[str
 def make_config(
     labels: list[str], sampling_rate: int, backbone: str, output_format: str, architecture: dict[str, Any]
 ) -> PSELDNetConfig:
-    """The config of a network for these classes, with 100 feature frames a second."""
+    """Return the config of a network for these classes, with 100 feature frames per second."""
     from ..configuration_pseldnet import PSELDNetConfig
 
     return PSELDNetConfig(
@@ -206,7 +206,7 @@ def make_config(
 
 
 def _split_branch(key: str) -> tuple[str, str | None]:
-    """A published name as it is where there is one branch, and the branch, with the track, in our names."""
+    """Return a published name as in a network with one branch, and our name of its branch and track."""
     for pattern, single, branch in BRANCHES:
         if match := re.match(pattern, key):
             return single + key[match.end() :], match.expand(branch)
@@ -214,7 +214,7 @@ def _split_branch(key: str) -> tuple[str, str | None]:
 
 
 def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The fused projection of an attention as three; anything else as it is."""
+    """Split a fused QKV projection in three; return anything else unchanged."""
     if ".qkv." not in name:
         return {name: value}
     parts = zip(("q_proj", "k_proj", "v_proj"), value.chunk(3), strict=True)

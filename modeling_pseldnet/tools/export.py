@@ -1,4 +1,4 @@
-"""Features and network as one graph that runs without this package: the program `pseldnet-export`."""
+"""Export features and network as one graph that runs without this package: the program `pseldnet-export`."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from ..modeling_pseldnet import PSELDNetForSELD
 
 
-# The ONNX release whose operators are used: the first whose DFT and GRU are all that is needed.
+# ONNX operator set: the first whose DFT and GRU are sufficient.
 OPSET = 20
 
 
 def to_exported_program(
     model: PSELDNetForSELD, feature_extractor: PSELDNetFeatureExtractor, seconds: float | None = None
 ) -> torch.export.ExportedProgram:
-    """The graph that PyTorch traces: `waveform` (any batch, audio channels, samples) to the format's outputs by name.
+    """Trace the graph from `waveform` (any batch, audio channels, samples) to the format's outputs, by name.
 
     Args:
-        model, feature_extractor: as loaded, on the CPU.
-        seconds: length of the waveform that the graph takes; the model's window if left out.
+        model, feature_extractor: a model on the CPU and its extractor.
+        seconds: length of the waveform that the graph takes. Defaults to the model's window.
 
     Raises:
-        ValueError: the length is not one that the model takes, or the extractor is not of this model.
+        ValueError: the model does not take this length, or the extractor does not fit it.
     """
     import torch
 
@@ -51,7 +51,7 @@ def to_exported_program(
     if not 0.1 <= seconds <= model.config.window_seconds:
         raise ValueError(f"seconds must be between 0.1 and {model.config.window_seconds}, not {seconds:g}")
     num_channels = FEATURE_TYPES[feature_extractor.feature_type].num_audio_channels
-    # The size of a batch of one would be taken for a constant.
+    # A batch size of 1 would be treated as a constant.
     waveform = torch.zeros(2, num_channels, round(seconds * feature_extractor.sampling_rate))
     with in_evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -62,7 +62,7 @@ def to_exported_program(
 def to_onnx(
     model: PSELDNetForSELD, feature_extractor: PSELDNetFeatureExtractor, seconds: float | None = None
 ) -> torch.onnx.ONNXProgram:
-    """The same graph in ONNX; arguments and errors as of [`to_exported_program`].
+    """Return the same graph in ONNX; arguments and errors as in [`to_exported_program`].
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
@@ -93,19 +93,18 @@ def export(
     seconds: float | None = None,
     int8: bool = False,
 ) -> dict[str, tuple[int | str, ...]]:
-    """Writes the graph as ONNX (`.onnx`) or as a program of `torch.export` (`.pt2`), with the model's config in it.
+    """Write the graph as ONNX (`.onnx`) or as a `torch.export` program (`.pt2`), with the model's config in it.
 
     Args:
-        model, feature_extractor, seconds: as for [`to_exported_program`].
-        path: the file to write; nothing is left there if something goes wrong.
-        int8: whether the linear layers are to compute in 8-bit integers, of which the activations' scales are found
-            anew for each input; ONNX only.
+        model, feature_extractor, seconds: as in [`to_exported_program`].
+        path: the file to write; nothing is left there if the export fails.
+        int8: whether the linear layers use 8-bit integers, with activations quantized dynamically; ONNX only.
 
     Returns:
-        The shapes of input and outputs by name; the size of the batch, which is free, is `"batch"`.
+        The shapes of input and outputs by name; the dynamic batch size is `"batch"`.
 
     Raises:
-        ValueError: the path or the length makes no sense.
+        ValueError: the path or the length is invalid.
         ImportError: a package that ONNX needs is not installed; the message names it.
     """
     from ..inference import in_dtype
@@ -119,7 +118,7 @@ def export(
         raise ValueError(f"{path}: there is no folder {path.parent}")
     if int8:
         require("onnx", "onnxscript", "onnxruntime")
-    # Runtimes have no bfloat16 for most operators, and what is saved in half precision computes here in float32.
+    # Runtimes lack bfloat16 for most operators, so models saved in half precision are exported in float32.
     model = in_dtype(model, "float32")
     if path.suffix == ".pt2":
         exported = to_exported_program(model, feature_extractor, seconds)
@@ -127,7 +126,7 @@ def export(
         import torch
 
         with atomic_path(path) as temporary, warnings.catch_warnings():
-            # It is told of the Hann window, which PyTorch makes as a part of a longer tensor.
+            # PyTorch warns about the Hann window, which is a view of a longer tensor.
             warnings.simplefilter("ignore")
             torch.export.save(exported, temporary, extra_files={"config.json": model.config.to_json_string()})
     else:
@@ -141,9 +140,9 @@ def export(
 
 
 def quantize_linear_layers(path: Path) -> None:
-    """Replaces the linear layers of the network in an ONNX file by dynamic 8-bit ones, with a scale for each output.
+    """Replace the network's linear layers in an ONNX file with dynamic 8-bit ones, with a scale per output.
 
-    The features stay as they are: their powers span too wide a range.
+    The features are left in float32, because their powers span too wide a range.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -156,10 +155,10 @@ def quantize_linear_layers(path: Path) -> None:
     ]
     logger = logging.getLogger()
     level = logger.level
-    # It recommends a preparation that these graphs have had.
+    # onnxruntime recommends a preprocessing step that these graphs have already had.
     logger.setLevel(logging.ERROR)
     try:
-        # Seven bits of weights: with eight, sums saturate on processors without instructions for such products.
+        # 7-bit weights: with 8 bits, sums saturate on processors without instructions for such products.
         quantize_dynamic(
             path, path, nodes_to_quantize=linear, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
         )
@@ -169,7 +168,7 @@ def quantize_linear_layers(path: Path) -> None:
 
 @contextmanager
 def _written_out_attention(model: PSELDNetForSELD) -> Iterator[None]:
-    """Attention as matrix products: PyTorch's fused one cannot be taken apart for a batch of any size."""
+    """Use eager attention: PyTorch's fused attention cannot be decomposed for a dynamic batch size."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -179,7 +178,7 @@ def _written_out_attention(model: PSELDNetForSELD) -> Iterator[None]:
 
 
 def named_shapes(exported: torch.export.ExportedProgram, names: list[str]) -> dict[str, tuple[int | str, ...]]:
-    """Shapes of the inputs and the outputs, which have these names; a size that is free is `"batch"`."""
+    """Return the shapes of the inputs and outputs under these names; a dynamic size is `"batch"`."""
     values = {node.name: node.meta["val"] for node in exported.graph.nodes if "val" in node.meta}
     nodes = [*exported.graph_signature.user_inputs, *exported.graph_signature.user_outputs]
     return {

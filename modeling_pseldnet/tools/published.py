@@ -1,4 +1,4 @@
-"""The authors' pre-trained weights, downloaded from where the authors keep them and converted on the spot."""
+"""Download the authors' pre-trained weights from their own repository and convert them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..modeling_pseldnet import PSELDNetForSELD
 
 
-# A data set repository of the Hub, with the checkpoints in a folder of it.
+# A data-set repository on the Hub, and the folder that holds the checkpoints.
 REPOSITORY, REVISION, FOLDER = "Jinbo-HU/PSELDNets", "main", "model"
 LABELS = "cls_indices_train.tsv"
 TERMS = (
@@ -30,7 +30,7 @@ TERMS = (
 
 
 class Published(NamedTuple):
-    """What a published checkpoint is, in the words of [`PSELDNetConfig`]."""
+    """Architecture and loss of a published checkpoint, as in [`PSELDNetConfig`]."""
 
     backbone: str
     output_format: str
@@ -40,7 +40,7 @@ class Published(NamedTuple):
         return f"{self.backbone}, {self.output_format}" + (", aggregated loss" if self.loss_type != "tpit" else "")
 
 
-# The number in a name is what the authors report of it on the synthetic test set (SELD score).
+# The number in a name is the SELD score that the authors report on the synthetic test set.
 PUBLISHED = {
     "mACCDOA-HTSAT-0.567": Published("htsat", "multi_accdoa"),
     "ACCDOA-HTSAT-0.566": Published("htsat", "accdoa"),
@@ -55,12 +55,12 @@ PUBLISHED = {
 def load_published(
     name: str, labels: list[str] | None = None, device: str | torch.device | None = None
 ) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
-    """A published model and its feature extractor; it is downloaded and converted once, and kept in the Hub's cache.
+    """Load a published model and its feature extractor, downloaded and converted once and kept in the Hub's cache.
 
     Args:
         name: one of [`PUBLISHED`], such as `"mACCDOA-HTSAT-0.567"`.
-        labels: names of the classes; those of the authors' list if left out.
-        device: as for [`load`].
+        labels: class names. Defaults to the authors' list.
+        device: as in [`load`].
 
     Raises:
         ValueError: there is no such model, or it cannot be downloaded or converted; the message says what was found.
@@ -68,7 +68,7 @@ def load_published(
     from huggingface_hub import constants
 
     _check_name(name)
-    # Of other names of classes is another folder.
+    # Each list of class names has its own folder.
     digest = "" if labels is None else "-" + hashlib.sha256("\n".join(labels).encode()).hexdigest()[:16]
     folder = Path(constants.HF_HOME) / "pseldnets" / f"{name}{digest}"
     if not (folder / "config.json").is_file():
@@ -79,11 +79,11 @@ def load_published(
 def convert_published(
     name: str, output: str | os.PathLike, labels: list[str] | None = None, overwrite: bool = False
 ) -> ConversionReport:
-    """Downloads a published checkpoint, once, and writes it as a Hub folder, as [`convert_checkpoint`] does.
+    """Download a published checkpoint, once, and convert it to a Hub folder with [`convert_checkpoint`].
 
     Raises:
         ValueError: there is no such model, or it cannot be downloaded or converted; the message says what was found.
-        FileExistsError: `output` is there and not empty.
+        FileExistsError: `output` exists and is not empty.
     """
     from ..hub_folder import check_output
 
@@ -91,7 +91,7 @@ def convert_published(
     check_output(output, overwrite)
     files, commit = _list_files()
     checkpoint = _find(f"{name}.ckpt", files, "another version of this package may know it by another name")
-    # The list is looked for before the weights are fetched, which takes long.
+    # Look for the class list before the slow download of the weights.
     listed = None if labels else _find(LABELS, files, "give the classes by --labels, or labels= in Python")
     return convert_checkpoint(
         _download(checkpoint, commit),
@@ -105,7 +105,7 @@ def convert_published(
 
 
 def list_published() -> str:
-    """The published models and what they are, a line each."""
+    """Return the published models and their architectures, one per line."""
     width = max(map(len, PUBLISHED))
     return "\n".join(f"{name:{width}}  {published}" for name, published in PUBLISHED.items())
 
@@ -116,7 +116,7 @@ def _check_name(name: str) -> None:
 
 
 def _list_files() -> tuple[list[str], str]:
-    """The names of all files of the repository, and the commit that they are of."""
+    """Return the names of all files in the repository, and their commit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -133,7 +133,7 @@ def _list_files() -> tuple[list[str], str]:
 
 
 def _find(wanted: str, files: list[str], advice: str) -> str:
-    """The file of a name, whatever the case and the folder; that in the folder of the checkpoints first."""
+    """Find a file by name, in any case and folder, preferably in that of the checkpoints."""
     found = [file for file in files if PurePosixPath(file).name.lower() == wanted.lower()]
     if found:
         return min(found, key=lambda file: (not file.startswith(f"{FOLDER}/"), len(file), file))
@@ -146,7 +146,7 @@ def _find(wanted: str, files: list[str], advice: str) -> str:
 
 
 def _download(file: str, commit: str) -> str:
-    """Where a file of the repository, as of a commit, lies in the Hub's cache."""
+    """Download a file of the repository at a commit, and return its path in the Hub's cache."""
     from huggingface_hub import hf_hub_download
 
     try:

@@ -1,4 +1,4 @@
-"""Features and network as one module, which is what is exported."""
+"""Features and network as one module, for export."""
 
 import torch
 from torch import nn
