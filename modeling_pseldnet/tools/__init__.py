@@ -1,1 +1,1 @@
-"""What works with models and events and stays at home, unlike the modules beside this folder, which travel."""
+"""Tools for models and events that are not uploaded with a model, unlike the modules beside this folder."""

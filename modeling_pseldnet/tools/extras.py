@@ -1,4 +1,4 @@
-"""Packages that only some uses need, and the extra of this package that brings each."""
+"""Optional dependencies, and the extra of this package that installs each."""
 
 from importlib import import_module
 from types import ModuleType
@@ -22,17 +22,17 @@ EXTRAS = {
 
 
 def how_to_install(module: str) -> str:
-    """What to say where a module is missing: one line."""
+    """Return a one-line message that says how to install a missing module."""
     package = module.partition(".")[0]
     source = f"'pseldnets[{EXTRAS[package]}]'" if package in EXTRAS else package
     return f"the package {package} is missing: pip install {source}"
 
 
 def require(*modules: str) -> ModuleType:
-    """Imports modules of packages that extras bring, and returns the first.
+    """Import modules of optional dependencies, and return the first.
 
     Raises:
-        ModuleNotFoundError: one of them is not installed; the message is one line and says what to install.
+        ModuleNotFoundError: one is not installed; the message says in one line what to install.
     """
     try:
         first, *_ = [import_module(module) for module in modules]

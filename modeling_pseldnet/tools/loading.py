@@ -1,4 +1,4 @@
-"""Loads trained models and adapters over them, and starts new networks from them."""
+"""Load trained models and their adapters, and start new networks from them."""
 
 import os
 import warnings
@@ -23,11 +23,11 @@ from .extras import require
 from .transfer import TransferReport, config_for_transfer, transfer_from
 
 
-# Weights of other shapes are told of as missing ones are.
+# Report weights of another shape as well as missing ones.
 AND_TELL = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-# What every config of transformers takes beside the fields that it lists.
+# Fields that every config of transformers accepts without listing them.
 OF_EVERY_CONFIG = ("attn_implementation", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype")
-# Where transformers is to look for an adapter beside a model, and finds none.
+# Makes transformers look for an adapter beside a model where there is none.
 NO_ADAPTER = {"subfolder": "none"}
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 
@@ -35,17 +35,17 @@ MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_except
 def load(
     model: str | os.PathLike = DEFAULT_MODEL, device: str | torch.device | None = None
 ) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtractor]:
-    """A model and its feature extractor, from a folder or by the name of a Hub repository.
+    """Load a model and its feature extractor from a folder or the Hub.
 
-    An adapter of PEFT is loaded over the model it was trained on; one of LoRA is merged with it.
+    A PEFT adapter is loaded with the model it was trained on; a LoRA adapter is merged into it.
 
     Args:
-        model: folder or `user/name`; the model that comes with the package by default.
-        device: where it is to run; a GPU if there is one and nothing is said.
+        model: folder or Hub repository (`user/name`). Defaults to the model included in the package.
+        device: device to run on. Defaults to a GPU if there is one.
 
     Raises:
-        ValueError: there is no such model, it is of another kind, its weights are missing or do not fit, or a file of
-            it is broken in whatever way; the message is one line.
+        ValueError: the model does not exist or is not a PSELDNet, its weights are missing or do not fit, or one of its
+            files is broken; the message is a single line.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = place_of(os.fspath(model))
@@ -58,16 +58,16 @@ def load(
         else:
             check_one_model(model)
             adapted = load_adapter(model, config)
-            # Other methods of PEFT are not linear, or cannot be merged beside modules that are saved whole.
+            # Other PEFT methods are not linear, or cannot be merged beside modules that are saved in full.
             linear = adapter_config(model)["peft_type"] == "LORA"
             network = adapted.merge_and_unload() if linear else adapted.get_base_model()
-            # What is trained over it is over the adapter too.
+            # Whatever is trained on top builds on the adapter too.
             network.name_or_path = network.config.name_or_path = model
             if linear:
-                # PEFT had frozen it.
+                # PEFT has frozen it.
                 network.requires_grad_(True)
             else:
-                # Beside the modules, as it holds the network in turn: it is what saves them.
+                # Saves the adapter. Not registered as a submodule, because it contains the network itself.
                 network.__dict__["peft_model"] = adapted
     try:
         return network.to(device).eval(), extractor
@@ -82,22 +82,21 @@ def load_for_transfer(
     output_format: str | None = None,
     **fields,
 ) -> tuple[PSELDNetForSELD, TransferReport]:
-    """A network for other classes, or another output format, that keeps all that it can of a trained one.
+    """Start a network for other classes or another output format, with all weights of a trained one that fit.
 
-    Of the head, and of the thresholds where there is one a class, it keeps those of the classes that have the same
-    name in both; others are new. With another output format the head is new.
-
-    Between one branch and the two of EINV2, both branches start from the one, and the one from that for the direction.
+    The head, and per-class thresholds, keep the classes with the same name in both; the others are new. With another
+    output format the whole head is new. From one branch to EINV2, both branches start from the one; the other way
+    round, the one starts from the direction branch.
 
     Args:
-        source: a model, or what `from_pretrained` reads; it is not changed.
-        id2label: names of the classes; those of the source if this and `num_labels` are left out.
-        num_labels: the number of classes, where they have no names; all are new.
-        output_format: as in [`PSELDNetConfig`]; that of the source if left out.
-        fields: others of [`PSELDNetConfig`] that are to change, such as `distance=True` for a head that is new.
+        source: a model, or a folder or Hub repository; it is not changed.
+        id2label: class names. Defaults to those of the source, unless `num_labels` is given.
+        num_labels: number of classes without names, which are all new.
+        output_format: as in [`PSELDNetConfig`]. Defaults to that of the source.
+        fields: other fields of [`PSELDNetConfig`] to change, such as `distance=True`, which adds a new head.
 
     Returns:
-        The network, in training mode, and what was kept of the source and what is new.
+        The network, in training mode, and a report of what was kept of the source and what is new.
 
     Raises:
         TypeError: a field is unknown.
@@ -123,7 +122,7 @@ def load_for_transfer(
 
 @contextmanager
 def _in_a_line(model: str) -> Iterator[None]:
-    """What is raised for a model becomes a ValueError that names it: files of others may be broken in any way."""
+    """Turn any exception raised while loading a model, whose files may be broken in any way, into a ValueError."""
     try:
         yield
     except ModuleNotFoundError:
@@ -138,11 +137,11 @@ def _in_a_line(model: str) -> Iterator[None]:
 
 
 def read_config(model: str) -> PSELDNetConfig:
-    """The config of a model; of an adapter its own, or that of the model it was trained on.
+    """Load the config of a model; for an adapter its own, or else that of the model it was trained on.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: it is of another kind.
+        OSError: the model does not exist.
+        ValueError: it is not a PSELDNet.
     """
     config = _own_or_base(AutoConfig, model, "config.json")
     if not isinstance(config, PSELDNetConfig) or config.model_type != PSELDNetConfig.model_type:
@@ -151,39 +150,39 @@ def read_config(model: str) -> PSELDNetConfig:
 
 
 def read_extractor(model: str) -> PSELDNetFeatureExtractor:
-    """The feature extractor of a model; of an adapter its own, or that of the model it was trained on.
+    """Load the feature extractor of a model; for an adapter its own, or else that of the model it was trained on.
 
     Raises:
-        OSError: there is no such model.
+        OSError: the model does not exist.
     """
     return _own_or_base(AutoFeatureExtractor, model, "preprocessor_config.json")
 
 
 def load_adapter(model: str, config: PSELDNetConfig):
-    """An adapter over the model that it was trained on, which may have one of LoRA in it.
+    """Load an adapter with the model it was trained on, which may have a LoRA adapter merged into it.
 
     Args:
         model: folder or Hub repository of the adapter.
-        config: of the whole, such as [`read_config`] gives it.
+        config: config of model and adapter together, as returned by [`read_config`].
 
     Returns:
         `peft.PeftModel`.
 
     Raises:
-        ValueError: the model that it was trained on cannot be found, or the two do not fit.
+        ValueError: the model it was trained on cannot be found, or the two do not fit.
     """
     peft = require("peft")
     adapter = adapter_config(model)
     base, method = place_of(adapter["base_model_name_or_path"]), adapter["peft_type"]
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
-    # The base may lack what the adapter has itself, such as heads for other classes.
+    # The base may lack modules that the adapter has, such as heads for other classes.
     own_modules = adapter.get("modules_to_save") or ()
     try:
         own_config, of_base = read_config(base), adapter_config(base)
         beside = of_base is not None and (same_place(base, model) or has_weights(Path(base)))
         is_merged = of_base is not None and not beside
-        # These change nothing in a network.
+        # These three fields do not change the network.
         same = not is_merged and all(
             getattr(own_config, name) == getattr(config, name)
             for name in ("id2label", *PSELDNetConfig.__annotations__)
@@ -207,7 +206,7 @@ def load_adapter(model: str, config: PSELDNetConfig):
         report = transfer_from(network, base_network)
         _check_complete({"missing_keys": report.new_in(network), "mismatched_keys": ()}, besides=own_modules)
     with warnings.catch_warnings():
-        # PEFT only warns of weights that its file lacks.
+        # PEFT only warns about weights missing from its file.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             with _blaming("adapter_config.json"):
@@ -219,7 +218,7 @@ def load_adapter(model: str, config: PSELDNetConfig):
 
 
 def _own_or_base(auto_class: type, model: str, file: str):
-    """What an Auto class makes of a model or an adapter, or else of the model that the adapter was trained on."""
+    """Load an Auto class from a model or an adapter, or else from the model that the adapter was trained on."""
     adapter = adapter_config(model)
     if adapter is not None and not cached_file(model, file, **MAY_BE_MISSING):
         model = place_of(adapter["base_model_name_or_path"])
@@ -229,7 +228,7 @@ def _own_or_base(auto_class: type, model: str, file: str):
 
 @contextmanager
 def _blaming(file: str) -> Iterator[None]:
-    """Errors of libraries, which do not tell what is wrong, become a ValueError that names the file they come from."""
+    """Turn uninformative errors of libraries into a ValueError that names the file they come from."""
     try:
         yield
     except (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError) as error:
@@ -237,7 +236,7 @@ def _blaming(file: str) -> Iterator[None]:
 
 
 def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:
-    """Refuses a model some of whose weights, besides those of the modules named, were not in its file."""
+    """Check that no weights were missing from a model's file, except those of the modules in `besides`."""
     names = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
     missing = [name for name in names if not is_of(name, besides)]
     if missing:

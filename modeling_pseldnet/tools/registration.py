@@ -1,4 +1,4 @@
-"""Makes the classes of this package known to transformers and PEFT, when these are imported and not before."""
+"""Register the classes of this package with transformers and PEFT, once those are imported."""
 
 import contextlib
 import functools
@@ -56,10 +56,10 @@ def _register_pipeline() -> None:
 
 
 def _register_trainer() -> None:
-    """Has `Trainer` leave the card of a model to the model, as it does for adapters of PEFT, and to AdapterBit.
+    """Patch `Trainer` to let models write their own card, as it does for PEFT adapters, and AdapterBit too.
 
-    The extractor of the repository stays where `Trainer` has been given none. A network that was loaded with an
-    adapter, of which checkpoints hold the adapter alone, gets that back from them.
+    If `Trainer` has no extractor, that of the repository is kept. A network that was loaded with an adapter gets the
+    adapter back from checkpoints, which hold it alone.
     """
     from transformers import Trainer
 
@@ -111,10 +111,10 @@ def _register_trainer() -> None:
 
 
 def _register_adapters() -> None:
-    """Has PEFT save with an adapter, of whatever method, the classes it is for, and refuse to load it for others.
+    """Patch PEFT to save the classes with an adapter of any method, and to refuse to load it for other classes.
 
-    The files of PEFT name none. Over an adapter that is not merged it refuses another. An upload has the card that was
-    saved with the adapter. AdapterBit itself is registered by its import, as other packages of methods do it.
+    PEFT's own files do not name classes. It also refuses an adapter on top of one that is not merged, and uploads the
+    card that was saved with the adapter. AdapterBit registers itself when imported, like methods in other packages.
     """
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTuner
@@ -138,7 +138,7 @@ def _register_adapters() -> None:
     def save_pretrained(model: PeftModel, save_directory: str, *arguments, **options) -> None:
         save(model, save_directory, *arguments, **options)
         if isinstance(model.config, PSELDNetConfig) and options.get("is_main_process", True):
-            # An adapter with a name of its own lies in a folder of that name.
+            # An adapter with a name other than `default` is in a sub-folder of that name.
             for folder in (Path(save_directory), *(Path(save_directory, name) for name in model.peft_config)):
                 if (folder / "adapter_config.json").is_file():
                     save_for_adapter(model.config, folder)
@@ -153,7 +153,7 @@ def _register_adapters() -> None:
     def merge_and_unload(tuner: BaseTuner, *arguments, **options):
         merged = merge(tuner, *arguments, **options)
         if isinstance(getattr(merged, "config", None), PSELDNetConfig):
-            # Another adapter is not to record the model of before for the one it is trained over.
+            # Another adapter must not record the unmerged model as its base.
             merged.name_or_path = ""
         return merged
 
@@ -168,7 +168,7 @@ def _register_adapters() -> None:
     BaseTuner.merge_and_unload = merge_and_unload
 
 
-# A module of another library, the module of this package whose classes it is to know, and what tells it of them.
+# Modules of other libraries, each with the module of this package to register with it, and how.
 REGISTRATIONS = {
     "transformers.models.auto.configuration_auto": ("configuration_pseldnet", _register_config),
     "transformers.models.auto.feature_extraction_auto": ("feature_extraction_pseldnet", _register_feature_extractor),
@@ -185,7 +185,7 @@ _executed: set[str] = set()
 
 
 class _Imports(threading.local):
-    """How deep in imports of watched packages a thread is, and what it executed since it registered last."""
+    """Depth of a thread's nested imports of watched packages, and the modules executed since it last registered."""
 
     def __init__(self):
         self.depth, self.fresh = 0, set()
@@ -195,8 +195,8 @@ _imports = _Imports()
 
 
 class _AfterImport:
-    """A finder that finds what the others find, and has [`_register_fresh`] follow the outermost import of a watched
-    package: within it modules are half executed, and importing one that needs them would fail."""
+    """A finder that delegates to the others, and runs [`_register_fresh`] after the outermost import of a watched
+    package: during it, modules are only half executed, and importing one that needs them would fail."""
 
     @classmethod
     def find_spec(cls, name: str, path=None, target=None) -> ModuleSpec | None:
@@ -229,9 +229,9 @@ def _import() -> Iterator[None]:
 
 
 def _register_fresh() -> None:
-    """Registers what can be since modules have been executed: a pair, when both of it have been.
+    """Register the pairs of modules that have both been executed since the last call.
 
-    Either may import the other, and another thread may be in the midst of it: none waits for the other here.
+    Either may import the other, and another thread may be doing so: nothing here waits for it.
     """
     while names := _imports.fresh:
         _imports.fresh = set()
@@ -242,18 +242,18 @@ def _register_fresh() -> None:
                 elif not names.isdisjoint((theirs, ours)) and _executed.issuperset((theirs, ours)):
                     run()
             except Exception as error:
-                # Another library is not to fail for this one.
+                # A failure here must not break the other library.
                 what = f"{PACKAGE} could not register with {theirs}: {type(error).__name__}: {error}"
                 warnings.warn(what, stacklevel=2)
 
 
 def register() -> None:
-    """Registers with the modules that are imported, and with the others as soon as they are."""
+    """Register with the libraries that are already imported, and with the others once they are."""
     if _AfterImport not in sys.meta_path:
         sys.meta_path.insert(0, _AfterImport)
     for theirs, _, _ in _pairs:
         if theirs in sys.modules:
-            # Where another thread is importing it, wait for the end of that.
+            # If another thread is importing it, wait until that is done.
             import_module(theirs)
             _executed.add(theirs)
             _imports.fresh.add(theirs)

@@ -1,4 +1,4 @@
-"""Starting a network from the weights of another one."""
+"""Start a network from the weights of another one."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from ..configuration_pseldnet import PSELDNetConfig, in_order
 from ..modeling_pseldnet import PSELDNetForSELD
 
 
-# An entry of a block of HTS-AT, and those that make what the block adds to its input.
+# An entry of an HTS-AT block, and the entries of the last layers of its residual branches.
 BLOCK = re.compile(r"(.*\.stages\.(\d+)\.blocks\.)(\d+)(\..*)")
 LAST_LAYERS = (".attention.o_proj.weight", ".attention.o_proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias")
 
 
 @dataclass
 class TransferReport:
-    """Which entries of a network were taken over, which stayed new, and which of the source it has no use for.
+    """Which entries of a network were kept, which are new, and which entries of the source were not used.
 
-    Of a head some classes may have been taken over and others be new; both are named where the classes were matched.
+    In a head some classes may be kept and others new; both are named if the classes were matched.
     """
 
     kept: list[str]
@@ -31,7 +31,7 @@ class TransferReport:
     new_classes: list[str] = field(default_factory=list)
 
     def new_in(self, model: PSELDNetForSELD) -> list[str]:
-        """The entries of which at least a part is new, as of heads for other classes."""
+        """Return the entries that are at least partly new, as in heads for other classes."""
         heads = tuple(f"heads.{head}." for head in model.output_format.class_heads)
         return self.new + [name for name in self.kept if self.new_classes and name.startswith(heads)]
 
@@ -44,16 +44,16 @@ class TransferReport:
 
 
 def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fields) -> PSELDNetConfig:
-    """The config of a network that keeps what it can of one with `config`, and has these fields otherwise.
+    """Return a config with other `fields` for a network that keeps what it can of one with `config`.
 
-    What is not given follows from what is: thresholds are those of the classes of the same name, the default for
-    others; another output format has its own `unify_degrees` and thresholds, another loss its own `unify_degrees`, and
-    other channels their own features.
+    Fields that are not given follow from those that are: thresholds are kept for classes of the same name, with the
+    default for others; another output format resets `unify_degrees` and thresholds, another loss `unify_degrees`, and
+    another number of channels the features.
 
     Args:
-        config: of the network to start from; it is not changed.
-        match_classes: whether names tell which classes are the same; else all are new.
-        fields: of [`PSELDNetConfig`].
+        config: config of the network to start from; it is not changed.
+        match_classes: whether to match classes by name; otherwise all are new.
+        fields: fields of [`PSELDNetConfig`].
     """
     labels = list(in_order(fields.get("id2label", config.id2label)).values())
     follow = {"threshold": _threshold_by_name(config, labels if match_classes else [])}
@@ -64,12 +64,12 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
     if fields.get("output_format", config.output_format) != config.output_format:
         follow |= {"unify_degrees": None, "threshold": PSELDNetConfig.threshold}
     values = config.to_dict() | follow | fields
-    # Beside the others, as a threshold that does not fit its classes is not dropped there.
+    # Passed as an argument, because there a threshold that does not fit the classes is not dropped.
     return PSELDNetConfig.from_dict(values, threshold=values["threshold"])
 
 
 def _threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float | list[float]:
-    """The threshold of a network for other classes: those of a class that it knows, the default for others."""
+    """Return the threshold for other classes: that of each known class, and the default for others."""
     if not isinstance(config.threshold, list):
         return config.threshold
     known = dict(zip(config.id2label.values(), config.threshold, strict=False))
@@ -79,16 +79,16 @@ def _threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float |
 
 
 def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes: bool = True) -> TransferReport:
-    """Copies what fits of another network into `model`; of the head that tells classes, those of the same name.
+    """Copy the weights of another network that fit into `model`, and in the class heads those of classes in both.
 
     Args:
-        model: is changed.
-        source: is not.
-        match_classes: whether names tell which classes are the same; else all are new.
+        model: the network to copy to, modified in place.
+        source: the network to copy from.
+        match_classes: whether to match classes by name; otherwise all are new.
 
     Raises:
-        ValueError: the encoders differ, or entries of theirs do not fit; the message names them. Or the source has an
-            adapter in it that is not merged.
+        ValueError: the encoders differ, or their entries do not fit (the message names them), or the source contains
+            an adapter that is not merged.
     """
     if has_adapter(source):
         raise ValueError(
@@ -111,7 +111,7 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
 def _transfer_classes(
     model: PSELDNetForSELD, source: PSELDNetForSELD, class_heads: tuple[str, ...], report: TransferReport
 ) -> None:
-    """Copies the rows of heads that stand for classes of the same name, and adds to the report."""
+    """Copy the rows of heads that belong to classes of the same name, and add them to the report."""
     here, there = (list(network.config.id2label.values()) for network in (model, source))
     shared = [name for name in here if here.count(name) == there.count(name) == 1]
     targets, found = [here.index(name) for name in shared], [there.index(name) for name in shared]
@@ -134,15 +134,15 @@ def _transfer_classes(
 
 @torch.no_grad()
 def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> TransferReport:
-    """Copies entries of another network into `model` where the two have them in common.
+    """Copy the entries that another network has in common with `model`.
 
-    A convolution over other feature channels takes the first of them or, of a single one, spreads it; position
-    embeddings are cropped at the middle or interpolated. Where a stage of HTS-AT has more blocks, copies stand between
-    those of the source, which add nothing yet.
+    A convolution over fewer feature channels keeps the first of them; one over a single channel is spread over all.
+    Position embeddings are cropped at the centre or interpolated. If a stage of HTS-AT has more blocks, copies are
+    inserted between those of the source, which at first add nothing to their input.
 
     Raises:
-        ValueError: entries that both have do not fit, or none is of the encoder; the message names them, and nothing
-            was copied.
+        ValueError: common entries do not fit, or none belongs to the encoder. The message names them, and nothing has
+            been copied.
     """
     kept, new, used, unfit = {}, [], set(), []
     source = _grown(source, model.config.depths or [])
@@ -170,7 +170,7 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
 
 
 def _grown(source: dict[str, torch.Tensor], depths: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Entries with at least as many blocks in each stage as `depths` says, those of the source spread out evenly."""
+    """Return entries with at least `depths` blocks in each stage, with those of the source spread out evenly."""
     blocks = [(match, value) for name, value in source.items() if (match := BLOCK.fullmatch(name))]
     known: dict[int, int] = {}
     for match, _ in blocks:
@@ -188,13 +188,13 @@ def _grown(source: dict[str, torch.Tensor], depths: Sequence[int]) -> dict[str, 
 
 
 def _source_names(name: str) -> list[str]:
-    """Where an entry may stand in a network with the same branches, with one branch, or with two."""
+    """Return the possible names of an entry in a network with the same branches, with one branch, or with two."""
     one_branch = name.replace(".encoder.sed.", ".encoder.").replace(".encoder.doa.", ".encoder.")
     return [name, one_branch, name.replace(".encoder.", ".encoder.doa.", 1)]
 
 
 def _fit(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
-    """The value in another shape, where its meaning allows that."""
+    """Convert a value to another shape, if its meaning allows that; otherwise return None."""
     if value.shape == shape:
         return value
     if name.endswith("_position_embeddings") and value.ndim == len(shape) and value.shape[:2] == shape[:2]:
@@ -210,7 +210,7 @@ def _fit(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor | No
 
 
 def _summary(names: list[str]) -> str:
-    """The parts that entries belong to, in brackets."""
+    """List the parts of the network that entries belong to, in brackets."""
     parts = list(dict.fromkeys(".".join(name.removeprefix("pseldnet.").split(".")[:2]) for name in names))
     return f" ({_shortened(parts)})" if parts else ""
 
