@@ -1,4 +1,4 @@
-"""Which CSV files of some folders belong together."""
+"""Match the CSV files of several folders by name."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from ..files import walk
 
 
 def find_csv(*sides: Sequence[Path]) -> list[dict[str, Path]]:
-    """CSV files at any depth, for each of some lists of folders, by file name.
+    """Find the CSV files at any depth of the folders on each side, by file name.
 
-    Where a list has several of one name, as of the subsets of a synthetic set, the folder above, but for one of labels
-    such as `metadata`, stands before that name in all lists.
+    If a side has several files of the same name, such as the subsets of a synthetic data set, that name is prefixed on
+    all sides with the parent folder, skipping folders named `metadata…`.
 
     Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: files have one name, and the folders above do not tell which is which.
+        NotADirectoryError: a folder does not exist.
+        ValueError: files have the same name, and their parent folders do not tell them apart.
     """
     files = [_named_csv(folders) for folders in sides]
     repeated = {name for named in files for name, times in Counter(name for name, _ in named).items() if times > 1}
@@ -44,5 +44,5 @@ def _named_csv(folders: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _subset(path: Path) -> str:
-    """The folder that a file of labels or predictions is in, but for those that are called so."""
+    """Return the name of the closest parent folder that does not start with `metadata`."""
     return next((part for part in reversed(path.absolute().parts[:-1]) if not part.startswith("metadata")), "")

@@ -1,4 +1,4 @@
-"""Scores folders of predicted events against folders of reference events."""
+"""Score folders of predicted events against folders of reference events: the program `pseldnet-evaluate`."""
 
 import argparse
 import json
@@ -53,23 +53,25 @@ def evaluate_files(
     by: str | None = None,
     coordinates: str = "auto",
 ) -> dict:
-    """Scores the CSV files below `prediction` folders against those of the same name below `reference` folders.
+    """Score the CSV files below `prediction` folders against those of the same name below `reference` folders.
 
     Args:
-        num_classes: by default that of `labels`, or one more than the highest class in the references.
-        labels: names of the classes of the task, in the order of their index in the references.
-        prediction_labels: those of the predictions, where they are others or in another order; classes are matched by
-            name, and one that is predicted must be among `labels`.
-        by: `"room"` or `"fold"`, to score each by itself too; the number follows that word in the file names.
-        coordinates: of the predictions, as for `read_csv`; references are polar.
+        num_classes: number of classes. Defaults to that of `labels`, or one more than the highest class in the
+            references.
+        labels: class names of the task, in the order of their indices in the references.
+        prediction_labels: class names of the predictions, if they or their order differ. Classes are matched by name,
+            and every predicted class must be among `labels`.
+        variant, jackknife: as in [`seld_scores`].
+        by: `"room"` or `"fold"`, to score each separately as well; the number follows that word in the file names.
+        coordinates: coordinates of the predictions, as in [`read_csv`]; references are polar.
 
     Returns:
-        `dict`: that of [`seld_scores`], with the groups under the name `by`, and `variant`, `num_classes`,
-        `recordings` (their number), `without_prediction` and `without_reference` (file names).
+        `dict`: that of [`seld_scores`], with the groups under the name `by`, and `variant`, `num_classes`, `labels`
+        (if given), `recordings` (their number), `without_prediction` and `without_reference` (file names).
 
     Raises:
-        OSError, ValueError: a folder or a file is not as it should be, or a class is beyond those of the task; the
-            message names it.
+        OSError, ValueError: a folder or file is missing or malformed, or a class is not one of the task's; the message
+            names it.
     """
     if labels and num_classes not in (None, len(labels)):
         raise ValueError(f"{num_classes} classes, and {len(labels)} labels: leave the number out, or give all labels")
@@ -118,7 +120,7 @@ def evaluate_files(
 
 
 def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predictions: Sequence[Events]) -> None:
-    """Says so where predictions go on for twice as long as their references, as those in shorter frames do."""
+    """Warn if predictions are more than twice as long as their references, as if their frames were shorter."""
     last, predicted = ([events.frame.max(initial=0) for events in side] for side in (references, predictions))
     longer = [name for name, a, b in zip(names, last, predicted, strict=True) if a and b > 2 * a + 10]
     if 2 * len(longer) > len(names):
@@ -129,7 +131,7 @@ def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predicti
 
 
 def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence[str] | None) -> Events:
-    """Events with the classes of the task, in place of those that the predictions number otherwise."""
+    """Map the class indices of predictions to those of the task, by name."""
     if not of_task:
         raise ValueError("the labels of the predictions are given, and not those of the references")
     used = np.unique(events.class_id)
@@ -159,7 +161,7 @@ def _join(values: Sequence) -> str:
 
 
 def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | None = None) -> str:
-    """The scores of [`evaluate_files`] as a table: all recordings, then each group, then each class."""
+    """Format the scores of [`evaluate_files`] as a table: all recordings, then each group, then each class."""
     parts = {"": scores} | {f"{by} {label} ": part for label, part in scores.get(by, {}).items()}
     table = {
         f"{label}{average}": {
@@ -189,7 +191,7 @@ def _format(score: str, value: float, interval: Sequence[float] | None = None) -
 
 
 def _undefined_to_none(value):
-    """JSON has no NaN."""
+    """Replace NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _undefined_to_none(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -198,7 +200,7 @@ def _undefined_to_none(value):
 
 
 def _check(task: str, folder: str, reference: Sequence[Path] | None, num_classes: int | None) -> int:
-    """Prints what is wrong with a submission; 1 if anything is."""
+    """Print the problems of a submission, and return 1 if there are any, otherwise 0."""
     problems = check_submission(task, Path(folder), reference, num_classes or 13)
     print("\n".join(problems) or f"{folder}: as {task} takes it")
     return 1 if problems else 0
@@ -261,7 +263,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 @program("pseldnet-evaluate")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `pseldnet-evaluate`; returns the exit status."""
+    """Entry point of `pseldnet-evaluate`; returns the exit status."""
     options = parse_arguments(arguments)
     labels = read_labels(options.labels) if options.labels else None
     if options.check_submission:

@@ -1,4 +1,4 @@
-"""What the plain `Trainer` of transformers needs to fine-tune a PSELDNet: a collator, and scores."""
+"""Collator and metrics to fine-tune a PSELDNet with the plain `Trainer` of transformers."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class DataCollatorForSELD:
-    """Makes of recordings and their events what a PSELDNet takes, as `data_collator` of the plain `Trainer`.
+    """Collate recordings and their events to batches for a PSELDNet, as `data_collator` of the plain `Trainer`.
 
-    A row has `audio`, whatever stands for a recording (a file or its bytes, `{"path", "bytes"}`, `{"array",
-    "sampling_rate"}`, a decoder), or `waveform` (channels, samples), as a window of `SegmentedDataset`; and `events`:
-    [`Events`], the columns of a data set, rows, the path of a DCASE CSV, or what the pipeline gives. Or it has
-    `input_features` (channels, frames, bins), made by the extractor, with `events` or `labels`. Other columns are
-    left alone.
+    A row has either `audio`, any form of a recording (a file or its bytes, `{"path", "bytes"}`, `{"array",
+    "sampling_rate"}`, a decoder), or `waveform` (channels, samples), as in a window of `SegmentedDataset`; and
+    `events`: [`Events`], the columns of a data set, rows, the path of a DCASE CSV, or the output of the pipeline. Or
+    it has `input_features` (channels, frames, bins) from the extractor, with `events` or `labels`. Other columns are
+    ignored.
 
-    Audio goes on with its mirror image to the length that the model takes, as in prediction, so that its features are
-    the same whatever else is in the batch. Features are padded as by the extractor's `pad`. Label frames after the end
-    of a recording, and those of digital silence in which no event is, are -100: they have no loss and no score.
+    Audio is extended with its mirror image to the model's window, as in prediction, so that its features do not depend
+    on the rest of the batch. Features are padded as in the extractor's `pad`. Labels are -100, and so have no loss and
+    are not scored, in frames after the end of a recording and in frames of digital silence without events.
 
     Args:
-        extractor: of the model.
+        extractor: the model's extractor.
         model: a [`PSELDNetForSELD`], or a PEFT model of one.
-        channel_format: what the channels are, such as `"fuma"`; what the model takes by default.
-        class_names: the classes of the data, in the order of their index, where that is another than the model's.
+        channel_format: what the channels are, such as `"fuma"`. Defaults to what the model takes.
+        class_names: class names of the data in the order of their indices, if they differ from the model's.
 
     Raises:
-        ValueError: the extractor is not of the model, or a class of the data none of the model's; when called, a row
+        ValueError: the extractor does not fit the model, or the model lacks a class of the data; when called, a row
             cannot be used.
     """
 
@@ -60,17 +60,18 @@ class DataCollatorForSELD:
         from ..fitting import adopt_extractor, choose_channel_format
 
         adopt_extractor(model.config, extractor)
-        # Not the model: workers that are spawned would get a copy of its weights, and adapters cannot be pickled.
+        # Not the model itself: spawned workers would copy its weights, and adapters cannot be pickled.
         self.extractor, self.config, self.output_format = extractor, model.config, model.output_format
         self.channel_format = choose_channel_format(channel_format, extractor)
         labels = list(self.config.id2label.values())
         self.class_numbers = None if class_names is None else class_mapping(class_names, labels)
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        """`input_features`, `attention_mask` and, where the rows have events or labels, `labels` of a batch.
+        """Return `input_features`, `attention_mask` and, if the rows have events or labels, `labels` of a batch.
 
         Raises:
-            ValueError: a recording is longer than the model takes, some rows have no events, or one cannot be used.
+            ValueError: a recording is longer than the model's window, only some rows have events, or one cannot be
+                used.
         """
         import torch
 
@@ -88,7 +89,7 @@ class DataCollatorForSELD:
         return {**batch, "labels": torch.stack(labels)}
 
     def _with_labels(self, row: Mapping) -> dict:
-        """A row of features with labels, made of its events where it has none."""
+        """Return a row of features with labels, encoded from its events if it has none."""
         names = ("input_features", "attention_mask", "labels")
         values = {name: row[name] for name in names if row.get(name) is not None}
         events = self._events(row)
@@ -98,13 +99,13 @@ class DataCollatorForSELD:
         return values
 
     def _read(self, row: Mapping) -> tuple[np.ndarray, int]:
-        """The samples (channels, samples of a window), mirrored after their end, and the label frames before it."""
+        """Return samples (channels, samples of a window), mirrored after their end, and the label frames before it."""
         source, rate = row.get("waveform"), self.extractor.sampling_rate
         if source is not None:
             source = (source, row.get("sampling_rate") or rate)
         elif row.get("audio") is not None:
             source = row["audio"]
-            # Not a path, which has a shape too where numpy gives it.
+            # Not for a path as a numpy string, which has 0 dimensions.
             if getattr(source, "ndim", 0):
                 source = (source, row.get("sampling_rate"))
         else:
@@ -134,7 +135,7 @@ class DataCollatorForSELD:
         return events.replace(class_id=self.class_numbers[events.class_id])
 
     def _labels(self, waveform: np.ndarray, num_frames: int, events: Events) -> torch.Tensor:
-        """Labels (frames of a window, …) of a recording that has so many frames."""
+        """Return labels (frames of a window, …) of a recording of `num_frames` frames."""
         from ..inference import scored_frames
 
         peak = np.abs(waveform).max(0).reshape(10 * self.config.window_seconds, -1).max(1)
@@ -144,15 +145,15 @@ class DataCollatorForSELD:
 
 
 def to_events(events, label2id: Mapping[str, int]) -> Events:
-    """Events in any of their forms: columns, rows, records of the pipeline, the path of a CSV.
+    """Convert any form of events to [`Events`]: columns, rows, records of the pipeline, the path of a CSV.
 
     Args:
         events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if known, `track`, `distance` in
-            metres and `onscreen`, as in the data sets of `datasets_scripts`; rows as [`Events.from_rows`] takes them.
-        label2id: class indices, for records.
+            metres and `onscreen`, as in the data sets of `datasets_scripts`; rows are as in [`Events.from_rows`].
+        label2id: class indices by name, for records.
 
     Raises:
-        ValueError: they are none of these, or a value is out of range.
+        ValueError: `events` has none of these forms, or a value is out of range.
     """
     if isinstance(events, Events):
         return events
@@ -172,21 +173,21 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
 
 
 class SELDMetrics:
-    """The scores of an evaluation, as `compute_metrics` of the plain `Trainer`.
+    """Score an evaluation, as `compute_metrics` of the plain `Trainer`.
 
-    Gives the scores of `modeling_pseldnet.tools.scores.seld_scores`: the macro means under their own names, the micro
-    means as `micro_…`. Frames whose labels are -100 are not scored. The reference is what the labels hold: of sources
-    of one class that sound at once, one with `accdoa`, three with `multi_accdoa`.
+    Returns the scores of [`seld_scores`], macro averages under their own names and micro averages as `micro_…`. Frames
+    with labels of -100 are not scored. The reference is limited to what labels can hold: one source per class and
+    frame with `accdoa`, three with `multi_accdoa`.
 
     Args:
         model: a [`PSELDNetForSELD`], or a PEFT model of one; its thresholds decide what is an event.
-        windows: a `SegmentedDataset`, or what else tells by `recording` and `start`, arrays (windows,), of which
-            recording each window is and where in it, in frames, it starts: the windows of a recording are then scored
-            together, averaged where they overlap. By default each is a recording.
-        variant: how scores are counted, `"dcase2023"`, `"pseldnets"`, `"dcase2024"` or `"dcase2025"`.
+        windows: a `SegmentedDataset`, or any object with arrays `recording` and `start` (windows,): the recording of
+            each window, and the frame at which it starts there. The windows of a recording are then scored together,
+            averaged where they overlap. By default each window is a recording.
+        variant: how scores are counted, `"dcase2023"` (default), `"pseldnets"`, `"dcase2024"` or `"dcase2025"`.
 
     Raises:
-        ValueError: the variant is unknown; when called, the windows are others than those evaluated.
+        ValueError: the variant is unknown; when called, the number of windows differs from that evaluated.
     """
 
     def __init__(self, model: PSELDNetForSELD, windows=None, *, variant: str = "dcase2023"):
@@ -195,11 +196,11 @@ class SELDMetrics:
         self.model, self.windows, self.variant = model, windows, variant
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The scores of predictions and labels (windows, frames, …), by name."""
+        """Return the scores of predictions and labels (windows, frames, …), by name."""
         names = self.model.output_format.output_names
         outputs, labels = prediction.predictions, prediction.label_ids
         if isinstance(labels, list):
-            # Batches, as they come with `eval_do_concat_batches=False`.
+            # With `eval_do_concat_batches=False`, a list of batches.
             from transformers.trainer_pt_utils import nested_concat
 
             outputs, labels = (reduce(nested_concat, batches) for batches in (outputs, labels))
@@ -222,11 +223,11 @@ class SELDMetrics:
     def _recording(
         self, outputs: dict[str, np.ndarray], labels: np.ndarray, starts: np.ndarray
     ) -> tuple[Events, Events]:
-        """What is in a recording and what was found, from outputs and labels of its windows (windows, frames, …)."""
+        """Return the reference and predicted events of a recording, given its windows (windows, frames, …)."""
         from ..inference import Window, checked_threshold, join_windows
 
         output_format = self.model.output_format
-        # Where nothing is scored, nothing is heard.
+        # Frames that are not scored count as silent.
         heard = (labels != PADDED_LABEL).reshape(*labels.shape[:2], -1).any(2).astype(np.float32)
         windows = (
             (

@@ -1,4 +1,4 @@
-"""Names of classes: read from files, and matched between models and data sets."""
+"""Class names: reading them from files, and matching them between models and data sets."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from .cli import describe
 
 
 def read_labels(path: str | os.PathLike) -> list[str]:
-    """Class names from a file: tab-separated `index, MID, name, …`, one name a line, or the config of a model.
+    """Read class names from a file: tab-separated `index, MID, name, …`, one name per line, or the config of a model.
 
     Args:
         path: the file, or the folder of a model.
 
     Raises:
-        ValueError: the file is missing, empty or no list of labels, its indices are not 0, 1, 2, …, or a name stands
-            twice.
+        ValueError: the file is missing, empty or not a list of labels, its indices are not 0, 1, 2, …, or a name
+            occurs twice.
     """
     path = Path(path)
     if path.is_dir():
@@ -39,7 +39,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 
 
 def read_numbered_labels(path: str | os.PathLike) -> dict[int, str]:
-    """Class names by index from tab-separated `index, MID, name, …`, without a header.
+    """Read class names by index from tab-separated `index, MID, name, …` without a header.
 
     Raises:
         ValueError: the file is missing, or a row is malformed.
@@ -58,7 +58,7 @@ def read_numbered_labels(path: str | os.PathLike) -> dict[int, str]:
 
 
 def list_labels(files: Mapping[str | os.PathLike, Mapping[int, str]]) -> list[str]:
-    """The class names that several files number together, in order.
+    """Merge the numbered class names of several files to a list in order.
 
     Raises:
         ValueError: the files disagree, or the indices are not 0, 1, 2, …
@@ -82,12 +82,12 @@ def _refuse_twice(path: str | os.PathLike, labels: Sequence[str]) -> None:
 
 
 def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.ndarray:
-    """For each of some classes its index among others, by name: (from,) int64.
+    """Return the index in `to_labels` of each class in `from_labels`, by name: (from,) int64.
 
-    It turns the classes of a data set into those of a model: `mapping[events.class_id]`.
+    It converts the classes of a data set to those of a model: `mapping[events.class_id]`.
 
     Raises:
-        ValueError: a name stands twice, or is not among the others; the message names it.
+        ValueError: a name occurs twice, or is not in `to_labels`; the message names it.
     """
     for labels in (from_labels, to_labels):
         if twice := sorted({name for name in labels if list(labels).count(name) > 1}):

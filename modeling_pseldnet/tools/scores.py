@@ -1,14 +1,14 @@
-"""Scores for sound event localization and detection, as the DCASE challenges and PSELDNets count them.
+"""Scores for sound event localization and detection, as defined by the DCASE challenges and PSELDNets.
 
-Four families of scores are in use, and they disagree on the same predictions, so each has a name:
+Four variants are in use, and they disagree on the same predictions:
 
-- `dcase2023`: the joint detection and localization scores of DCASE 2021 to 2023, counted over one-second segments. A
-  macro mean is over all classes, and a class without a single match has a localization error of 180°.
-- `pseldnets`: the same counts, but a macro mean leaves out the classes without a match; what PSELDNets reports.
-- `dcase2024`: counted frame by frame, with distances: a match must also lie within 100 % of the reference distance.
-- `dcase2025`: the same for stereo: azimuths are folded to the front and elevations are not looked at. `F_onscreen`,
-  the F20/on-off of the challenge, also asks for the right word on whether the source is on screen; a recording without
-  reference events does not count.
+- `dcase2023`: the joint detection and localization scores of DCASE 2021 to 2023, counted over one-second segments. The
+  macro average is over all classes, and a class without any match has a localization error of 180°.
+- `pseldnets`: the same counts, but the macro average leaves out classes without a match, as in the PSELDNets paper.
+- `dcase2024`: counted frame by frame, with distances: `F` also requires a distance error of at most 100 %.
+- `dcase2025`: the same for stereo: azimuths are folded to the front and elevations ignored. `F_onscreen`, the
+  F20/on-off of the challenge, also requires the on-screen prediction to be right. Recordings without reference events
+  are not counted.
 
 They follow Mesaros et al., "Joint measurement of localization and detection of sound events" (WASPAA 2019), Politis et
 al., "Overview and evaluation of sound event localization and detection in DCASE 2019" (TASLP 2020) and the task
@@ -32,17 +32,17 @@ NO_EVENTS = Events.empty().replace(distance=(), onscreen=())
 
 @dataclass(frozen=True)
 class Variant:
-    """How a family of scores counts.
+    """The rules of one variant of the scores.
 
     Attributes:
-        segment_frames (`int`): frames judged together.
+        segment_frames (`int`): number of frames in a segment.
         has_distance (`bool`): whether distances are scored too.
-        counts_last_frame (`bool`): whether the last reference frame counts; the official scorers take its index for
-            the number of frames.
-        skips_unmatched (`bool`): whether a macro mean leaves out classes without a match.
-        norm_guard (`float`): what the scorer adds to the square of every vector's length. It turns an angle of exactly
+        counts_last_frame (`bool`): whether the last reference frame counts; the official scorers use its index as the
+            number of frames.
+        skips_unmatched (`bool`): whether the macro average leaves out classes without a match.
+        norm_guard (`float`): what the scorer adds to the squared length of every vector. It turns an angle of exactly
             20° into a miss, and the angle between equal directions into 0.0008°.
-        is_stereo (`bool`): whether directions are azimuths folded to the front, and the screen counts.
+        is_stereo (`bool`): whether directions are azimuths folded to the front, and `onscreen` is scored.
     """
 
     segment_frames: int
@@ -54,7 +54,7 @@ class Variant:
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """What it scores; of some data the last two cannot be told."""
+        """Names of the scores; the last two of `dcase2025` are undefined for some data."""
         if not self.has_distance:
             return "ER", "F", "LE", "LR", "SELD"
         onscreen = ("F_onscreen", "OnscreenAccuracy") if self.is_stereo else ()
@@ -84,19 +84,19 @@ def seld_scores(
     groups: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> dict:
-    """Scores predicted events against reference events, recording by recording.
+    """Score predicted events against reference events, recording by recording.
 
     Args:
-        references, predictions: one `Events` a recording, in the same order. Where reference events of one class share
-            a frame, the order of their rows tells them apart, as in the official scorers; the track is not looked at.
-        num_classes: classes of the task, which a macro mean is taken over whether or not they occur.
-        num_frames: frames of each recording to count, from frame 0; the variants that judge segments count the last
-            segment whole. By default the index of the last reference frame (one more for `pseldnets`), and every
-            predicted frame where the reference has no event at all (none for `dcase2025`).
-        variant: `"dcase2023"`, `"pseldnets"`, `"dcase2024"` or `"dcase2025"`, see the module.
-        jackknife: whether to add 95% confidence intervals from leaving out one recording at a time.
-        groups: a label for each recording, such as its room, to score each group by itself as well.
-        names: names of the recordings for error messages; by default their indices.
+        references, predictions: one `Events` per recording, in the same order. Reference events of the same class and
+            frame are told apart by the order of their rows, as in the official scorers, not by their track.
+        num_classes: number of classes of the task; the macro average is over all of them, whether they occur or not.
+        num_frames: number of frames to score in each recording; variants with segments count the last segment whole.
+            Defaults to the index of the last reference frame (plus 1 for `pseldnets`) or, if there are no reference
+            events, to all predicted frames (none for `dcase2025`).
+        variant: `"dcase2023"` (default), `"pseldnets"`, `"dcase2024"` or `"dcase2025"`, see the module.
+        jackknife: whether to add 95% confidence intervals, by leaving out one recording at a time.
+        groups: a label for each recording, such as its room, to score each group separately as well.
+        names: names of the recordings for error messages. Defaults to their indices.
 
     Returns:
         `dict`: `"macro"` and `"micro"`, each a `dict` from score to float, and `"classwise"`, from score to a list of
@@ -105,15 +105,15 @@ def seld_scores(
 
         The scores are `ER` (error rate), `F` (location-dependent F-score), `LE` (localization error of the matched
         events in degrees), `LR` (localization recall) and `SELD`, the mean of ER, 1 - F, LE / 180 and 1 - LR. For
-        `dcase2024` they are `F`, `AngE` (degrees), `DistE` (metres), `RelDistE` (as a fraction
-        of the reference distance), `LR` and `SELD`, the mean of 1 - F, AngE / 180 and RelDistE; for `dcase2025` also
-        `F_onscreen` and `OnscreenAccuracy`, NaN where the references or the predictions do not tell. A score that is
-        not defined is NaN: ER without any reference, `dcase2024`'s errors without a match (its SELD is then the mean
-        of what is left), an interval from one recording.
+        `dcase2024` they are `F`, `AngE` (degrees), `DistE` (metres), `RelDistE` (as a fraction of the reference
+        distance), `LR` and `SELD`, the mean of 1 - F, AngE / 180 and RelDistE; for `dcase2025` also `F_onscreen` and
+        `OnscreenAccuracy`, NaN unless both references and predictions have `onscreen`. Undefined scores are NaN: ER
+        without any reference, the errors of `dcase2024` without a match (SELD is then the mean of the other terms), an
+        interval from a single recording.
 
     Raises:
         ValueError: the variant is unknown, the lists differ in length, a class is out of range, or distances are
-            needed and missing, or not above 0 in a reference.
+            required and missing, or not above 0 in a reference.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
@@ -161,9 +161,9 @@ def _default_num_frames(reference: Events, prediction: Events, rules: Variant) -
 
 
 class _Rows(NamedTuple):
-    """Rows of all recordings on one time axis, by frame and class and else in the order given, as columns (rows,).
+    """Columns (rows,) of all recordings on one time axis, sorted by frame and class, otherwise in the given order.
 
-    A frame and a class are held as one integer, frame × classes + class, and a segment and a class likewise.
+    Frame and class are encoded as one integer, frame × classes + class, and so are segment and class.
     """
 
     vector: np.ndarray
@@ -181,7 +181,7 @@ def _count(
     num_frames: np.ndarray,
     rules: Variant,
 ) -> Counts:
-    """What the scores are made of, summed over segments: (recordings, classes) each, but `errors` (recordings, 1)."""
+    """Count what the scores are computed from, over segments: (recordings, classes), `errors` (recordings, 1)."""
     segments = -(-num_frames // rules.segment_frames)
     stride = int(segments.max(initial=1))
     reference, prediction = (
@@ -200,12 +200,12 @@ def _count(
     cell = np.searchsorted(cells, source)
     matched = np.bincount(cell, minlength=len(cells))
     located = np.bincount(cell, located, len(cells))
-    # Where both are active in a segment but never in one frame, the official scorers take the predictions as missed.
+    # If both are active in a segment but never in the same frame, the official scorers count predictions as misses.
     apart = (expected > 0) & (predicted > 0) & (matched == 0)
     missed = np.where(apart, predicted, np.maximum(expected - predicted, 0))
     extra = np.where(apart, 0, np.maximum(predicted - expected, 0))
 
-    # A miss and a false alarm in one segment, of whatever classes, are one error: a substitution.
+    # A miss and a false alarm in the same segment, of any classes, count as one error, a substitution.
     segment, segment_of_cell = np.unique(cells // num_classes, return_inverse=True)
     false_alarms = np.bincount(segment_of_cell, extra + matched - located)
     errors = np.maximum(np.bincount(segment_of_cell, missed), false_alarms)
@@ -224,7 +224,7 @@ def _count(
 def _flatten(
     recordings: Sequence[Events], segments: np.ndarray, stride: int, num_classes: int, segment_frames: int
 ) -> _Rows:
-    """The rows in the first `segments` of each recording, which takes `stride` segments of the time axis."""
+    """Return the rows in the first `segments` of each recording, which occupies `stride` segments of the time axis."""
     recording = np.repeat(np.arange(len(recordings)), [len(events) for events in recordings])
     events = Events.concatenate([events for events in recordings if len(events)] or [NO_EVENTS])
     frame_class = (recording * stride * segment_frames + events.frame) * num_classes + events.class_id
@@ -238,7 +238,7 @@ def _flatten(
 
 
 def _num_sources(rows: _Rows, cells: np.ndarray) -> np.ndarray:
-    """Sources in each cell, a segment and class: as many as in its busiest frame."""
+    """Return the number of sources in each cell, a segment and class: as many as in its busiest frame."""
     _, first, simultaneous = np.unique(rows.frame_class, return_index=True, return_counts=True)
     sources = np.zeros(len(cells), dtype=np.int64)
     np.maximum.at(sources, np.searchsorted(cells, rows.segment_class[first]), simultaneous)
@@ -246,9 +246,9 @@ def _num_sources(rows: _Rows, cells: np.ndarray) -> np.ndarray:
 
 
 def _matched_sources(reference: _Rows, prediction: _Rows, rules: Variant) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Segment and class of every matched reference source, and its errors, means over the frames where it is matched.
+    """Return segment and class of each matched reference source, and its errors, averaged over its matched frames.
 
-    A source is made of the rows of a segment and class that stand at the same position in their frames.
+    A source consists of the rows of a segment and class that have the same position in their frames.
     """
     row, predicted_row, angle = _match(reference, prediction, rules)
     error = {"angle": angle}
@@ -269,7 +269,7 @@ def _matched_sources(reference: _Rows, prediction: _Rows, rules: Variant) -> tup
 
 
 def _match(reference: _Rows, prediction: _Rows, rules: Variant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs reference and prediction rows of the same frame and class at the least total angle.
+    """Pair reference and prediction rows of the same frame and class with the least total angle.
 
     Returns:
         Reference rows, prediction rows and the angles between them in degrees, (pairs,) each.
@@ -317,7 +317,7 @@ def _to_python(levels: dict[str, dict[str, np.ndarray]]) -> dict:
 
 
 def _levels(counts: Counts, rules: Variant) -> dict[str, dict[str, np.ndarray]]:
-    """Counts (…, classes) to scores: macro and micro (…), classwise (…, classes)."""
+    """Convert counts (…, classes) to scores: macro and micro (…), classwise (…, classes)."""
     classwise = _scores(counts, rules)
     micro = _scores({name: count.sum(axis=-1, keepdims=True) for name, count in counts.items()}, rules)
     matched = counts["matched"] > 0
@@ -365,9 +365,12 @@ def _mean(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _interval(value: np.ndarray, without_one: np.ndarray) -> np.ndarray:
-    """Jackknife 95% confidence interval (…, 2) of scores (…) from those without one recording, (recordings, …).
+    """Return the jackknife 95% confidence interval (…, 2) of scores (…), given those without one recording each.
 
-    Centred on the estimate corrected for bias, with Student's t for n - 1 degrees of freedom, as DCASE does from 2022.
+    Centred on the bias-corrected estimate, with Student's t for n - 1 degrees of freedom, as in DCASE since 2022.
+
+    Args:
+        without_one: (recordings, …).
     """
     n = len(without_one)
     if n < 2:

@@ -1,4 +1,4 @@
-"""What the official scorers of the DCASE challenges would misread in a submission, or pass over in silence."""
+"""Check a submission for what the official scorers of the DCASE challenges would misread or silently skip."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,19 +11,19 @@ from .csv_folders import find_csv
 
 
 CLIP_FRAMES_2025 = 50
-# Sources in rooms are nearer in metres, and farther in centimetres.
+# Sources in rooms are closer than the first in metres, and farther than the second in centimetres.
 FAR_METRES, NEAR_CENTIMETRES = 20.0, 20.0
 MOST_TRACKS_2025 = 10
 
 
 class Task(NamedTuple):
-    """How a challenge takes its submissions.
+    """The submission format of a challenge.
 
     Attributes:
-        columns: for each number of columns that its scorer reads as it is meant, what they are.
-        others: what to do about files of other columns.
-        header: the first line, if there has to be one.
-        in_metres: whether distances are metres, and not centimetres; None where nobody looks at them.
+        columns: the columns, for each number of them that the scorer reads correctly.
+        others: what to do about files with other columns.
+        header: the first line, if a header is required.
+        in_metres: whether distances are in metres rather than centimetres; None if they are not scored.
     """
 
     columns: dict[int, str]
@@ -56,17 +56,17 @@ TASKS = {
 
 
 def check_submission(task: str, folder: Path, reference: list[Path] | None = None, num_classes: int = 13) -> list[str]:
-    """What is wrong with a folder of CSV files, a line each; none if nothing is.
+    """List the problems of a folder of CSV files, one per line; empty if there are none.
 
     Args:
         task: `"dcase2023"`, `"dcase2024"` or `"dcase2025"`.
-        folder: where the files are, at any depth.
-        reference: folders of the metadata, from which the names of the files and their lengths are known.
-        num_classes: classes of the task.
+        folder: folder with the files, at any depth.
+        reference: folders of the metadata, which give the expected file names and lengths.
+        num_classes: number of classes of the task. Defaults to 13.
 
     Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: the task is unknown, or a file is there twice.
+        NotADirectoryError: a folder does not exist.
+        ValueError: the task is unknown, or a file occurs twice.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
@@ -84,7 +84,7 @@ def check_submission(task: str, folder: Path, reference: list[Path] | None = Non
 
 
 def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_classes: int) -> Iterator[str]:
-    """What is wrong with one file; `last_frame` is that of its reference."""
+    """Yield the problems of one file; `last_frame` is that of its reference."""
     lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
     first = lines[0].replace(" ", "").lower() if lines else ""
     has_header = first[:1].isalpha()

@@ -1,4 +1,4 @@
-"""`evaluate` module for the scores of sound event localization and detection."""
+"""`evaluate` metric for sound event localization and detection."""
 
 import datasets
 import evaluate
@@ -55,7 +55,7 @@ class SELD(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, **options):
-        # Other metadata has the number of sources there.
+        # In other metadata the seventh column is the number of sources.
         columns = 7 if options.get("variant") == "dcase2025" else 6
         references, predictions = (
             [Events.from_rows([row[:columns] for row in rows]) for rows in recordings]
