@@ -1,4 +1,4 @@
-"""What the command-line programs share: how they end, whatever happens, and what they take for a number."""
+"""Shared parts of the command-line programs: error handling, exit statuses and number arguments."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from .extras import how_to_install
 
 
 STREAMS = {"standard output": "stdout", "standard error": "stderr"}
-# Set, it shows where an error came from.
+# If set, errors are shown with their traceback.
 DEBUG_VARIABLE = "PSELDNETS_DEBUG"
 
 
@@ -31,24 +31,24 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {first_line(message)}\n")
 
     def refuse(self, options: argparse.Namespace, names: Sequence[str], why: str) -> None:
-        """Ends with an error if any of these arguments were given, which would be passed over: names and reason."""
+        """Exit with an error (names and reason) if any of these arguments, which would be ignored, are given."""
         given = [name for name in names if getattr(options, name) != self.get_default(name)]
         if given:
             self.error(f"{', '.join(name.replace('_', '-') for name in given)}: {why}")
 
 
 def program(name: str, interrupted: str = "what is written is whole") -> Callable[[Callable], Callable[..., int]]:
-    """Makes of a function of command-line arguments, which may return a status, the entry point of a program.
+    """Turn a function of command-line arguments, which may return a status, into the entry point of a program.
 
-    What it raises is one line on standard error and status 2: errors that tell what is wrong (`ValueError`, `OSError`,
-    a package that is missing), and others with their kind; the environment variable `PSELDNETS_DEBUG` shows where they
-    came from. An interrupt is a line and status 130, a request to end (SIGTERM) status 143, both after files have been
-    cleaned up. Output that nobody reads any more (`| head`) ends the program in silence with status 141, as it ends
-    others; output that cannot be written (a full disk) is an error.
+    An exception becomes one line on standard error and status 2: only its message if that explains the error
+    (`ValueError`, `OSError`, a missing package), otherwise with its type. The environment variable `PSELDNETS_DEBUG`
+    adds the traceback. An interrupt gives a line and status 130, a request to terminate (SIGTERM) status 143, both
+    after files have been cleaned up. If its output is no longer read (`| head`), the program ends silently with status
+    141, like others; output that cannot be written (a full disk) is an error.
 
     Args:
-        name: of the program, which its messages begin with.
-        interrupted: what to say after an interrupt.
+        name: name of the program, with which its messages begin.
+        interrupted: what to print after an interrupt.
     """
 
     def decorate(main: Callable) -> Callable[..., int]:
@@ -73,7 +73,7 @@ def program(name: str, interrupted: str = "what is written is whole") -> Callabl
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """For imports and loading: what they make stays, and looking for garbage in it takes a twentieth of their time."""
+    """Disable garbage collection during imports and loading, where it finds nothing and takes 5 % of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -84,12 +84,12 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def _end(name: str, interrupted: str, signalled: list[int], error: BaseException) -> int:
-    """Says how a program ended, and returns its status; a program that ends by itself (`SystemExit`) goes on so."""
+    """Report how a program ended and return its status; a `SystemExit` of its own is raised again."""
     if isinstance(error, OSError) and error.filename in STREAMS:
         _lead_nowhere(error.filename)
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
-    # A request to end may have been dropped, and raised again as an interrupt.
+    # Python may have dropped the SIGTERM, which was then raised again as an interrupt.
     if signal.SIGTERM in signalled and signal.SIGINT not in signalled:
         return 128 + signal.SIGTERM
     if signal.SIGINT in signalled or isinstance(error, KeyboardInterrupt):
@@ -101,13 +101,13 @@ def _end(name: str, interrupted: str, signalled: list[int], error: BaseException
     return _tell(f"{name}: error: {describe(error)}", 2)
 
 
-# Characters of a message of which the first line alone is told, and how much of that: ours have two or three paths.
+# Above the first length only the first line of a message is shown, up to the second: ours may hold several paths.
 LONG, LONGEST = 300, 1000
 
 
 def describe(error: BaseException | str) -> str:
-    """What went wrong, as one line: the message of an error that tells it, else its kind and message."""
-    # That of a distribution may have a whole message for a name.
+    """Describe an error in one line: its message if that explains it, otherwise its type and message."""
+    # The error for a missing distribution may have a whole message as its name.
     if isinstance(error, ModuleNotFoundError) and error.name and " " not in error.name:
         return how_to_install(error.name)
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
@@ -119,7 +119,7 @@ def describe(error: BaseException | str) -> str:
         return f"not enough memory ({first_line(error)})"
     kind, text = type(error).__name__, str(error).strip()
     if "\nOriginal Traceback" in text:
-        # Of a worker of a DataLoader, whose last line tells what was wrong.
+        # From a worker of a DataLoader, with the actual error in the last line.
         text = text.splitlines()[-1].removeprefix(f"{kind}: ")
     message = " ".join(text.split())
     if len(message) > LONG:
@@ -129,18 +129,18 @@ def describe(error: BaseException | str) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of a message, without its full stop; the kind of an error that has no message."""
+    """Return the first line of a message without its full stop, or the type of an error without a message."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def number(least: float = -math.inf, above: float = -math.inf) -> Callable[[str], float]:
-    """For `type=` of an option: a finite number in a range."""
+    """Return a `type=` for an option that takes a finite number in a range."""
     return functools.partial(_read_number, float, least, math.inf, above)
 
 
 def whole_number(least: int = 0, most: float = math.inf) -> Callable[[str], int]:
-    """For `type=` of an option: a whole number in a range."""
+    """Return a `type=` for an option that takes a whole number in a range."""
     return functools.partial(_read_number, int, least, most, -math.inf)
 
 
@@ -158,7 +158,7 @@ def _read_number(kind: type, least: float, most: float, above: float, text: str)
 
 
 def _tell(line: str, status: int) -> int:
-    """Prints a line on standard error, if it can be, and returns the status."""
+    """Print a line on standard error, if possible, and return the status."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
@@ -172,21 +172,21 @@ def _flush() -> None:
 
 
 def _lead_nowhere(name: str) -> None:
-    """Python flushes its streams once more when it ends, and complains: let it write to nowhere."""
+    """Redirect a stream to nowhere, because Python flushes it once more at exit and would complain."""
     with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), getattr(sys, STREAMS[name]).fileno())
 
 
 @contextlib.contextmanager
 def _standard_streams() -> Iterator[list[OSError]]:
-    """Streams that are closed lead nowhere, and what is printed can be encoded; lists what could not be written."""
+    """Redirect closed streams to nowhere and escape what cannot be encoded; yield a list of write errors."""
     for descriptor, stream in enumerate(("stdin", *STREAMS.values())):
         if getattr(sys, stream) is not None:
             continue
         try:
             os.fstat(descriptor)
         except OSError:
-            # The next file to be opened would take its place.
+            # Otherwise the next file to be opened would take this descriptor.
             os.open(os.devnull, os.O_RDWR)
         if descriptor:
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 as long as the program
@@ -199,7 +199,7 @@ def _standard_streams() -> Iterator[list[OSError]]:
 
 @contextlib.contextmanager
 def _naming(stream: TextIO, name: str, failures: list[OSError]) -> Iterator[None]:
-    """Errors of a stream name and list it, also those that whoever writes passes over."""
+    """Name the stream in its write errors and list them, even those that the caller ignores."""
     if "write" in getattr(stream, "__dict__", {"write": None}):
         yield
         return
@@ -227,7 +227,7 @@ def _naming(stream: TextIO, name: str, failures: list[OSError]) -> Iterator[None
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Interrupts and requests to end raise, whatever code makes of that: the signals that came are listed."""
+    """Turn SIGINT and SIGTERM into exceptions; yield a list of the signals received, in case code drops those."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
@@ -235,15 +235,15 @@ def _signals() -> Iterator[list[int]]:
 
     def take(number: int, _) -> None:
         came.append(number)
-        # A second one ends at once.
+        # A second one terminates the program at once.
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def retry(unraisable) -> None:
-        # Raised where Python drops exceptions, as in callbacks of the import system: raise it again, soon after.
+        # Raised where Python drops exceptions, such as callbacks of the import system: raise it again soon after.
         if came and isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # To the main thread, which may be blocked: a signal to the timer's own would not wake it.
+            # Sent to the main thread, which may be blocked: a signal to the timer's thread would not wake it.
             threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
         else:
             earlier_hook(unraisable)
@@ -251,7 +251,7 @@ def _signals() -> Iterator[list[int]]:
     earlier_hook, sys.unraisablehook = sys.unraisablehook, retry
     earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in earlier.items():
-        # Left alone where who started the program has them ignored, as nohup and `&` do, or handles them.
+        # Keep a handler of the caller, and signals that are ignored, as with nohup and `&`.
         if handler in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, take)
     try:

@@ -1,4 +1,4 @@
-"""A picture of events: azimuth, elevation and distance over time, coloured by class."""
+"""Plot events: azimuth, elevation and distance over time, coloured by class."""
 
 import os
 import warnings
@@ -9,7 +9,7 @@ from ..events import FRAME_SECONDS, Events
 from ..files import atomic_path
 
 
-# Colours that colour-blind readers tell apart, after Okabe and Ito; more classes repeat them with another marker.
+# Colour-blind-safe colours after Okabe and Ito; further classes repeat them with another marker.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00"]
 MARKERS = ["o", "^", "s", "D", "v"]
 
@@ -22,21 +22,21 @@ def plot_events(
     title: str | None = None,
     reference: Events | None = None,
 ) -> None:
-    """Writes a PNG of azimuth and elevation over time, and of distance where events have it.
+    """Write a PNG of azimuth and elevation over time, and of distance if events have it.
 
     Args:
-        events: what to draw.
-        id2label: names of the classes.
+        events: the events to plot.
+        id2label: class names.
         path: the file; it appears whole or not at all.
-        seconds: end of the time axis; that of the last event if left out.
-        title: what stands above.
-        reference: ground truth, drawn as a grey band behind.
+        seconds: end of the time axis. Defaults to the end of the last event.
+        title: title of the plot.
+        reference: ground truth, drawn as a grey band in the background.
     """
     from matplotlib.figure import Figure
 
     names = ["azimuth", "elevation", *["distance"] * (events.distance is not None)]
     classes = np.unique(events.class_id)
-    # High enough for the names of all classes.
+    # Tall enough for the legend of all classes.
     figure = Figure(figsize=(11, max(3 * len(names), 0.2 * len(classes) + 0.5)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True)
     if reference is not None and len(reference):
@@ -50,7 +50,7 @@ def plot_events(
         style = {
             "c": COLOURS[number % len(COLOURS)],
             "marker": MARKERS[number // len(COLOURS) % len(MARKERS)],
-            # Matplotlib has no legend for what begins with an underscore.
+            # Matplotlib leaves labels that begin with an underscore out of the legend.
             "label": f" {label}" if label.startswith("_") else label,
         }
         for axes, name in zip(rows, names, strict=True):
@@ -71,7 +71,7 @@ def plot_events(
         axes.spines[["top", "right"]].set_visible(False)
     rows[-1].set_xlabel("time (s)")
     if title:
-        # Names of files need not be UTF-8.
+        # File names need not be UTF-8.
         title = os.fsencode(title).decode(errors="replace")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, parse_math=False)
     handles, labels = rows[0].get_legend_handles_labels()
@@ -80,6 +80,6 @@ def plot_events(
     else:
         rows[0].text(0.5, 0.5, "no events", transform=rows[0].transAxes, ha="center", color="#808080")
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        # Names of files may have characters that the font has not.
+        # File names may have characters that the font lacks.
         warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(temporary, dpi=120)

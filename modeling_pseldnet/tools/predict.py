@@ -1,4 +1,4 @@
-"""Events of recordings as DCASE CSV, JSON and pictures, and of live sound: the program `pseldnet-predict`."""
+"""Detect events in recordings (as DCASE CSV, JSON and plots) and in live sound: the program `pseldnet-predict`."""
 
 import argparse
 import io
@@ -23,15 +23,15 @@ from .ray_pool import map_on_ray
 NAME = "pseldnet-predict"
 CHANNEL_FORMATS = ("aformat", "ambix", "array", "auto", "fuma", "mono", "stereo")
 SAMPLE_FORMATS = ("f32le", "s16le")
-# A recording, and where its results go, without suffix, or why there is no such place.
+# A recording, and the path of its results without suffix, or why they cannot be written.
 Job = tuple[Path, Path | Exception]
 
 
 def read_threshold(text: str) -> float | list[float]:
-    """A number, or the numbers in a file, one a line.
+    """Parse a number, or read the numbers in a file, one per line.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither a number nor such a file.
     """
     try:
         return float(text)
@@ -46,10 +46,11 @@ def read_threshold(text: str) -> float | list[float]:
 
 
 def output_stems(paths: list[str], output: Path, suffixes: list[str], overwrite: bool = False) -> Iterator[Job]:
-    """Each audio file and the path, without suffix, that its results take below `output`, or why there is none.
+    """Yield each audio file and the path of its results below `output`, without suffix, or why there is none.
 
-    A file that is named lies directly in `output`, one of a folder as it does in that folder. What lies beside a
-    recording under one of the suffixes of its results may be its labels, and is replaced with `overwrite` alone.
+    Results of a file named in `paths` go directly to `output`; those of a file in a folder keep their place in that
+    folder. An existing file next to a recording with one of the suffixes of its results may be its labels, and is only
+    replaced with `overwrite`.
     """
     from ..audio import find_audio
 
@@ -78,7 +79,7 @@ def output_stems(paths: list[str], output: Path, suffixes: list[str], overwrite:
 
 @contextmanager
 def window_progress(disable: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the windows of a recording that takes a while; one bar at a time, as messages go above."""
+    """Show a progress bar over the windows of a recording that takes a while; one at a time, as messages go above."""
     with tqdm(unit="window", leave=False, delay=1.0, disable=disable) as bar:
 
         def advance(name: str, done: int, total: int) -> None:
@@ -89,13 +90,13 @@ def window_progress(disable: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 class Predictor:
-    """Writes the results of recordings; holds the model that it runs.
+    """Run a model on recordings and write the results.
 
     Args:
-        options: as [`parse_arguments`] gives them.
+        options: options from [`parse_arguments`].
 
     Raises:
-        ValueError: model, device, threshold or layout cannot be used.
+        ValueError: the model, device, threshold or layout cannot be used.
     """
 
     def __init__(self, options: argparse.Namespace):
@@ -113,20 +114,20 @@ class Predictor:
         self.model = in_dtype(self.model, options.dtype)
 
     def __call__(self, job: Job) -> tuple[bool, str]:
-        """What [`each`] yields for one job."""
+        """Return what [`each`] yields for one job."""
         return next(self.each([job]))
 
     def each(
         self, jobs: list[Job], progress: Callable[[str, int, int], None] | None = None
     ) -> Iterator[tuple[bool, str]]:
-        """Works through jobs, windows of several recordings at once.
+        """Process jobs, with windows of several recordings in a batch.
 
         Args:
-            jobs: each a recording and where its results go, or why they cannot go there.
-            progress: called with the name of a recording, the number of its windows done and of all its windows.
+            jobs: recordings, each with the path of its results, or why they cannot be written.
+            progress: called with the name of a recording, the number of its windows done and their total number.
 
         Yields:
-            Of each job, in order, whether it was done, and a line that tells of it.
+            For each job, in order, whether it succeeded, and a line that reports it.
 
         Raises:
             ValueError: an option is out of range.
@@ -158,7 +159,7 @@ class Predictor:
                 yield True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
 
     def write_results(self, file: Path, stem: Path, events: Events) -> int:
-        """Writes what is asked for of one recording and returns the number of its events."""
+        """Write the requested results of one recording and return the number of its events."""
         options, labels = self.options, self.model.config.id2label
         records = to_records(events, labels)
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -178,10 +179,10 @@ class Predictor:
 
 
 def listen(options: argparse.Namespace) -> None:
-    """Prints what sounds in a stream of samples, a line of JSON for each frame as soon as it is final.
+    """Print the events in a stream of samples, one line of JSON per frame as soon as it is final.
 
     Raises:
-        ValueError: stream, model, device, threshold or another option cannot be used.
+        ValueError: the stream, model, device, threshold or another option cannot be used.
     """
     from ..audio import CHANNEL_FORMATS
     from ..fitting import choose_channel_format
@@ -211,7 +212,7 @@ def listen(options: argparse.Namespace) -> None:
         raise ValueError("standard input is a terminal: pipe raw samples to it, as arecord -t raw gives them")
     else:
         if os.name == "posix":
-            # A pipe that does not wait gives None where nothing has come yet.
+            # A non-blocking pipe returns None if there is no data yet.
             os.set_blocking(sys.stdin.fileno(), True)
         blocks = read_pcm(io.FileIO(sys.stdin.fileno(), closefd=False), options.format, *block)
     print(f"{NAME}: listening to {options.stream}, {num_channels} channels at {sampling_rate} Hz", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Work shared out over a Ray cluster."""
+"""Distribute work over a Ray cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -11,19 +11,20 @@ from .extras import require
 def map_on_ray(
     make_worker: Callable, arguments: tuple, jobs: Iterable, workers: int, address: str = "local"
 ) -> Iterator[Any]:
-    """What workers make of jobs, in the order in which they are done.
+    """Yield the workers' results for jobs, in the order in which they finish.
 
     Args:
-        make_worker: a class whose objects are called with a job; each worker makes one and keeps it.
-        arguments: what it is made with; sent once to each machine.
+        make_worker: a class whose instances are called with a job; each worker creates one and keeps it.
+        arguments: arguments of that class, sent once to each machine.
         jobs: what the workers are called with.
-        workers: number of workers, a core each.
-        address: of the cluster, whose machines must see the same folders; `"local"` starts one on this machine.
+        workers: number of workers, with one core each.
+        address: address of the cluster, whose machines must see the same folders. Defaults to `"local"`, which starts
+            one on this machine.
 
     Raises:
         ImportError: Ray is not installed.
         BrokenProcessPool: a worker died.
-        Exception: what a worker raised.
+        Exception: any exception that a worker raises.
     """
     ray = require("ray", "ray.util")
 
@@ -45,7 +46,7 @@ def map_on_ray(
 
 
 class Actor:
-    """Makes its worker with the first job: of what an actor raises before that, Ray tells only that it died."""
+    """Create the worker with the first job: if an actor raises earlier, Ray only reports that it died."""
 
     def __init__(self, make_worker: Callable, *arguments):
         self.make = partial(make_worker, *arguments)

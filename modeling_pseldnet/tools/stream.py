@@ -1,4 +1,4 @@
-"""Live listening: the events of a stream of samples, each a bounded time after it sounded."""
+"""Live detection: the events of a stream of samples, with bounded latency."""
 
 import queue
 import threading
@@ -30,7 +30,7 @@ from .cli import first_line
 from .extras import require
 
 
-# Samples as they come through a pipe, and the number that is full scale.
+# Sample formats of a pipe, each with its type and full scale.
 SAMPLE_FORMATS = {"s16le": (np.dtype("<i2"), 2.0**15), "f32le": (np.dtype("<f4"), 1.0)}
 SOUND_FILES = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b"caff", b".snd")
 
@@ -45,30 +45,29 @@ def detect_stream(
     threshold: float | list[float] | np.ndarray | None = None,
     delay_seconds: float = 0.5,
 ) -> Iterator[tuple[int, Events]]:
-    """What sounds in a stream, frame by frame, as soon as it is final.
+    """Detect events in a stream, frame by frame, as soon as each frame is final.
 
-    After each block the model hears the last window, ten seconds, of what has come, with its mirror image before the
-    beginning. A frame is final when `delay_seconds` have been heard after its end: its outputs are then averaged over
-    the windows that have held it so far. Thus a frame is told at the latest `delay_seconds`, the length of a block and
-    the time of one forward pass after it sounded. A longer delay gives it more of what comes afterwards and more
-    windows; with that of a window, all frames but those of the first window are as [`detect`] gives them with blocks
-    for a hop.
+    After each block the model runs on the last window (ten seconds) of the stream, extended with its mirror image
+    before the start. A frame is final once `delay_seconds` after its end have arrived; its outputs are then averaged
+    over all windows so far that contain it, weighted by [`Window.weights`]. So it is yielded at most `delay_seconds`,
+    the length of a block and one forward pass after it sounded. A longer delay gives it more context and more windows.
+    With a delay of one window, the frames after the first window equal those of [`detect`] with the block length as hop.
 
     Args:
-        model, feature_extractor: as loaded; the model runs where its weights are.
-        blocks: samples (channels, samples) of any number, best 0.5 to 1 s, in order and without gaps. The model runs
-            once a block, and again for each further window that a block is longer.
-        sampling_rate: that of the blocks in Hz, a multiple of 10; they are resampled to the model's.
-        channel_format, threshold: as for [`detect`].
-        delay_seconds: a multiple of 0.1 s, up to a window.
+        model, feature_extractor: a model and its extractor. The model runs on the device of its weights.
+        blocks: samples (channels, samples) of any length, ideally 0.5 to 1 s, in order and without gaps. The model
+            runs once per block, and once more for each further window that a block spans.
+        sampling_rate: sampling rate of the blocks in Hz, a multiple of 10; they are resampled to the model's.
+        channel_format, threshold: as in [`detect`].
+        delay_seconds: a multiple of 0.1 s, up to a window. Defaults to 0.5.
 
     Yields:
-        Every frame in order and its events, which may be none. A source keeps its track number. When the blocks end,
-        the last frames come without delay.
+        Every frame in order with its events, if any. A source keeps its track number. When the blocks end, the last
+        frames follow without delay.
 
     Raises:
-        ValueError: the blocks cannot be used, the extractor is not of the model, or a value above is out of range; the
-            message says which.
+        ValueError: the blocks cannot be used, the extractor does not fit the model, or a value above is out of range;
+            the message says which.
     """
     check_extractor(feature_extractor, model.config)
     threshold = checked_threshold(model.config.threshold if threshold is None else threshold, model.config)
@@ -86,7 +85,7 @@ def detect_stream(
         check_samples(np.abs(block).max(initial=0), f"the stream, near {heard / sampling_rate:.1f} s")
         samples, heard = np.concatenate([samples, block], axis=1), heard + block.shape[1]
         end = ceil(heard / frame_samples)
-        # The filter that resamples looks back a little: keep a frame more than a window.
+        # The resampling filter looks back a little: keep one frame more than a window.
         surplus = max(end - first - window_frames - 1, 0)
         samples, first = samples[:, surplus * frame_samples :], first + surplus
         recording = Recording((samples, sampling_rate), model.config.sampling_rate, channel_format)
@@ -104,10 +103,10 @@ def detect_stream(
 
 
 def _pieces(blocks: Iterable[np.ndarray], num_channels: int, most_samples: int) -> Iterator[np.ndarray]:
-    """Blocks, longer ones in pieces.
+    """Yield blocks, splitting long ones.
 
     Raises:
-        ValueError: a block has another number of channels.
+        ValueError: a block has the wrong number of channels.
     """
     for block in blocks:
         if block.ndim != 2 or len(block) != num_channels:
@@ -126,7 +125,7 @@ def _final_frames(
     threshold: np.ndarray,
     tracks: dict,
 ) -> Iterator[tuple[int, Events]]:
-    """The frames from `begin` to `end`, averaged over the windows that hold them, and their events."""
+    """Yield the frames from `begin` to `end`, averaged over the windows that contain them, with their events."""
     if begin == end:
         return
     parts = [window.part(max(begin - window.first, 0), end - window.first) for window in windows if window.first < end]
@@ -138,11 +137,11 @@ def _final_frames(
 
 
 def to_record(frame: int, events: Events, id2label: dict[int, str]) -> dict:
-    """A frame as a dict, to be written as a line of JSON.
+    """Convert a frame to a dict for a line of JSON.
 
-    It has `time`, that of the frame's beginning in seconds from the beginning of the stream, and `events`, each a dict
-    of `label`, `track`, `azimuth` and `elevation` in degrees, `distance` in metres and `onscreen` where the model
-    tells them, and `confidence`, the activity.
+    It has `time`, the start of the frame in seconds from the start of the stream, and `events`, each a dict of
+    `label`, `track`, `azimuth` and `elevation` in degrees, `distance` in metres and `onscreen` if the model predicts
+    them, and `confidence`, the activity.
     """
     digits = {"elevation": 1, "distance": 2, "confidence": 3}
     azimuth, confidence = round_azimuth(events.azimuth), np.minimum(events.confidence, 1.0)
@@ -164,10 +163,10 @@ def to_record(frame: int, events: Events, id2label: dict[int, str]) -> dict:
 
 
 def samples_of(seconds: float, sampling_rate: int) -> int:
-    """Samples in some frames of 100 ms.
+    """Return the number of samples in a duration, rounded to frames of 100 ms.
 
     Raises:
-        ValueError: frames are no whole number of samples.
+        ValueError: a frame is not a whole number of samples, or the rate is too low.
     """
     if sampling_rate < LOWEST_RATE or sampling_rate % FRAMES_PER_SECOND:
         raise ValueError(
@@ -178,16 +177,16 @@ def samples_of(seconds: float, sampling_rate: int) -> int:
 
 
 def read_pcm(file: BinaryIO, sample_format: str, num_channels: int, num_samples: int) -> Iterator[np.ndarray]:
-    """Raw samples, channels interleaved, as blocks (channels, num_samples); the last may be shorter.
+    """Read raw samples with interleaved channels as blocks (channels, num_samples); the last may be shorter.
 
     Args:
-        file: opened for bytes; one that gives less than it is asked for, as raw pipes do, is asked again.
-        sample_format: `"s16le"` or `"f32le"`, as FFmpeg calls them.
-        num_channels: channels in it.
-        num_samples: of a block.
+        file: a binary file, which may return less than requested, as raw pipes do.
+        sample_format: `"s16le"` or `"f32le"`, in FFmpeg's terms.
+        num_channels: number of channels.
+        num_samples: number of samples in a block.
 
     Raises:
-        ValueError: it is a sound file with a header, or samples are NaN or infinite.
+        ValueError: the stream is a sound file with a header, or samples are NaN or infinite.
     """
     dtype, full_scale = SAMPLE_FORMATS[sample_format]
     size = num_samples * num_channels * dtype.itemsize
@@ -214,16 +213,16 @@ def read_pcm(file: BinaryIO, sample_format: str, num_channels: int, num_samples:
 def read_device(
     device: str, sampling_rate: int, num_channels: int, num_samples: int, warn: Callable[[str], None]
 ) -> Iterator[np.ndarray]:
-    """What a sound device records, as blocks (channels, num_samples), without end.
+    """Record from a sound device as endless blocks (channels, num_samples).
 
     Args:
-        device: name, a part of it, or number, as `python -m sounddevice` lists them.
-        sampling_rate, num_channels, num_samples: what to record, in Hz, and the samples of a block.
-        warn: told, once, if samples were lost.
+        device: name, part of a name, or number, as listed by `python -m sounddevice`.
+        sampling_rate, num_channels, num_samples: rate in Hz, number of channels, and samples in a block.
+        warn: called once if samples are lost.
 
     Raises:
         ImportError: the package sounddevice is missing.
-        ValueError: PortAudio is missing, or the device cannot be used so.
+        ValueError: PortAudio is missing, or the device does not support these settings.
     """
     try:
         sounddevice = require("sounddevice")
@@ -253,17 +252,16 @@ def read_device(
 def in_real_time(
     blocks: Iterable[np.ndarray], block_seconds: float, most_seconds: float, warn: Callable[[str], None]
 ) -> Iterator[np.ndarray]:
-    """Blocks as they come, several in one when the consumer falls behind real time.
+    """Yield blocks as they arrive, joining several when the consumer falls behind real time.
 
-    They are read ahead in a thread, which ends with the generator, so that their source need not wait. A source that
-    is faster than real time, such as a file, is not hurried through: blocks are joined only where the next one would
-    already be due.
+    A thread, which ends with the generator, reads ahead so that the source need not wait. From a source faster than
+    real time, such as a file, blocks are not joined just because they are there, but only if the next one is due.
 
     Args:
-        blocks: blocks (channels, samples) of one length, but for the last.
-        block_seconds: that length.
-        most_seconds: the most to join or to read ahead.
-        warn: told, once, that blocks are joined.
+        blocks: blocks (channels, samples) of equal length, except the last.
+        block_seconds: that length in seconds.
+        most_seconds: how much to join or read ahead at most.
+        warn: called once when blocks are joined.
     """
     most = max(round(most_seconds / block_seconds), 1)
     waiting: queue.Queue = queue.Queue(most)
@@ -296,18 +294,18 @@ def in_real_time(
         yield from _joined(waiting, most, block_seconds, warn)
     finally:
         stopped.set()
-        # A source that gives nothing cannot be told to stop: it is not waited for.
+        # A source that yields nothing cannot be stopped, so do not wait for it.
         reader.join(timeout=max(2 * block_seconds, 0.2))
 
 
 def _joined(
     waiting: queue.Queue, most: int, block_seconds: float, warn: Callable[[str], None]
 ) -> Iterator[np.ndarray]:
-    """The blocks of a queue, up to `most` in one where they are due, until it says that they end."""
+    """Yield the blocks of a queue until it ends, joining up to `most` that are due."""
     taken, beginning, warned = 0, 0.0, False
 
     def due() -> bool:
-        """Whether another block is there, and has been for so long that it is time for the one after it."""
+        """Whether another block is waiting, and in real time would already be complete."""
         return not waiting.empty() and time.monotonic() >= beginning + (taken + 1) * block_seconds
 
     while True:
@@ -320,7 +318,7 @@ def _joined(
             parts.append(block)
             taken += 1
             if idle or taken == 1:
-                # Who waits is as far as the source, which sets the pace anew.
+                # A consumer that had to wait has caught up with the source, so restart the clock.
                 beginning = time.monotonic() - taken * block_seconds
         if len(parts) > 1 and not warned:
             warned = True
