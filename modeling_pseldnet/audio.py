@@ -349,7 +349,7 @@ class ArraySamples:
         return float_samples(part.detach().cpu() if isinstance(part, torch.Tensor) else part).__array__()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as no file is open."""
 
 
 class FileSamples:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-# The file without which a folder is not loaded as a model or an adapter.
+# Without these files a folder is not loaded as a model or an adapter.
 _READ_FIRST = ("config.json", "adapter_config.json")
 # Errors that the operating system reports without a file name.
 _UNNAMED_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}

@@ -29,7 +29,7 @@ PACKAGES = ("numpy", "soundfile", "torch", "transformers")
 FORM = re.compile(r"\[More Information Needed\]|^More information needed$", re.MULTILINE)
 # Parts of `Trainer`'s card that are kept: its scores, and how it was trained.
 KEPT = re.compile(r"^It achieves the following .*?(?=^## )|^## Training procedure$.*", re.MULTILINE | re.DOTALL)
-# Metadata of a template that are kept: those that users pass to `push_to_hub`.
+# Metadata kept from a template: what users pass to `push_to_hub`.
 GIVEN = ("license", "language", "datasets", "tags")
 # Tags of a model on the Hub.
 TAGS = [TASK, "sound-event-detection", "direction-of-arrival", "spatial-audio", "pseldnet"]
@@ -92,8 +92,7 @@ def save_hub_folder(
 def complete_folder(model: PreTrainedModel, folder: str | os.PathLike, name: str | None = None) -> None:
     """Add to a saved model what is needed to load it in every way: code, pipeline, extractor and card.
 
-    An existing extractor that fits is kept, and so is a card, unless it is an unfilled template, whose metadata are
-    kept.
+    An existing extractor that fits is kept, and so is a card; of an unfilled template only the metadata is kept.
 
     Args:
         model: the model that was saved.

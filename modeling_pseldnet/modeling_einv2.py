@@ -29,7 +29,7 @@ class CrossStitch(nn.Module):
         if first.ndim > 3:
             weight = weight[..., None, None]
         first = weight[0, 0] * first + weight[0, 1] * second
-        # The published weights were trained with the second output computed from the first output, not from its input.
+        # Published weights were trained with the second output computed from the first output, not the first input.
         second = weight[1, 0] * first + weight[1, 1] * second
         return first, second
 

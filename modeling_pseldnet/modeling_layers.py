@@ -151,7 +151,7 @@ def sinusoids(length: int, width: int, device: torch.device | str = "cpu") -> to
 def relative_shift(scores: torch.Tensor) -> torch.Tensor:
     """Shift row i of scores (batch, heads, queries, positions) left, so that its last position lines up with key i.
 
-    The gap is filled from the next row, as the published weights were trained.
+    The gap is filled from the next row, as when the published weights were trained.
     """
     num_queries, num_positions = scores.shape[2:]
     padded = nn.functional.pad(scores, (1, 0))

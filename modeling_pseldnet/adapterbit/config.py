@@ -103,7 +103,7 @@ class AdapterBitConfig(PeftConfig):
         self.complete_card(save_directory)
 
     def complete_card(self, folder: str | os.PathLike) -> None:
-        """Add loading instructions to the model card in a folder, in place of PEFT's unfilled template."""
+        """Add loading instructions to the model card in a folder, or replace it if it is PEFT's unfilled template."""
         readme = Path(folder) / "README.md"
         card = ModelCard.load(readme) if readme.exists() else ModelCard("---\nlibrary_name: peft\n---\n")
         if USAGE_HEADING in card.text:
