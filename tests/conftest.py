@@ -8,9 +8,9 @@ import pytest
 from tests.folders import SHARED, shared_folder
 
 
-# The tests are many small computations: threads that wait for each other only slow them.
+# Tests are many small computations, which threads waiting for each other only slow down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What is imported stays: the collector of garbage need not go through it, while it grows or ever again.
+# Imported modules stay, so the garbage collector need not go through them, neither during imports nor later.
 gc.disable()
 
 
@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Networks of tests are the same in every run."""
+    """Make the networks of tests the same in every run."""
     import torch
 
     torch.manual_seed(0)
@@ -55,13 +55,13 @@ def real() -> Path:
 
 @pytest.fixture(scope="session")
 def events_folder() -> Path:
-    """The folder of isolated sounds, one sub-folder a class."""
+    """The folder of isolated sounds, with one sub-folder per class."""
     return shared_folder("events")
 
 
 @pytest.fixture(scope="session")
 def values(reference):
-    """The module that remakes the published checkpoints and their inputs."""
+    """The module that reproduces the published checkpoints and their inputs."""
     spec = importlib.util.spec_from_file_location("reference_values", reference / "values.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Where the repository is, and the shared data beside it: known without an import of PyTorch."""
+"""Paths of the repository and of the shared data beside it, without importing PyTorch."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 def shared_folder(name: str) -> Path:
-    """A folder beside the repository; a test that asks for it is skipped where it is absent."""
+    """Return a folder of shared data; skip the test if it is missing."""
     folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")

@@ -1,4 +1,4 @@
-"""What the tests of several folders share: small networks, and how programs end."""
+"""Helpers for tests in several folders: small networks, audio files, and the exit status of programs."""
 
 import struct
 
@@ -12,7 +12,7 @@ PASST = {"backbone": "passt", "hidden_size": 16, "num_hidden_layers": 2, "num_at
 
 
 def tiny_config(**fields) -> PSELDNetConfig:
-    """A network of the published shape that is small enough for a test."""
+    """The config of a network with the published architecture, but small enough for a test."""
     small = {
         "embed_dim": 8,
         "depths": [2, 1, 1, 1],
@@ -23,7 +23,7 @@ def tiny_config(**fields) -> PSELDNetConfig:
 
 
 def scattered(model: PSELDNetForSELD) -> PSELDNetForSELD:
-    """The model with weights and statistics far from their initial values, so that its outputs vary."""
+    """Move weights and statistics of a model far from their initial values, so that its outputs vary."""
     generator = torch.Generator().manual_seed(0)
     for name, value in model.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
@@ -37,7 +37,7 @@ def scattered(model: PSELDNetForSELD) -> PSELDNetForSELD:
 
 
 def status_of(main, arguments: list[str]) -> int:
-    """The status that a program ends with, whether it returns it or, as for wrong options, exits with it."""
+    """Return the exit status of a program, whether it returns it or, as for wrong options, raises SystemExit."""
     try:
         return main(arguments)
     except SystemExit as end:
@@ -45,7 +45,7 @@ def status_of(main, arguments: list[str]) -> int:
 
 
 def has_native_adapters() -> bool:
-    """Whether transformers' own adapter methods take the PEFT that is installed: 5.24 asks for one that is not out."""
+    """Whether transformers' own adapter methods accept the installed PEFT; 5.24 needs one that is not released."""
     import peft
     from packaging.version import Version
     from transformers.integrations import peft as integration
@@ -54,7 +54,7 @@ def has_native_adapters() -> bool:
 
 
 def b_format(fuma: np.ndarray, rate: int = 24000) -> bytes:
-    """W, X, Y, Z (4, samples) as a WAV of the ambisonic kind, PCM 16."""
+    """Encode W, X, Y, Z (4, samples) as an ambisonic WAV file, PCM 16."""
     pcm = np.round(fuma.T * 32767).astype("<i2").tobytes()
     guid = struct.pack("<I", 1) + bytes.fromhex("2107d3118644c8c1ca000000")
     layout = struct.pack("<HHIIHHHHI", 0xFFFE, 4, rate, rate * 8, 8, 16, 22, 16, 0) + guid

@@ -1,4 +1,4 @@
-"""The notebook docs/trainer.ipynb, which is the page docs/trainer.md: `python -m tests.notebook` writes it."""
+"""Write the notebook docs/trainer.ipynb from the page docs/trainer.md: `python -m tests.notebook`."""
 
 import json
 import re
@@ -10,7 +10,7 @@ NOTEBOOK = PAGE.with_suffix(".ipynb")
 
 
 def to_notebook(page: str) -> dict:
-    """A page of Markdown as a notebook: its blocks of Python are cells of code."""
+    """Turn a Markdown page into a notebook, with its Python blocks as code cells."""
     cells = []
     for number, part in enumerate(re.split(r"^```python\n(.*?)^```$\n?", page, flags=re.MULTILINE | re.DOTALL)):
         if not part.strip():

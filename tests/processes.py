@@ -11,7 +11,7 @@ SECONDS_TO_END = 30
 
 
 def processes_of(session: int) -> list[int]:
-    """The processes of a session that are still there."""
+    """List the running processes of a session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -24,7 +24,7 @@ def processes_of(session: int) -> list[int]:
 
 
 def still_left(session: int, seconds: float = SECONDS_TO_END) -> list[int]:
-    """The processes of a session that do not end within some seconds; they are killed then."""
+    """Return the processes of a session that do not end within `seconds`, and kill them."""
     until = time.monotonic() + seconds
     while processes_of(session) and time.monotonic() < until:
         time.sleep(0.05)
@@ -35,7 +35,7 @@ def still_left(session: int, seconds: float = SECONDS_TO_END) -> list[int]:
 
 
 def left_of_killed(begin: Callable[[], object]) -> list[int]:
-    """The processes that are left of a program, a fork of this one, that is killed once it has begun something."""
+    """Fork a program, kill it once `begin` has returned, and return the processes that are left of it."""
     reader, writer = os.pipe()
     process = os.fork()
     if not process:

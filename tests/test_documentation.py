@@ -1,4 +1,4 @@
-"""Every Python block, command and file of README.md and docs/*.md does what it says, on small data."""
+"""Every Python block, command and file in README.md and docs/*.md works as described, on small data."""
 
 import glob
 import importlib
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RATE = 24000
 
-# What is not run, by how it is recognised, and why. Of these commands the options and targets are looked up.
+# Commands that are not run, by pattern, and why; their options and targets are only looked up.
 NOT_RUN = {
     r"^make ": "installs packages, or is the tests themselves",
     r"pip install": "installs packages",
@@ -37,7 +37,7 @@ NOT_RUN = {
     r"^hf upload|\.push_to_hub\(": "uploads to the Hub",
     r"^arecord ": "takes a microphone: what follows the pipe is run on samples",
 }
-# What makes runs small.
+# Replacements that make runs small.
 SMALLER = {
     r"--scenes \d+": "--scenes 1",
     r"--workers \d+": "--workers 1",
@@ -52,7 +52,7 @@ SMALLER = {
 
 
 def read_blocks(document: Path) -> Iterator[tuple[int, str, str, str]]:
-    """The line, language, file name after it and text of each fenced block."""
+    """Yield line, language, file name (after the language) and text of each fenced block."""
     pattern = r"^```(\w+)(?: +(\S+))?\n(.*?)^```$"
     text = document.read_text(encoding="utf-8")
     found = list(re.finditer(pattern, text, re.MULTILINE | re.DOTALL))
@@ -62,7 +62,7 @@ def read_blocks(document: Path) -> Iterator[tuple[int, str, str, str]]:
 
 
 def read_commands(text: str) -> list[str]:
-    """The commands of a block of bash; lines that go on are joined."""
+    """Return the commands of a bash block, with continued lines joined."""
     return [line for line in re.sub(r"\\\n\s*", "", text).splitlines() if shlex.split(line, comments=True)]
 
 
@@ -82,13 +82,13 @@ def programs() -> dict[str, str]:
 
 
 def expand(word: str) -> list[str]:
-    """A word as a shell expands it."""
+    """Expand a word as a shell does."""
     word = os.path.expanduser(word)
     return sorted(glob.glob(word)) or [word]
 
 
 def run_command(command: str) -> None:
-    """Runs a command in this process."""
+    """Run a command in this process."""
     name, *words = shlex.split(smaller(command), comments=True)
     assert name in programs(), f"{command}: what is {name}?"
     try:
@@ -99,7 +99,7 @@ def run_command(command: str) -> None:
 
 
 def look_up(command: str, capsys) -> None:
-    """Checks the parts of a command that is not run: targets, extras, options."""
+    """Check the parts of a command that is not run: targets, extras, options."""
     name, *words = shlex.split(command, comments=True)
     if name == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
@@ -114,7 +114,7 @@ def look_up(command: str, capsys) -> None:
 
 
 def noise(seconds: float, *gains: float) -> np.ndarray:
-    """Noise (samples, channels), in each channel as loud as is said."""
+    """Make noise (samples, channels) with the given gain for each channel."""
     source = np.random.default_rng(0).standard_normal(round(seconds * RATE))
     return 0.1 * np.outer(source, gains)
 
@@ -130,7 +130,7 @@ def write(path: str, samples: np.ndarray, subtype: str | None = None) -> None:
 
 
 def write_labelled(audio: str, labels: str, seconds: float) -> None:
-    """A recording of a source in front, with its label."""
+    """Write a recording of a source in front, and its labels."""
     write(audio, plane_wave(seconds, 0, 0))
     frame = np.arange(round(10 * seconds))
     Path(labels).parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def write_labelled(audio: str, labels: str, seconds: float) -> None:
 
 @pytest.fixture
 def small_data(tmp_path, monkeypatch):
-    """A working folder, and home, with small forms of all that the documentation speaks of."""
+    """A working and home folder with small versions of everything the documentation mentions."""
     import datasets
     import evaluate
 

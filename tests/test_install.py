@@ -1,4 +1,4 @@
-"""What holds of the package as it is installed: what it brings, when it imports it, and whom it tells of itself."""
+"""The installed package: what it contains, what it imports when, and where it registers."""
 
 import ast
 import re
@@ -37,7 +37,7 @@ PUBLIC_NAMES = {
     "read_csv",
     "write_csv",
 }
-# Each takes a good part of a second.
+# Importing each of these takes a good part of a second.
 HEAVY = "torch", "transformers", "datasets", "peft", "matplotlib", "pandas", "gradio", "scipy.signal", "scipy.stats"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 PROGRAMS = [
@@ -51,7 +51,7 @@ PROGRAMS = [
 
 @pytest.fixture
 def run_python(tmp_path):
-    """Runs Python code in a process of its own, beside files that a user may well have; returns what it prints."""
+    """Run Python code in a process of its own, beside files that users may well have; return what it prints."""
     for name in ("training", "datasets_scripts"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the file of the user was imported')")
 
@@ -147,7 +147,7 @@ from modeling_pseldnet.tools import convert, convert_adapterbit, export, predict
     [
         "import peft; from transformers import AutoModel, Trainer, pipeline",
         "from modeling_pseldnet import AdapterBitConfig, SoundEventLocalizationAndDetectionPipeline",
-        # Modules that are half executed while what registers with others is imported.
+        # These modules are only partly executed when registration begins.
         "import modeling_pseldnet; from transformers.modeling_layers import GradientCheckpointingLayer",
         "import modeling_pseldnet.modeling_htsat",
     ],

@@ -1,8 +1,8 @@
-"""Speed of every encoder with every format beside its own matmul limit: its FLOPs at the speed of a plain product.
+"""Speed of every encoder with every format, compared with its matmul limit: its FLOPs at the speed of a plain product.
 
     python tests/benchmarks/bench_backbones.py [encoder …]
 
-The training step is forward, loss and backward; its FLOPs are counted too, so its limit is its own.
+A training step is forward, loss and backward; its FLOPs are counted too, for a limit of its own.
 """
 
 import sys
@@ -28,7 +28,7 @@ NOTES = {
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 5, warm_up: int = 1) -> float:
-    """The median time of `work`."""
+    """Return the median time of `work`."""
     times = []
     for repeat in range(warm_up + repeats):
         start = time.perf_counter()
@@ -39,14 +39,14 @@ def median_seconds(work: Callable[[], object], repeats: int = 5, warm_up: int = 
 
 
 def flops(work: Callable[[], object]) -> int:
-    """What torch counts in the products and convolutions of `work`."""
+    """Return the FLOPs that torch counts in the products and convolutions of `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def rows(encoder: str, output_format: str, speed: float) -> list[str]:
-    """The forward pass and the training step of one network, `speed` in FLOP/s."""
+    """Measure the forward pass and the training step of one network, given the `speed` in FLOP/s."""
     config = PSELDNetConfig(
         backbone=encoder, output_format=output_format, id2label={index: str(index) for index in range(13)}
     )

@@ -1,4 +1,4 @@
-"""An hour of FLAC through the model that comes with the package: how fast, and in how much memory."""
+"""Speed and memory of the model that comes with the package on an hour of FLAC."""
 
 import argparse
 import resource
@@ -19,7 +19,7 @@ RATE, THREADS, MINUTE = 24000, 2, 60
 
 
 def write_noise(path: Path, minutes: int) -> None:
-    """A noise that moves around once a minute, in first-order ambisonics, written minute by minute."""
+    """Write first-order ambisonics of a noise source that circles once a minute, minute by minute."""
     rng, samples = np.random.default_rng(0), MINUTE * RATE
     x, y, z = direction_to_vector(np.linspace(-180, 180, samples), np.full(samples, 20.0)).T
     field = np.stack([np.ones_like(x), y, z, x], axis=1).astype(np.float32)

@@ -12,7 +12,7 @@ STARSS22 = SHARED / "real" / "starss22"
 
 
 def seconds(function) -> float:
-    """The fastest of five calls."""
+    """Return the time of the fastest of five calls."""
     times = []
     for _ in range(5):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Speed of the published HTS-AT network and what surrounds it, beside the limits of the machine, all in one run."""
+"""Speed of the published HTS-AT network and its surroundings, compared with the machine's limits in the same run."""
 
 import resource
 import sys
@@ -22,7 +22,7 @@ THREADS = 2
 
 
 def median_milliseconds(work: Callable[[], object], repeats: int = 9, warm_up: int = 2) -> float:
-    """The median time of `work` in milliseconds."""
+    """Return the median time of `work` in milliseconds."""
     times = []
     for repeat in range(warm_up + repeats):
         start = time.perf_counter()
@@ -33,7 +33,7 @@ def median_milliseconds(work: Callable[[], object], repeats: int = 9, warm_up: i
 
 
 def clips(number: int) -> np.ndarray:
-    """Ten-second clips (number, 4, samples) of two noises that move, each from its own direction."""
+    """Ten-second clips (number, 4, samples) of a noise source that moves."""
     rng, samples = np.random.default_rng(0), 10 * RATE
     x, y, z = direction_to_vector(np.linspace(-150, 150, samples), np.linspace(-40, 60, samples)).T
     field = np.stack([np.ones_like(x), y, z, x]).astype(np.float32)
@@ -53,7 +53,7 @@ def sparse_labels(batch: int, classes: int) -> torch.Tensor:
 
 
 def detection_rows(model: PSELDNetForSELD) -> list[tuple[str, float, str]]:
-    """Decoding of a minute with about 100,000 detections, and the loss at batch 32."""
+    """Measure the decoding of a minute with about 100,000 detections, and the loss at batch size 32."""
     rng, classes = np.random.default_rng(0), model.config.num_labels
     vectors = rng.standard_normal((600, 3, 3, classes)).astype(np.float32)
     lengths = rng.random((600, 3, 1, classes)).astype(np.float32) ** 1.2 * 0.8
@@ -70,11 +70,11 @@ def detection_rows(model: PSELDNetForSELD) -> list[tuple[str, float, str]]:
 
 
 def ten_minutes(model: PSELDNetForSELD, extractor: PSELDNetFeatureExtractor) -> tuple[str, float, str]:
-    """End to end over a ten-minute FLAC."""
+    """Measure end-to-end detection in a ten-minute FLAC file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recording.flac"
         soundfile.write(path, np.concatenate(list(clips(60)), axis=1).T, RATE)
-        # An untrained network reports almost every class all the time, which no recording holds.
+        # An untrained network reports almost every class all the time, unlike in any recording.
         work = partial(detect, model, extractor, path, threshold=0.999)
         milliseconds, count = median_milliseconds(work, repeats=1, warm_up=0), len(work())
     return (

@@ -1,4 +1,4 @@
-"""How fast one worker reads 10-s windows of one-minute recordings, beside soundfile alone.
+"""How fast one worker reads 10-s windows of one-minute recordings, compared with soundfile alone.
 
 Example: OMP_NUM_THREADS=1 python tests/benchmarks/bench_segments.py --recordings 20
 """
@@ -23,7 +23,7 @@ WINDOW = 10
 
 
 def write_recordings(root: Path, suffix: str, count: int) -> None:
-    """Pink noise in four channels, which FLAC packs about as well as scenes, and two events in every frame."""
+    """Write four-channel pink noise, which FLAC compresses about as well as scenes, with two events in every frame."""
     rng = np.random.default_rng(0)
     num_samples = SECONDS * SAMPLING_RATE
     for folder in ("foa_dev", "metadata_dev"):
@@ -45,7 +45,7 @@ def read_alone(path: str, start: int) -> np.ndarray:
 
 
 def rates(readers: list[Callable[[int], object]], order: list[int], repeats: int) -> list[float]:
-    """Calls a second of each reader, in the fastest of its rounds; the rounds alternate, as other load varies."""
+    """Return each reader's calls per second in its fastest round; rounds alternate, as other load varies."""
     times = [[] for _ in readers]
     for _ in range(repeats):
         for reader, taken in zip(readers, times, strict=True):

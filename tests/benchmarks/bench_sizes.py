@@ -1,4 +1,4 @@
-"""Parameters, work and time of the HTS-AT sizes: `python tests/benchmarks/bench_sizes.py`, a Markdown table."""
+"""Parameters, FLOPs and time of the HTS-AT sizes, as a Markdown table: `python tests/benchmarks/bench_sizes.py`."""
 
 import time
 
@@ -13,7 +13,7 @@ NUM_THREADS, NUM_CLASSES = 2, 13
 
 
 def milliseconds(function) -> float:
-    """The fastest of ten calls, after one that does not count."""
+    """Return the time of the fastest of ten calls, after a warm-up."""
     times = []
     for _ in range(11):
         start = time.perf_counter()
@@ -34,7 +34,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for size in HTSAT_SIZES:
         model = PSELDNetForSELD(PSELDNetConfig.named(size, num_labels=NUM_CLASSES)).eval()
-        # The counter does not know the fused attention of CPUs.
+        # The counter does not support fused attention on CPUs.
         model.set_attn_implementation("eager")
         with FlopCounterMode(display=False) as counter:
             model.predict(features)

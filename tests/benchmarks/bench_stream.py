@@ -1,4 +1,4 @@
-"""Live listening: real-time factor and delay of each HTS-AT size, on samples that come as they sound."""
+"""Live listening: real-time factor and delay of each HTS-AT size, on samples that arrive in real time."""
 
 import json
 import os
@@ -19,7 +19,7 @@ THRESHOLD = 0.9
 
 
 def live_pipe(samples: np.ndarray) -> tuple[int, list[float]]:
-    """A pipe that gives samples (n, channels) at the pace of their sound, and when the first began to sound."""
+    """Return a pipe that delivers samples (n, channels) in real time, and a list with the start time of the first."""
     receiver, sender = os.pipe()
     began = []
 
@@ -36,7 +36,7 @@ def live_pipe(samples: np.ndarray) -> tuple[int, list[float]]:
 
 
 def delays(model: PSELDNetForSELD, extractor: PSELDNetFeatureExtractor, samples: np.ndarray) -> np.ndarray:
-    """Seconds from the end of each frame to its line of JSON, but for those that the end of the stream hurries."""
+    """Return the seconds from the end of each frame to its JSON line, without frames flushed by the stream's end."""
     receiver, began = live_pipe(samples)
     with open(receiver, "rb", buffering=0) as pipe:
         blocks = in_real_time(read_pcm(pipe, "s16le", 4, round(HOP_SECONDS * RATE)), HOP_SECONDS, 10, print)
@@ -50,7 +50,7 @@ def delays(model: PSELDNetForSELD, extractor: PSELDNetFeatureExtractor, samples:
 
 
 def milliseconds_a_window(model: PSELDNetForSELD, extractor: PSELDNetFeatureExtractor, wave: np.ndarray) -> float:
-    """Median time from a block to its frames."""
+    """Return the median time from a block to its frames."""
     times = []
 
     def blocks():

@@ -1,11 +1,11 @@
-"""Speed of the scene synthesiser, on one core, beside the cost of its convolutions alone.
+"""Speed of the scene synthesiser on one core, compared with the cost of its convolutions alone.
 
     python tests/benchmarks/bench_synthesize.py [--sounds ../shared/events] [--device cpu]
 
-Times are those of the process on its core, so that other load on the machine counts little; with a GPU, those of a
-clock on the wall. Scenes have two layers of events with hardly a pause, in rooms with an RT60 of 0.6 s. Offline scenes
-last a minute and are written as FLAC with metadata; the responses of a room are counted in, shared by its scenes.
-On-the-fly scenes last ten seconds and are rendered from a bank in memory.
+Times are CPU times of the process, so that other load on the machine matters little; with a GPU, wall-clock times.
+Scenes have two layers of events with hardly any pauses, in rooms with an RT60 of 0.6 s. Offline scenes last a minute
+and are written as FLAC with metadata; they include their share of the time for the responses of their room. On-the-fly
+scenes last ten seconds and are rendered from a bank in memory.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def _on_the_fly(sounds, moving: float, count: int, device: str) -> None:
 
 @contextmanager
 def _timed(owner, name: str, clock, wait=lambda: None):
-    """Adds up the time spent in a function while the context lasts."""
+    """Add up the time spent in a function during the context."""
     original, spent = getattr(owner, name), defaultdict(float)
 
     def timed(*args, **kwargs):

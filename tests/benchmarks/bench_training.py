@@ -1,8 +1,8 @@
-"""One training step of the published HTS-AT against the time that its matrix products alone would take.
+"""One training step of the published HTS-AT, compared with the time that its matrix products alone would take.
 
 Forward, ADPIT, backward and AdamW on a batch of 4 windows of 10 s, 170 classes, float32, two threads. The limit is
 three times the 12.34 GFLOP of a forward pass, at the rate of matrix products measured in the same run. Both are the
-best of several: run it on an idle machine.
+best of several runs: use an idle machine.
 
 Run: python tests/benchmarks/bench_training.py
 """
@@ -20,7 +20,7 @@ TARGET = 1.7
 
 
 def sgemm_gflops(size: int = 2048, repeats: int = 7) -> float:
-    """The best rate of float32 matrix products in GFLOP/s."""
+    """Measure the best rate of float32 matrix products in GFLOP/s."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     torch.mm(a, b)
     seconds = []
@@ -32,7 +32,7 @@ def sgemm_gflops(size: int = 2048, repeats: int = 7) -> float:
 
 
 def labels() -> torch.Tensor:
-    """Up to three sources a frame, in the layout of multi-ACCDOA."""
+    """Labels with up to three sources per frame, in the layout of multi-ACCDOA."""
     labels = torch.zeros(BATCH_SIZE, 100, 3, 3, NUM_CLASSES)
     for source in range(3):
         direction = torch.nn.functional.normalize(torch.randn(BATCH_SIZE, 3), dim=1)

@@ -12,7 +12,7 @@ def quiet_progress():
 
 @pytest.fixture
 def write_audio():
-    """Writes a short recording whose sample n of channel c is (n + c) / 2**15, so that reads can be checked."""
+    """Write a short recording whose sample n of channel c is (n + c) / 2**15, so that reads can be checked."""
 
     def write(path, seconds=0.5, num_channels=4, sampling_rate=24000):
         path.parent.mkdir(parents=True, exist_ok=True)

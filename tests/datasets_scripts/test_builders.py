@@ -1,4 +1,4 @@
-"""The builders on trees in the published layouts, made of short generated audio, and on real annotations."""
+"""The builders on folder trees in the published layouts with short generated audio, and on real annotations."""
 
 import logging
 import struct
@@ -32,7 +32,7 @@ ROWS = "0,1,0,-30,10\n3,0,2,179,-5\n"
 L3DAS_HEADER = "File,Start,End,Class,X,Y,Z\n"
 L3DAS_ROWS = L3DAS_HEADER + "a.wav,0.04,0.16,Knock,1.0,1.0,0.0\n"
 
-# For each builder and configuration: the audio and its labels in the zips' layout, then in the flattened one.
+# For each builder and configuration, audio and labels in the layout of the zip files, then in the flattened one.
 LAYOUTS = {
     (STARSS23, "foa"): {
         "fold3_room4_mix001": (
@@ -88,7 +88,7 @@ LAYOUTS = {
 
 @pytest.fixture
 def make_tree(tmp_path, write_audio, write_text):
-    """Writes the tree of a builder in one of its layouts and returns its root."""
+    """Write the tree of a builder in one of its layouts, and return its root."""
 
     def make(builder, config_name, layout=0):
         root = tmp_path / "data"
@@ -112,7 +112,7 @@ def starss23(make_tree):
 
 @pytest.fixture
 def prepare(tmp_path):
-    """Builds a data set and returns all its splits."""
+    """Build a data set and return all its splits."""
 
     def prepare(builder, data_dir, config_name=None, **kwargs):
         built = builder(config_name=config_name, data_dir=data_dir, cache_dir=tmp_path / "cache")
@@ -329,7 +329,7 @@ def test_linked_folders_are_followed(starss23, prepare, tmp_path):
 def test_a_folder_is_known_by_its_link_beside_it_too(starss23, prepare):
     (starss23 / "foa_dev").rename(starss23 / "unpacked")
     (starss23 / "foa_dev").symlink_to("unpacked")
-    # The same file by two names is no second one.
+    # The same file under two names is read once.
     (starss23 / "again").mkdir()
     (starss23 / "again/foa_dev").symlink_to("../unpacked")
     assert len(prepare(STARSS23, starss23)["train"]) == 1
@@ -446,7 +446,7 @@ def test_parquet_holds_the_audio(starss23, tmp_path):
 
 
 def test_what_push_to_hub_uploads_holds_the_audio(starss23, prepare):
-    # push_to_hub maps every shard through this before it uploads it.
+    # push_to_hub maps every shard through this before the upload.
     train = prepare(STARSS23, starss23)["train"]
     embedded = train.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
     original = starss23 / "foa_dev/dev-train-tau/fold3_room4_mix001.wav"
@@ -483,7 +483,7 @@ def test_real_annotations_of_starss22(tmp_path, prepare, caplog):
     assert {split: len(examples) for split, examples in splits.items()} == {"train": 67, "test": 54}
     assert Counter(splits["test"]["room"]) == {2: 6, 8: 9, 10: 9, 23: 14, 24: 16}
 
-    # Counted in the CSVs by cut, sort and uniq: rows, rows of each class, frames by the number of events in them.
+    # Counted in the CSVs with cut, sort and uniq: rows, rows per class, frames per number of events in them.
     rows, classes, polyphony = count(splits["train"])
     assert rows == 118627
     assert classes == [23393, 38570, 819, 1530, 2910, 18275, 1594, 652, 24288, 4250, 826, 1474, 46]
@@ -502,7 +502,7 @@ def count(examples) -> tuple[int, list[int], Counter]:
 
 
 def write_sparse_silence(path: Path, num_samples: int) -> None:
-    """A four-channel 24-kHz WAV of zeros that takes no room on disk."""
+    """Write a four-channel 24-kHz WAV file of zeros that takes no space on disk."""
     size = num_samples * 8
     form = struct.pack("<IHHIIHH", 16, 1, 4, 24000, 24000 * 8, 8, 16)
     with path.open("wb") as file:

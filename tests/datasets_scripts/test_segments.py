@@ -1,4 +1,4 @@
-"""Windows over recordings: where they lie, what they hold, and what happens where audio is damaged."""
+"""Windows over recordings: where they lie, what they contain, and what happens if audio is damaged."""
 
 import pickle
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_events_of_a_short_recording_go_on_with_it_in_training(recordings):
     training, evaluation = (SegmentedDataset(recordings, 6.0, mode=mode)[0] for mode in ("train", "evaluation"))
     assert evaluation["events"].frame.max() == 23
     order = [*range(24), *reversed(range(24)), *range(12)]
-    # Frame 12 has two.
+    # Frame 12 has two events, and so does its mirror image.
     assert training["events"].frame.tolist() == sorted([*range(60), 12, 35])
     first = {int(frame): row for row, frame in reversed([*enumerate(training["events"].frame)])}
     assert training["events"].azimuth[[first[frame] for frame in range(60)]].tolist() == order

@@ -46,7 +46,7 @@ def test_events_of_a_clip_turn_with_the_viewer():
 
 @pytest.fixture
 def starss(tmp_path, write_text):
-    """A recording of six seconds in each fold, quiet noise from the left, with labels."""
+    """Labelled six-second recordings of quiet noise from the left, one per fold."""
     noise = 0.05 * np.random.default_rng(0).standard_normal(6 * 24000)
     rows = "".join(f"{frame},8,0,90,0,150\n" for frame in range(60))
     for name in ("dev-train-sony/fold3_room21_mix013", "dev-test-tau/fold4_room2_mix001"):

@@ -1,10 +1,10 @@
-"""Gives the programs broken inputs of every kind, each made from a seed, and counts what is answered badly.
+"""Gives the programs broken inputs of every kind, each made from a seed, and counts bad responses.
 
     python -m tests.fuzz.fuzz --inputs 2000
     python -m tests.fuzz.fuzz --only "config.json" 17
 
-A good answer is a result, or one line on standard error and status 2; never a traceback, a hang, memory without bound
-or half a file. Inputs of a kind run in one process, a fork of this one, that is replaced where it hangs or dies.
+A good response is a result, or one line on standard error and status 2; never a traceback, a hang, unbounded memory or
+half a file. All inputs of a kind run in one fork of this process, which is replaced if it hangs or dies.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from tests.fuzz.inputs import KINDS, check_json, write_valid_inputs
 
 
 DEADLINE_SECONDS = 60
-# Beyond what a process has when it begins.
+# Memory limit in addition to what a process uses when it begins.
 MEMORY = 3 * 2**30
 CHECKS = {".csv": read_csv, ".json": check_json, ".flac": soundfile.info}
 
 
 def answer(name: str, number: int, valid: Path, case: Path) -> tuple[int, str, str | None]:
-    """The status, standard error, and what is bad about the answer to one input, if anything."""
+    """Return the status, standard error, and what is bad about the response to one input, if anything."""
     kind, _ = KINDS[name]
     generator = random.Random(f"{name} {number}")
     arguments = [str(argument) for argument in kind.prepare(valid, case, generator)]
@@ -63,7 +63,7 @@ def _complaint(status: int, text: str) -> str | None:
         return f"status {status} and {len(errors)} lines of errors"
     if errors and "not enough memory" in errors[0]:
         return "took all memory"
-    # What an error is called may stand in brackets, after what is wrong in words.
+    # The name of an error may follow its description in brackets.
     if errors and re.search(r"\b[A-Z]\w+(Error|Exception): ", re.sub(r"\(.*", "", errors[0])):
         return "an error that is not put in words"
     return None
@@ -84,7 +84,7 @@ def _half_written(case: Path, given: set[Path]) -> str | None:
 
 @contextlib.contextmanager
 def caught(path: Path):
-    """Within, standard output goes nowhere, standard error to a file, whoever writes to them."""
+    """Discard standard output and redirect standard error to a file, whoever writes to them."""
     saved, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
     with open(path, "w") as file, open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -100,7 +100,7 @@ def caught(path: Path):
 
 
 def _work(connection: Connection, name: str, numbers: list[int], valid: Path) -> None:
-    # Nothing is asked of the Hub: a wrong name of a model is not there.
+    # Never ask the Hub: a wrong model name simply does not exist.
     constants.HF_HUB_OFFLINE = True
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY,) * 2)
@@ -114,7 +114,7 @@ def _work(connection: Connection, name: str, numbers: list[int], valid: Path) ->
 
 
 def answers(name: str, numbers: Iterable[int], valid: Path):
-    """For each input: its number, the status, standard error, and what is bad, or None."""
+    """Yield for each input its number, the status, standard error, and what is bad, or `None`."""
     left = list(numbers)
     context = multiprocessing.get_context("fork")
     while left:
@@ -138,13 +138,13 @@ def answers(name: str, numbers: Iterable[int], valid: Path):
 
 
 def shares(inputs: int) -> dict[str, int]:
-    """How many inputs of each kind."""
+    """Return the number of inputs of each kind."""
     total = sum(weight for _, weight in KINDS.values())
     return {name: -(-inputs * weight // total) for name, (_, weight) in KINDS.items()}
 
 
 def main() -> int:
-    """Prints a table of kinds, inputs, and how many were answered badly; 1 if any was."""
+    """Print a table of kinds, inputs, and bad responses; return 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input of each kind")

@@ -1,4 +1,4 @@
-"""Valid inputs of every kind, and how each is made a broken one and given to a program."""
+"""Valid inputs of every kind, and how each is broken and given to a program."""
 
 import io
 import json
@@ -83,7 +83,7 @@ training:
 
 
 def write_valid_inputs(folder: Path) -> None:
-    """One of each kind below `folder`: `audio`, `reference`, `labels.tsv`, `sounds`, `scenes`, `data`, `model`, …"""
+    """Write one of each kind to `folder`: `audio`, `reference`, `labels.tsv`, `sounds`, `scenes`, `data`, …"""
     generator = np.random.default_rng(0)
     noise = np.outer(generator.standard_normal(2 * RATE), [0.1, 0.1, 0.0, 0.02]).astype(np.float32)
     for name in ("audio", "reference", "sounds", "data/s/foa", "data/s/metadata"):
@@ -121,7 +121,7 @@ def _write_data(folder: Path, noise: np.ndarray, rows: list[str]) -> None:
 
 
 def _write_models(folder: Path) -> None:
-    """`model`, `adapter` over it, and the published checkpoint `crnn.ckpt`, all tiny."""
+    """Write `model`, `adapter` for it, and the published checkpoint `crnn.ckpt`, all tiny."""
     from peft import get_peft_model
 
     fields = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
@@ -145,7 +145,7 @@ def _write_models(folder: Path) -> None:
 
 
 def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The entries of a small CRNN as the published system calls them."""
+    """Rename the entries of a small CRNN as in the published system."""
     published = {}
     for name, value in state.items():
         name = re.sub(r"^pseldnet\.encoder\.stages\.(\d)\.", lambda m: f"convs.conv_block{int(m[1]) + 1}.", name)
@@ -160,7 +160,7 @@ def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def ambisonic_wave(samples: np.ndarray) -> bytes:
-    """(samples, 4) as a WAV of the ambisonic kind, PCM 16."""
+    """Encode (samples, 4) as an ambisonic WAV file, PCM 16."""
     pcm = np.round(samples.clip(-1, 1) * 32767).astype("<i2").tobytes()
     guid = struct.pack("<I", 1) + bytes.fromhex("2107d3118644c8c1ca000000")
     layout = struct.pack("<HHIIHHHHI", 0xFFFE, 4, RATE, RATE * 8, 8, 16, 22, 16, 0) + guid
@@ -173,8 +173,8 @@ class Kind:
     """A kind of input.
 
     Attributes:
-        program: what is given it.
-        prepare: makes one broken input in the folder `case` of what is valid; returns the program's arguments.
+        program: the program that gets the input.
+        prepare: makes a broken input in the folder `case` from a valid one; returns the program's arguments.
     """
 
     program: Callable[[list[str]], int]
@@ -188,7 +188,7 @@ def broken_audio(valid: Path, case: Path, generator: random.Random) -> list:
 
 
 def odd_audio(valid: Path, case: Path, generator: random.Random) -> list:
-    """Well-formed, but of a shape, rate or scale that recordings seldom have."""
+    """Make a well-formed recording with an unusual shape, rate or scale."""
     name = generator.choice(["a.wav", "a.flac", "a.ogg", "A.WAV", "é.wav", "a.amb", "a b\n.wav"])
     channels, length = generator.choice([1, 2, 3, 4, 4, 4, 5, 8, 16]), generator.choice([0, 1, 10, 2399, RATE, 30000])
     rate = generator.choice([1, 99, 999, 1000, 8000, 11025, 16000, 22050, RATE, 44100, 48000, 96000, 192000, 655350])
@@ -247,7 +247,7 @@ def broken_weights(valid: Path, case: Path, generator: random.Random) -> list:
 
 
 def mutate_tensors(state: dict, generator: random.Random) -> dict:
-    """One entry or all of another shape, type or name, not finite, twice or not there."""
+    """Change the shape, type, name or values of one entry or all, duplicate them or remove them."""
     names = sorted(state) if generator.random() < 0.2 else [generator.choice(sorted(state))]
     way = generator.randrange(8)
     for name in names:
@@ -319,7 +319,7 @@ def broken_data(valid: Path, case: Path, generator: random.Random) -> list:
     return [valid / "train.yaml", "--only-evaluate", "--output-dir", case / "run", "--override", *data]
 
 
-# The number is how often, to others, one is tried.
+# The number is the relative frequency of the kind.
 KINDS: dict[str, tuple[Kind, int]] = {
     "audio": (Kind(predict, broken_audio), 4),
     "odd audio": (Kind(predict, odd_audio), 2),

@@ -1,8 +1,8 @@
-"""Kills the programs at random times, each again and again at the same work, and looks at what is left.
+"""Kills the programs at random times, each repeatedly during the same work, and checks what is left.
 
     python -m tests.fuzz.kills --kills 20
 
-After each kill no process is left and no file is half written; in the end the same command finishes.
+After each kill, no process may be left and no file half written; in the end, the same command must finish.
 """
 
 import argparse
@@ -58,12 +58,12 @@ OVERRIDES = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a program is to do.
+    """A task for a program.
 
     Attributes:
         program: its entry point.
-        arguments: makes its arguments of the folder of valid inputs and that to write to.
-        results: pattern of what is there in the end, and how many.
+        arguments: makes its arguments from the folder of valid inputs and the output folder.
+        results: pattern of the files in the end, and their number.
     """
 
     program: Callable[[list[str]], int]
@@ -93,7 +93,7 @@ WORKS = {
 
 
 def start(work: Work, arguments: list, errors: Path) -> int:
-    """Runs a program in a fork of this process, in a session of its own; returns its number."""
+    """Run a program in a fork of this process, in a session of its own; return its process id."""
     if process := os.fork():
         return process
     status = 70
@@ -112,7 +112,7 @@ def start(work: Work, arguments: list, errors: Path) -> int:
 
 
 def end_of(process: int, seconds: float) -> int | None:
-    """The status of a process that ends within some seconds."""
+    """Return the status of a process if it ends within `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -123,7 +123,7 @@ def end_of(process: int, seconds: float) -> int | None:
 
 
 def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> tuple[bool, list[str]]:
-    """Whether the program was killed before its end, after some seconds, and what was wrong afterwards."""
+    """Kill a program after `seconds`; return whether it had not ended yet, and what was wrong afterwards."""
     errors = output.with_name("errors.txt")
     process = start(work, work.arguments(valid, output), errors)
     status = end_of(process, seconds)
@@ -138,18 +138,18 @@ def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> 
         wrong.append(f"does not end: {errors.read_text()}")
         os.kill(process, signal.SIGKILL)
         end_of(process, SECONDS_TO_END)
-    # One that was about to end has done so, one that had only begun did not know of the signal yet.
+    # It may have been about to end (0), or too young to handle the signal (-number).
     elif status not in (0, 128 + number, -number):
         wrong.append(f"status {status}")
     wrong += [f"process {left} is left" for left in still_left(process)]
-    # What the workers of a killed program say nobody can help.
+    # Workers of a program killed by SIGKILL may print a traceback, which cannot be avoided.
     if "Traceback" in errors.read_text() and number != signal.SIGKILL:
         wrong.append(f"a traceback: {errors.read_text()[-600:]}")
     return True, wrong + half_written(output, may_be_left=number == signal.SIGKILL)
 
 
 def half_written(folder: Path, may_be_left: bool = False) -> list[str]:
-    """What is not whole below a folder; what has a temporary name may be left by a kill that cannot be seen coming."""
+    """List incomplete files below a folder; `may_be_left` allows temporary ones, as after SIGKILL."""
     wrong = []
     for path in sorted(folder.rglob("*")):
         temporary = ".tmp" in path.name or "_saving" in path.parts
@@ -165,7 +165,7 @@ def half_written(folder: Path, may_be_left: bool = False) -> list[str]:
 
 
 def kill_again_and_again(name: str, valid: Path, output: Path, kills: int, seed: int = 0) -> list[str]:
-    """What was wrong, of so many kills of a program and of the run that finishes after them."""
+    """Kill a program `kills` times, then let it finish; return what was wrong."""
     work, generator, wrong, done, longest = WORKS[name], random.Random(seed), [], 0, 1.0
     while done < kills:
         number = SIGNALS[done % len(SIGNALS)]
@@ -185,7 +185,7 @@ def kill_again_and_again(name: str, valid: Path, output: Path, kills: int, seed:
 
 
 def write_inputs(valid: Path) -> None:
-    """Those of the fuzzer, and a folder of recordings."""
+    """Write the inputs of the fuzzer, and a folder of recordings."""
     write_valid_inputs(valid)
     (valid / "many").mkdir()
     for number in range(40):
@@ -193,7 +193,7 @@ def write_inputs(valid: Path) -> None:
 
 
 def main() -> int:
-    """Prints what was wrong, program by program; 1 if anything was."""
+    """Print what was wrong with each program; return 1 if anything was."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of each program")
     parser.add_argument("--programs", nargs="+", choices=WORKS, default=list(WORKS))

@@ -1,4 +1,4 @@
-"""What programs, disks and people make of files: from a seeded generator, so that every input can be made again."""
+"""Damage files as programs, disks and people do, with a seeded generator, so that every input can be reproduced."""
 
 import json
 import random
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-# Values that no field is meant to have, or few.
+# Values that no field, or hardly any, should have.
 WRONG = [
     None, True, -1, 0, 1, 7, 10**9, 10**30, -(10**19), 0.5, 1e-300, 1e300, float("nan"), float("inf"), "", "text", "7",
     "\0", "../..", "\u202e\ud83d", [], [[]], [None], [1, "a"], [0.5] * 50, {}, {"a": []}, {"0": {"1": 2}},
@@ -26,7 +26,7 @@ CELLS = [
 
 
 def mutate_bytes(content: bytes, generator: random.Random) -> bytes:
-    """Cut off, flipped, spliced, overwritten, or something else altogether."""
+    """Truncate, flip, splice, overwrite or otherwise damage bytes."""
     ways = [_cut, _flip, _overwrite, _splice, _number_in_header, _repeat, _junk]
     return generator.choice(ways)(content, generator) if content else _junk(content, generator)
 
@@ -67,12 +67,12 @@ def _junk(_: bytes, generator: random.Random) -> bytes:
 
 
 def _place(content: bytes, generator: random.Random) -> int:
-    """Anywhere, but as often as not in the header."""
+    """Choose a position anywhere, but half of the time in the header."""
     return generator.randrange(min(len(content), generator.choice([64, len(content)])))
 
 
 def mutate_json(content: bytes, generator: random.Random) -> bytes:
-    """A value somewhere in it of another type or out of range, left out, renamed or moved; or other bytes."""
+    """Change, remove, rename or move a value somewhere in JSON, or damage the text."""
     if generator.random() < 0.25:
         return mutate_text(content, generator)
     tree = json.loads(content)
@@ -98,7 +98,7 @@ def _put(holder: dict | list, key: Any, value: Any) -> None:
 
 
 def _places(tree: Any):
-    """Every value of nested dicts and lists, as what holds it and its key."""
+    """Yield the container and the key of every value in nested dicts and lists."""
     entries = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
     for key, value in entries:
         yield tree, key
@@ -106,7 +106,7 @@ def _places(tree: Any):
 
 
 def mutate_text(content: bytes, generator: random.Random) -> bytes:
-    """Another encoding, line ends or bytes."""
+    """Change encoding, line ends or bytes."""
     way = generator.randrange(6)
     if way < 4:
         encodings = ["utf-16", "utf-8-sig", "latin-1", "utf-32"]
@@ -118,7 +118,7 @@ def mutate_text(content: bytes, generator: random.Random) -> bytes:
 
 
 def mutate_table(content: bytes, generator: random.Random, separator: str = ",") -> bytes:
-    """A cell, a column or a line of a table of text that is not as it should be; or another encoding."""
+    """Damage a cell, a column or a line of a text table, or change its encoding."""
     if generator.random() < 0.2:
         return mutate_text(content, generator)
     lines = [line.split(separator) for line in content.decode().splitlines()]
@@ -141,7 +141,7 @@ def mutate_table(content: bytes, generator: random.Random, separator: str = ",")
 
 
 def mutate_yaml(content: bytes, generator: random.Random) -> bytes:
-    """A value, a key, an indent or a line of a recipe that is not as it should be; or another encoding."""
+    """Damage a value, a key, an indent or a line of a recipe, or change its encoding."""
     if generator.random() < 0.15:
         return mutate_text(content, generator)
     lines = content.decode().splitlines()
@@ -164,7 +164,7 @@ def mutate_yaml(content: bytes, generator: random.Random) -> bytes:
 
 
 def mutate_file(path: Path, generator: random.Random, mutate=mutate_bytes) -> None:
-    """A file changed by one of the above, taken away, or a folder in its place."""
+    """Change a file by one of the functions above, remove it, or put a folder in its place."""
     content, way = path.read_bytes(), generator.random()
     if way < 0.03:
         path.unlink()

@@ -1,4 +1,4 @@
-"""A few broken inputs of every kind, and a kill of each program; `make fuzz` tries thousands, and many kills."""
+"""A few broken inputs of every kind, and a kill of each program; `make fuzz` tries thousands and many more kills."""
 
 import pytest
 

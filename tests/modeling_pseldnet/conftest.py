@@ -31,7 +31,7 @@ def hub_folder(tmp_path_factory):
 
 @pytest.fixture
 def write_recording(tmp_path):
-    """Writes noise, louder from the left, as 4-channel audio."""
+    """Write noise, louder from the left, as 4-channel audio."""
 
     def write(name="recording.wav", seconds=1.0, sampling_rate=24000, num_channels=4, subtype=None, folder=tmp_path):
         path = folder / name
@@ -46,7 +46,7 @@ def write_recording(tmp_path):
 
 @pytest.fixture
 def run_python(tmp_path):
-    """Runs Python code in a process of its own, away from the repository; returns what it prints."""
+    """Run Python code in a process of its own, outside the repository; return what it prints."""
 
     def run(code: str, **environment) -> str:
         result = subprocess.run(
@@ -65,13 +65,13 @@ def run_python(tmp_path):
 
 @pytest.fixture(scope="session")
 def clips(reference):
-    """The two clips of metadata behind the published labels."""
+    """The metadata of the two clips behind the published labels."""
     return [read_csv(reference / "labels" / f"clip{number}.csv") for number in (0, 1)]
 
 
 @pytest.fixture
 def published_outputs(reference, values, tmp_path):
-    """Converts a published checkpoint; returns its outputs for its waveforms and those of the published network."""
+    """Convert a published checkpoint; return its outputs and those of the published network for the same waveforms."""
 
     def run(name: str, backbone: str, output_format: str, num_waveforms: int = 2):
         case = json.loads((reference / "index.json").read_text())[name]

@@ -1,4 +1,4 @@
-"""The part of the Hub that loading and pushing a model need, served from a folder on the loopback interface."""
+"""The parts of the Hub that loading and pushing models need, served from a folder on the loopback interface."""
 
 import base64
 import hashlib
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-# What is sent by itself, before the commit.
+# Files that are uploaded separately, before the commit.
 LARGE = (".safetensors", ".bin", ".pt", ".parquet")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Place(NamedTuple):
-    """What a request names: a repository, its folder (None where there is none), what is to be done, and with what."""
+    """What a request is about: repository, its folder (`None` if there is none), action, and path."""
 
     path: str
     repository: str
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 class HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Else a body waits 40 ms for its head to be acknowledged.
+    # Otherwise a body waits 40 ms until its headers are acknowledged.
     disable_nagle_algorithm = True
 
     def do_HEAD(self) -> None:
@@ -41,7 +41,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.respond(with_body=True)
 
     def do_POST(self) -> None:
-        """Creates repositories, and takes commits, as `huggingface_hub` makes them."""
+        """Create repositories and accept commits in the form that `huggingface_hub` sends."""
         place, body = self.place(), self.read_body()
         if place.path == "/api/repos/create":
             asked = json.loads(body)
@@ -85,7 +85,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send({"error": f"Not served: {place.path}"}, True, 404)
 
     def place(self) -> "Place":
-        """What a request is about."""
+        """Parse what a request is about."""
         path = urllib.parse.unquote(self.path.split("?")[0])
         pattern = (
             r"/(?:api/)?(?:(?:models|datasets)/)?([\w.-]+?/[\w.-]+?)(?:\.git)?(?:/([\w-]+)(?:/[^/]+(?:/(.*))?)?)?"
@@ -103,14 +103,14 @@ class HubHandler(BaseHTTPRequestHandler):
 
     @staticmethod
     def entry(place: "Place", file: Path) -> dict:
-        """A file or folder in a listing."""
+        """Describe a file or folder for a listing."""
         name = file.relative_to(place.folder).as_posix()
         if file.is_dir():
             return {"type": "directory", "path": name, "oid": "0", "size": 0}
         return {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0"}
 
     def do_PUT(self) -> None:
-        """Takes a large file, by its SHA-256."""
+        """Store a large file by its SHA-256."""
         content = self.read_body()
         self.server.large[hashlib.sha256(content).hexdigest()] = content
         self.send({}, True)
@@ -177,11 +177,11 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve_hub(folder: Path, repository: str | None = None) -> Iterator[tuple[str, Counter]]:
-    """The address to give as `HF_ENDPOINT`, and how often each file was downloaded.
+    """Serve a Hub; yield the address for `HF_ENDPOINT` and a counter of downloads by file.
 
     Args:
-        folder: of the files; without `repository` each `user/name` in it is a repository.
-        repository: the name of the only one, a model or a data set.
+        folder: folder with the files; without `repository`, each `user/name` in it is a repository.
+        repository: name of the only repository, a model or a data set.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
     server.folder, server.repository, server.downloads, server.large = folder, repository, Counter(), {}

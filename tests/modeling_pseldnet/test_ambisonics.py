@@ -11,7 +11,7 @@ DIRECTIONS = [(0, 0), (90, 0), (-135, 30), (20, -70), (180, 10), (45, 35), (70, 
 
 
 def plane_wave(azimuth, elevation, hertz, radius=0.015, capsules=TETRAHEDRON, omnidirectional_part=0.5) -> np.ndarray:
-    """A tone from one direction as capsules in the open hear it, (capsules, samples)."""
+    """A tone from one direction as picked up by capsules in free field, (capsules, samples)."""
     cosine = capsules @ direction_to_vector(azimuth, elevation)
     seconds = np.arange(SAMPLING_RATE // 10) / SAMPLING_RATE + radius * cosine[:, None] / 343.0
     gain = omnidirectional_part + (1 - omnidirectional_part) * cosine

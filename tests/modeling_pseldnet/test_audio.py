@@ -28,7 +28,7 @@ def read(source, channel_format="auto") -> np.ndarray:
 
 
 def with_length(data: bytes, length: int) -> bytes:
-    """A WAV whose header says that its samples take so many bytes."""
+    """Set the number of bytes that the header of a WAV declares for its samples."""
     place = data.index(b"data") + 4
     return data[:place] + struct.pack("<I", length) + data[place + 4 :]
 
@@ -137,7 +137,7 @@ def test_files_that_say_that_they_are_fuma_are_read_so_unless_told_otherwise(tmp
 
 
 def stream_flac(length: int = 0) -> bytes:
-    """A FLAC as it comes through a pipe: its header does not know its length."""
+    """A FLAC as written through a pipe: its header does not have the right length."""
     data = bytearray(bytes_of(format="FLAC", subtype="PCM_24"))
     field = int.from_bytes(data[18:26], "big")
     data[18:26] = (field & ~((1 << 36) - 1) | length).to_bytes(8, "big")

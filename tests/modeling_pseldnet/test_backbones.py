@@ -23,7 +23,7 @@ ENCODERS = {
     "crnn with transformer": {**CRNN, "decoder": "transformer"},
     "crnn without decoder": {**CRNN, "decoder": "none"},
 }
-# Each, HTS-AT in one size.
+# All encoders, with HTS-AT in a single size.
 KINDS = [name for name in ENCODERS if name not in ("htsat tiny", "htsat small")]
 
 
@@ -81,7 +81,7 @@ def test_every_encoder_trains_with_every_format_and_survives_saving_bitwise(enco
     loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
-        # A loaded file may lie in memory such that a matrix product takes another route, and rounds otherwise.
+        # Memory alignment of loaded weights may change the kernel of a matrix product, and with it the rounding.
         torch.testing.assert_close(loaded.predict(inputs), model.predict(inputs), atol=1e-6, rtol=0)
 
 
@@ -156,7 +156,7 @@ def gradients(model: PSELDNetForSELD) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("encoder", KINDS)
 def test_every_parameter_has_a_gradient_with_and_without_checkpointing(encoder):
     model = network(encoder, drop_path_rate=0.0).train()
-    # The running statistics must not change between the two.
+    # Running statistics must not change between both passes.
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -171,7 +171,7 @@ def test_every_parameter_has_a_gradient_with_and_without_checkpointing(encoder):
 @pytest.mark.parametrize("encoder", KINDS)
 def test_it_compiles_without_graph_breaks_but_for_recurrent_layers(encoder):
     model = network(encoder)
-    # PyTorch leaves them out of a graph, where they would be a node for each step of time.
+    # PyTorch keeps recurrent layers out of graphs, where they would take a node per time step.
     compiled = torch.compile(model, backend="eager", fullgraph="gru" not in encoder)
     with torch.no_grad():
         found, expected = (of(features(), labels=torch.zeros(2, 30, 3, 3, 3)) for of in (compiled, model))

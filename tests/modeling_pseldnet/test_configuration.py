@@ -153,7 +153,7 @@ def test_a_misspelt_field_is_refused(misspelt, meant):
 
 
 def test_classes_written_with_their_numbers_sorted_as_text_are_in_order(tmp_path):
-    """As JSON with sorted keys has "10" before "2"."""
+    """JSON with sorted keys has "10" before "2"."""
     names = {str(index): f"class {index}" for index in range(12)}
     config = PSELDNetConfig(id2label=dict(sorted(names.items())))
     assert list(config.id2label.items()) == [(index, f"class {index}") for index in range(12)]

@@ -49,7 +49,7 @@ def test_silence_and_diffuse_noise_have_no_events(default):
     generator = np.random.default_rng(0)
     spectrum = np.fft.rfft(generator.standard_normal((4, 240000)))
     pink = np.fft.irfft(spectrum / np.sqrt(np.arange(1, spectrum.shape[1] + 1)), 240000)
-    # A field of equal power from all directions: the gradients have a third of the pressure's power.
+    # In a field of equal power from all directions, Y, Z and X each have a third of the power of W.
     pink *= np.array([[1.0], *[[3**-0.5]] * 3]) * 10 ** (-50 / 20) / pink.std()
     assert len(detect(*default, (np.zeros((4, 240000)), 24000))) == 0
     assert len(detect(*default, (pink, 24000))) == 0
@@ -68,12 +68,12 @@ def test_a_cough_which_is_none_of_its_classes_is_taken_for_none_of_them(default,
 
 @pytest.fixture(scope="module")
 def held_out_scenes(events_folder, default):
-    """Twenty scenes (4, samples) of sounds and rooms that were not in training."""
+    """Twenty scenes (4, samples) with sounds and rooms held out from training."""
     recipe = read_scene_recipe("default_model_48")
     recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=4))
     sounds = sounds_from_folder(events_folder, recipe.sampling_rate)
     shares = recipe.test_fraction, recipe.validation_fraction
-    # The others are not heard, and are many.
+    # The many other sounds are not used, so they need not be measured.
     heard = set(np.concatenate(sounds.numbers_by_class("test", *shares, recipe.events.classes)))
     measured = (sounds.measured(number) if number in heard else sound for number, sound in enumerate(sounds.sounds))
     sounds = dataclasses.replace(sounds, sounds=tuple(measured))

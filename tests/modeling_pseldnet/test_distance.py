@@ -1,4 +1,4 @@
-"""Distances, vectors in two axes and what is on screen: labels, losses and decoding, and all that carries them."""
+"""Distances, 2D vectors and on-screen labels: encoding, losses, decoding, and everything that carries them."""
 
 import json
 
@@ -29,11 +29,11 @@ def formatted(output_format="multi_accdoa", num_classes=13, **fields):
 
 
 def as_outputs(output_format, labels):
-    """Outputs that say what labels (…, frames, tracks, …) say, as tensors by name."""
+    """Outputs that equal labels (…, frames, tracks, …), as tensors by name."""
     labels = labels.clone()
     if output_format.output_names[0] == "accdoa":
         if output_format.num_tracks == 3:
-            # All tracks have a source to predict.
+            # Every track must predict a source.
             batch = labels if labels.ndim == 5 else labels[None]
             labels = output_format.target(batch, batch).view_as(labels)
         axes = output_format.num_axes
@@ -100,7 +100,7 @@ def test_the_losses_and_the_events_are_those_of_the_baselines_of_2025(golden):
     found = np.column_stack([events.frame, events.class_id, events.azimuth, events.distance])
     expected_rows = np.array(expected["decode_2025"])
     found, expected_rows = (table[np.lexsort(table.T[::-1].round(3))] for table in (found, expected_rows))
-    np.testing.assert_allclose(found, expected_rows, atol=1e-5, rtol=2e-7)  # of five digits, and of float32
+    np.testing.assert_allclose(found, expected_rows, atol=1e-5, rtol=2e-7)  # five digits of float32
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -125,7 +125,7 @@ def test_distances_that_are_not_known_have_no_loss_and_no_gradient(output_format
     assert torch.equal(own.encode(unknown.replace(distance=None), 2), own.encode(unknown.replace(distance=[0] * 3), 2))
     outputs = as_outputs(own, labels)
     exact = own.loss(outputs, labels).item()
-    # Where nothing is known, any distance is as good; a wrong one of those that are known costs.
+    # Where no distance is known, any is as good; a wrong one where it is known costs.
     far = outputs["distance"].clone().requires_grad_()
     sounds = labels[0, 0, :, :3].ne(0).any(1)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_a_distance_has_a_say_in_the_assignment_with_the_joint_loss_alone():
         own = formatted(num_classes=1, distance=True, distance_loss=loss)
         labels = own.encode(events, 1)[None]
         outputs = as_outputs(own, labels)
-        # The vectors say one order, the distances the other.
+        # The vectors suggest one order of sources, the distances the other.
         outputs["distance"] = outputs["distance"].flip(2)
         outputs = {name: output[:, :, [0, 1, 0]] for name, output in outputs.items()}
         outputs["distance"] = torch.tensor([5.0, 1.0, 5.0])[None, None, :, None]
@@ -243,7 +243,7 @@ def test_a_model_with_distances_is_saved_and_loaded_and_a_network_without_keeps_
         torch.testing.assert_close(outputs.accdoa, model(features).accdoa)
         with_distance.save_pretrained(tmp_path)
         torch.testing.assert_close(PSELDNetForSELD.from_pretrained(tmp_path)(features).distance, outputs.distance)
-    # Classes keep their distances as they keep their directions.
+    # Classes keep their distances like their directions.
     fewer, report = load_for_transfer(with_distance, id2label={0: "door", 1: "speech", 2: "bell"})
     with torch.no_grad():
         found = fewer.eval()(features).distance
@@ -310,7 +310,7 @@ def test_what_two_axes_tell_from_behind_is_in_front(format_name):
     vectors[0, 0, :, 1] = direction_to_vector(170, 0)[:2]
     (azimuth,) = decode_windows(own, [Window(0, {"accdoa": vectors}, np.ones(1))], 0.5).azimuth
     assert azimuth == pytest.approx(10, abs=1e-4)
-    # So it is learnt too, as front and back sound alike.
+    # Labels are folded too, as front and back sound alike.
     labels = own.encode(Events([0], [1], [0], [170], [30]), 1)
     np.testing.assert_allclose(labels[0, 0, :, 1], direction_to_vector(10, 0)[:2], atol=1e-6)
 

@@ -46,8 +46,8 @@ def test_features_with_gcc_phat_are_those_of_the_published_system(reference, val
 
 
 def noise_at_capsules(azimuth: float, elevation: float, sampling_rate: int = 24000) -> tuple[np.ndarray, np.ndarray]:
-    """Noise from one direction at omnidirectional capsules 4.2 cm from their centre, and each one's distance to the
-    source beyond that of the first, in metres."""
+    """Noise from one direction at omnidirectional capsules 4.2 cm from their centre, and how much farther than the
+    first each is from the source, in metres."""
     metres = -0.042 * TETRAHEDRON @ direction_to_vector(azimuth, elevation)
     source = np.fft.rfft(np.random.default_rng(1).standard_normal(sampling_rate))
     hertz = np.fft.rfftfreq(sampling_rate, 1 / sampling_rate)
@@ -330,12 +330,12 @@ def test_stereo_features_tell_the_side_by_level_and_by_phase():
     louder = extractor.features(torch.from_numpy(np.stack([1.5 * source, 0.5 * source]))[None])[0]
     assert louder.shape == (5, 101, 64)
     np.testing.assert_allclose((louder[0] - louder[1]).numpy(), 20 * np.log10(3), atol=1e-2)
-    # (1.5² - 0.5²) / (1.5² + 0.5²), twice their product over the same, and no difference of phase.
+    # (1.5² - 0.5²) / (1.5² + 0.5²), twice their product over the same sum, and no phase difference.
     for channel, value in ((2, 0.8), (3, 0.6), (4, 0.0)):
         np.testing.assert_allclose(louder[channel].numpy(), value, atol=1e-3)
     swapped = extractor.features(torch.from_numpy(np.stack([0.5 * source, 1.5 * source]))[None])[0]
     torch.testing.assert_close(swapped[2], -louder[2], atol=1e-5, rtol=0)
-    # Four samples later at the right: left leads, which frequencies below 3 kHz tell without ambiguity.
+    # Right lags by four samples, so left leads, unambiguously for frequencies below 3 kHz.
     later = np.roll(source, 4)
     leads, lags = (
         extractor.features(torch.from_numpy(np.stack(pair))[None])[0, 4, 10:90, 5:30].mean()

@@ -19,7 +19,7 @@ def einv2(num_classes: int = 13, **fields) -> EINV2Format:
 
 
 def as_outputs(labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a network would give that is sure of these labels."""
+    """Outputs of a network that is certain of these labels."""
     return {"sed_logits": 40 * labels[..., :-3] - 20, "doa": labels[..., -3:]}
 
 
@@ -28,7 +28,7 @@ def as_arrays(labels: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 def random_case(num_classes: int = 4, frames: int = 6) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Outputs and labels (1, frames, …) with none to three events a frame."""
+    """Outputs and labels (1, frames, …) with zero to three events per frame."""
     rng = np.random.default_rng(0)
     frame = np.repeat(np.arange(frames), np.arange(frames) % 4)
     rows = len(frame)

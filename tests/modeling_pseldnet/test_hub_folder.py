@@ -62,7 +62,7 @@ def test_a_card_and_an_extractor_that_are_there_stay(tmp_path):
     PSELDNetForSELD(tiny_config()).save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "my own"
     assert AutoFeatureExtractor.from_pretrained(tmp_path).feature_type == "salsa_lite"
-    # Saved again elsewhere, the model brings the extractor that it was loaded with.
+    # When saved elsewhere, the model takes the extractor along that it was loaded with.
     PSELDNetForSELD.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").feature_type == "salsa_lite"
 

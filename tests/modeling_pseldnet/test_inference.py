@@ -97,7 +97,7 @@ def test_batches_do_not_change_the_events_and_progress_is_told(model, extractor)
 def test_what_is_wrong_with_one_recording_is_told_of_that_alone(model, extractor, monkeypatch):
     loud, good = noise(1), noise(1)
     loud[0, 500] = 90.0
-    # Within bounds as it is, and beyond them as W of FuMa.
+    # Within bounds as AmbiX, but beyond them as W of FuMa.
     sources = [(good, 24000), (loud, 24000), (good, 24000)]
     first, error, last = detect_each(model, extractor, sources, channel_format="fuma", threshold=0.01)
     assert same(first, last)
@@ -146,7 +146,7 @@ def test_a_part_of_a_window_weighs_what_it_did_in_the_whole():
 
 
 def outputs_of(output_format, events: Events, num_frames: int) -> dict[str, np.ndarray]:
-    """What a network without error would give, (frames, …), for events in their order."""
+    """Outputs (frames, …) of a perfect network for events in the given order."""
     labels = output_format.encode(events, num_frames).numpy()
     if output_format.output_names == ("accdoa",):
         return {"accdoa": labels}
@@ -157,7 +157,7 @@ def outputs_of(output_format, events: Events, num_frames: int) -> dict[str, np.n
 def test_windows_that_order_their_tracks_differently_from_frame_to_frame_average_to_the_truth(name):
     output_format = get_output_format(tiny_config(output_format=name))
     generator = np.random.default_rng(3)
-    # Two sources of class 0 and one of class 2, so far apart that a mean of two would be another direction.
+    # Two sources of class 0 and one of class 2, so far apart that averaging two would give a different direction.
     frame = np.repeat(np.arange(18), 3)
     azimuth = (np.tile([60, 180, 300], 18) + 5 * frame) % 360 - 180
     truth = Events(frame, np.tile([0, 0, 2], 18), np.tile([0, 1, 0], 18), azimuth, 0 * frame)

@@ -96,7 +96,7 @@ def test_a_part_that_is_missing_from_a_checkpoint_is_initialised(tiny_model, tmp
         torch.testing.assert_close(
             model.pseldnet(features()).last_hidden_state, tiny_model.pseldnet(features()).last_hidden_state
         )
-    # Uniform between the inverse roots of the number of inputs, 64 channels of 2 x 3.
+    # Uniform within ± 1 / sqrt(number of inputs), which are 64 channels of 2 x 3.
     assert model.heads["accdoa"].conv.weight.std().item() == pytest.approx((3 * 64 * 6) ** -0.5, rel=0.1)
 
 

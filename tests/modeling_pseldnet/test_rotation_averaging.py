@@ -30,7 +30,7 @@ def features(wave) -> torch.Tensor:
 
 
 def turned_back(accdoa: torch.Tensor, pattern: np.ndarray) -> torch.Tensor:
-    """Vectors (batch, frames, tracks, 3, classes) as they were before they turned by a pattern."""
+    """Undo the rotation of vectors (batch, frames, tracks, 3, classes) by a pattern."""
     return torch.einsum("ij,bfkic->bfkjc", torch.from_numpy(pattern), accdoa)
 
 
@@ -68,13 +68,13 @@ def test_the_answer_turns_with_the_recording_whatever_the_weights(output_format,
         for pattern in ROTATION_PATTERNS[16][[1, 6, 11, 15]]:
             turned = features(rotated(wave, pattern))
             same = (predict(turned)["accdoa"] - turned_back(straight, pattern.T)).abs().amax((2, 3)) < 2e-5
-            # Which of two answers is less far from the others can be a tie, with weights that make no sense.
+            # With random weights, it can be a tie which of two answers is closer to the others.
             assert same.float().mean() >= exact
             assert (model.predict(turned)["accdoa"] - turned_back(plain, pattern.T)).abs().amax((2, 3)).min() > 1e-3
 
 
 def answers(*tracks: list[list[float]]) -> torch.Tensor:
-    """Answers of three tracks (x, y, z) each for one frame and class, (answers, 1, 1, 3, 3, 1)."""
+    """Answers of three tracks (x, y, z) for one frame and class, (answers, 1, 1, 3, 3, 1)."""
     return torch.tensor(tracks, dtype=torch.float32)[:, None, None, :, :, None]
 
 

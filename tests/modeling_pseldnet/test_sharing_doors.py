@@ -1,4 +1,4 @@
-"""Whichever way a model is put on the Hub, it loads from there in every way, with a card that says what it is."""
+"""However a model is put on the Hub, it loads from there in every way, with a card that describes it."""
 
 import json
 import os
@@ -136,7 +136,7 @@ print(json.dumps([row["id"], samples.shape, rate, row["events"]]))
 
 @pytest.fixture(scope="module")
 def hub(hub_folder, tmp_path_factory):
-    """The folder of a Hub, a recording, and a way to run Python with that Hub, away from the repository."""
+    """The folder of a Hub, a recording, and a function that runs Python with that Hub, outside the repository."""
     folder = tmp_path_factory.mktemp("doors")
     path = folder / "data" / "test" / "foa" / "fold1_room1_mix001.wav"
     path.parent.mkdir(parents=True)
@@ -168,7 +168,7 @@ def hub(hub_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(hub):
-    """The folder of the Hub, once a model has gone through every door, and its adapters and extractors."""
+    """The folder of the Hub after a model, its adapters and its extractors were pushed in every way ("door")."""
     folder, _, run = hub
     run(PUSH + PUSH_BOTH + PUSH_ADAPTERS)
     return folder
@@ -176,7 +176,7 @@ def pushed(hub):
 
 @pytest.fixture(scope="module")
 def shared(hub, pushed, hub_folder):
-    """What each way of loading finds in a recording, by door, and what is there to be found."""
+    """The events that each way of loading finds in a recording, by door, and the expected ones."""
     _, path, run = hub
     expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
     found, with_the_package = run(WITHOUT_THE_PACKAGE), run(WITH_THE_PACKAGE)

@@ -26,7 +26,7 @@ from tests.modeling_pseldnet.hub_server import serve_hub
 
 @pytest.fixture(scope="session")
 def make_recording(tmp_path_factory):
-    """Writes noise that comes from one direction, 4-channel audio unless something else is asked for."""
+    """Write noise from one direction, by default as 4-channel audio."""
 
     def make(name, seconds=1.0, azimuth=90, elevation=0, channels=4, sampling_rate=24000) -> Path:
         path = tmp_path_factory.mktemp("recordings") / name
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stereo_model(tmp_path_factory):
-    """The same of a network that hears two channels and tells distances."""
+    """A Hub folder of a tiny stereo network that also estimates distances."""
     network = scattered(PSELDNetForSELD(tiny_config(threshold=0.7, num_channels=5, num_axes=2, distance=True))).eval()
     folder = tmp_path_factory.mktemp("hub") / "stereo"
     extractor = PSELDNetFeatureExtractor(feature_type="stereo")
@@ -65,14 +65,14 @@ def scene(make_recording):
 
 @pytest.fixture(scope="session")
 def predicted(scene, model, tmp_path_factory):
-    """What pseldnet-predict writes of the scene: the path without suffix."""
+    """The path, without suffix, of what pseldnet-predict writes for the scene."""
     folder = tmp_path_factory.mktemp("predicted")
     assert predict([str(scene), "--model", str(model), "--output", str(folder), "--json"]) == 0
     return folder / scene.stem
 
 
 class Server(NamedTuple):
-    """The page as a Space serves it: its address, the folder of its files, and downloads by name from the Hub."""
+    """The page as served by a Space: its address, the folder of its files, and a counter of downloads from the Hub."""
 
     url: str
     files: Path
@@ -94,7 +94,7 @@ def serve(model: Path, folder: Path) -> Iterator[Server]:
             "HF_HOME": str(folder / "hf"),
             "NO_PROXY": "127.0.0.1",
         }
-        # From its own folder, as a Space runs it.
+        # Run from its own folder, as in a Space.
         process = subprocess.Popen(
             [sys.executable, "app.py"],
             cwd=Path(spaces_demo.__file__).parent,
@@ -136,7 +136,7 @@ def browser():
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    # No WebGL; no sandbox, as root has none; no calls home; a microphone of two channels that beeps.
+    # No WebGL; no sandbox, as root has none; no background requests; a fake two-channel microphone that beeps.
     options = "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic"
     quiet = "--no-first-run --disable-background-networking --disable-component-update --disable-sync"
     beeps = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"

@@ -20,14 +20,14 @@ from spaces_demo.app import Finder
 
 @pytest.fixture(scope="module")
 def detect(server, tmp_path_factory):
-    """Calls the endpoint as a client of its own; returns the paths of CSV, JSON, picture and preview."""
+    """Call the endpoint with a new client; return the paths of CSV, JSON, picture and preview."""
 
     def call(recording, **inputs) -> tuple[str, str, str, str]:
         client = Client(server.url, verbose=False, download_files=tmp_path_factory.mktemp("client"))
         return client.predict(recording=handle_file(recording), api_name="/detect", **inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        # The client leaves an empty folder there for each file that it fetches.
+        # The client leaves an empty folder there for each downloaded file.
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("left")))
         yield call
 
@@ -130,7 +130,7 @@ def test_no_address_is_fetched_whatever_it_is_given_as(server, scene):
 
 
 def test_an_input_that_a_call_cannot_have_is_refused_in_one_line(server, scene):
-    """And not logged, which the fixture of the server sees to."""
+    """The fixture of the server checks that nothing is logged either."""
     client = Client(server.url, verbose=False)
     for inputs in ({"threshold": 0.07}, {"channel_format": "other"}, {"overlap": "much"}, {"recording": "/a/path"}):
         with pytest.raises(AppError, match=r"^(Value: .* not in the list of choices: .*|1 validation error.*)\.$"):

@@ -39,7 +39,7 @@ def test_it_installs_nothing_under_a_name_of_ours_and_torch_for_cpus(space):
 
 
 def test_the_folder_alone_holds_all_that_runs(space, tmp_path):
-    """Elsewhere, without the project on the path: its modules come from the folder."""
+    """Run it without the project on the path: the modules come from the folder."""
     script = "import app, spaces_demo.app, modeling_pseldnet; print(spaces_demo.__file__, modeling_pseldnet.__file__)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     printed = subprocess.run(

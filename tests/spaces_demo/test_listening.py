@@ -18,7 +18,7 @@ def preview(source, tmp_path, **options) -> dict:
 
 
 def ears(azimuth: float, elevation: float = 0) -> np.ndarray:
-    """What both ears hear of an impulse from a direction, (2, samples)."""
+    """The responses of both ears to an impulse from a direction, (2, samples)."""
     x, y, z = direction_to_vector(azimuth, elevation)
     return np.einsum("ect,c->et", binaural_filters(24000), [1, y, z, x])
 
@@ -46,7 +46,7 @@ def test_the_head_is_the_sphere_of_woodworth_and_of_brown_and_duda():
     frequency = np.array([10.0, 11.0])
     near, far = (head_response(frequency, direction_to_vector(90.0, 0.0), side) for side in (1, -1))
     lag = np.diff(np.unwrap(np.angle(far / near)))[0] / (-2 * np.pi)
-    # a/c (sin + angle) for ears at 100°, within what the first-order shadow and the outer ear delay.
+    # a/c (sin + angle) for ears at 100°, up to the delays of the first-order head shadow and the pinna.
     assert lag == pytest.approx(0.0875 / 343 * (np.pi / 2 + 0.98), rel=0.3)
     assert np.abs(near) == pytest.approx(np.abs(far), rel=0.02)
 
@@ -88,7 +88,7 @@ def step(time: float, azimuth: float) -> dict:
 def test_an_event_alone_is_heard_along_its_track_and_others_are_not(tmp_path):
     time = np.arange(2 * 24000) / 24000
     waveform = np.zeros((4, len(time)), dtype=np.float32)
-    for hertz, azimuth in ((500, 90), (3000, -19.5)):  # 109.5° apart: where a hypercardioid hears nothing
+    for hertz, azimuth in ((500, 90), (3000, -19.5)):  # 109.5° apart, at the null of a hypercardioid
         x, y, z = direction_to_vector(azimuth, 0)
         waveform += np.outer([1, y, z, x], 0.1 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
     sound = steered(waveform, [step(0.5 + i / 10, 90) for i in range(10)], tmp_path)

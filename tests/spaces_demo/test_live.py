@@ -27,7 +27,7 @@ def samples(channels: int, seconds: float) -> np.ndarray:
 
 
 def all_told(listener, sound: np.ndarray, **query) -> tuple[dict, list[dict]]:
-    """What is said first, and then, of a microphone that ends."""
+    """The first message to the visitor of a microphone, and all others until it ends."""
     told = listener.tell("visitor", channels=str(sound.shape[1]), rate=str(RATE), **query)
     first = next(told)
     for data in (sound.tobytes(), b""):
@@ -43,7 +43,7 @@ def test_it_tells_what_the_program_would_of_a_stream(listener, model):
     used = load_own(str(model))
     blocks = np.split(samples(4, 2).T.astype(np.float32) / 2**15, 4, axis=1)
     frames = list(detect_stream(used.network, used.extractor, blocks, RATE))
-    # A slow machine hears several blocks at once: times and forms are the same then too.
+    # A slow machine processes several blocks at once, with the same times and keys.
     expected = [to_record(frame, events, used.network.config.id2label) for frame, events in frames]
     assert [line["time"] for line in lines] == [line["time"] for line in expected]
     assert sum(len(line["events"]) for line in lines) > 10

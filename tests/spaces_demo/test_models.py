@@ -11,7 +11,7 @@ from tests.modeling_pseldnet.hub_server import serve_hub
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub with a repository, user/stranger, whose folder is given: what was downloaded of it."""
+    """A Hub with a repository, user/stranger: its folder and a counter of its downloads."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", tmp_path / "cache")
     folder = tmp_path / "repository"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The page in a browser: what people see, hear, press and are told."""
+"""The page in a browser: what visitors see, hear and press, and the messages they get."""
 
 import json
 import re
@@ -21,14 +21,14 @@ LISTED = "[...document.querySelectorAll('#now [data-label]')].map(item => item.d
 
 
 def sounding(time: float, records: list[dict] = RECORDS) -> list[str]:
-    """The labels of what sounds at a time, by frames of 100 ms."""
+    """The labels of the events that are active at a time, in frames of 100 ms."""
     frame = int(time / FRAME_SECONDS + 1e-6)
     return sorted(r["label"] for r in records if round(r["onset"] * 10) <= frame < round(r["offset"] * 10))
 
 
 @pytest.fixture(scope="module")
 def tab(browser):
-    """A window of the browser, for all tests, as new ones are slow."""
+    """A browser tab for all tests, as opening new ones is slow."""
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write", "microphone"])
     yield context.new_page()
     context.close()
@@ -36,7 +36,7 @@ def tab(browser):
 
 @pytest.fixture
 def page(tab, server):
-    """The page with its example, opened anew; nothing may go wrong in its scripts."""
+    """The page with its example, freshly loaded; its scripts must not raise errors."""
     errors = []
     tab.on("pageerror", note := lambda error: errors.append(str(error)))
     tab.set_viewport_size({"width": 1280, "height": 900})
@@ -49,7 +49,7 @@ def page(tab, server):
 
 
 def visit(tab, server, link="") -> None:
-    """Another address of the page, loaded whole even where only what follows # differs."""
+    """Open another address of the page with a full reload, even if only the part after # differs."""
     tab.goto("about:blank")
     tab.goto(f"{server.url}/{link}")
     tab.wait_for_selector("#stage:not([hidden])")
@@ -61,7 +61,7 @@ def upload(page, recording) -> None:
 
 
 def hold(page, address) -> list:
-    """The next request to an address, once there is one: it waits until it is continued."""
+    """Hold the next request to an address until the test continues it; return a list that will contain it."""
     held = []
     page.route(address, lambda route: held.append(route), times=1)
     return held
@@ -161,7 +161,7 @@ def test_one_filter_rules_figure_list_and_line_of_time_without_another_run(page)
 
 
 def test_what_no_class_was_found_for_is_said(page, server):
-    """Here of the longest sound, whose event was taken out."""
+    """The event of the longest sound is removed here."""
     longest = max(RECORDS, key=lambda record: record["offset"] - record["onset"])
     without = {**SCENE, "records": [record for record in RECORDS if record is not longest]}
     page.route("**/scene.scene.json", lambda route: route.fulfill(json=without))
@@ -288,7 +288,7 @@ def test_of_two_events_the_one_pressed_last_is_heard_alone_and_stays_marked(page
     held = hold(page, "**/gradio_api/queue/join")
     page.locator(".solo").nth(0).click()
     page.locator(".solo").nth(1).click()
-    # Held where it is, as at its end the whole is heard again.
+    # Paused, because the full recording resumes when it ends.
     alone = "src.endsWith('solo.mp3') && (this.pause(), true)"
     page.wait_for_function(f"(function () {{ return this.{alone} }}).call(document.querySelector('#audio'))")
     sound = page.get_attribute("#audio", "src")
@@ -299,7 +299,7 @@ def test_of_two_events_the_one_pressed_last_is_heard_alone_and_stays_marked(page
     assert [number for number, pressed in enumerate(page.evaluate(PRESSED)) if pressed] == [1]
 
 
-# What is written in the frames of a video.
+# Record the texts that are drawn in the frames of a video.
 READ_FRAMES = """() => {
     const {fillText} = CanvasRenderingContext2D.prototype;
     window.texts = [];
@@ -337,7 +337,7 @@ def test_a_video_of_a_long_recording_begins_anew_where_that_is_over(page, make_r
 
 
 def test_a_video_holds_the_radar_and_its_sound(page):
-    """A film of the last one and a half seconds, made by the same function as that of the whole."""
+    """A video of the last 1.5 seconds, made by the same function as that of a whole recording."""
     size, kind = page.evaluate("""async () => {
         const {film} = await import('./page/share.js');
         const scene = await (await fetch('example/scene/scene.scene.json')).json();
@@ -430,7 +430,7 @@ def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server, widt
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_is_drawn_has_contrast(page, scheme):
-    """Texts in figures have 4.5:1 against what is behind them, marks 3:1 against the ground of the figure."""
+    """Text in figures has a contrast of 4.5:1 with its background, and marks have 3:1 with that of the figure."""
     page.emulate_media(color_scheme=scheme)
     colours = page.evaluate("""async () => {
         const {theme} = await import('./page/draw.js');
@@ -453,7 +453,7 @@ def test_what_is_drawn_has_contrast(page, scheme):
 
 @pytest.fixture(scope="module")
 def axe():
-    """The text of axe-core, from the folder of global npm packages."""
+    """The source of axe-core, from the global npm packages."""
     npm = shutil.which("npm")
     root = npm and subprocess.run([npm, "root", "--global"], capture_output=True, text=True, check=True).stdout.strip()
     file = Path(root or ".", "axe-core", "axe.min.js")
@@ -463,7 +463,7 @@ def axe():
 
 
 def test_axe_finds_nothing(page, axe):
-    """With all that can be opened open; in the dark the colours alone are others."""
+    """Everything that can be opened is open; in dark mode only the colours differ."""
     page.evaluate(axe)
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
@@ -505,7 +505,7 @@ def test_a_link_to_the_page_has_a_picture_of_its_own(page, server):
     assert len(answer.body()) < 300_000
 
 
-# A microphone of four channels, made of the example: Chromium's own has two.
+# A four-channel microphone that plays the example, as Chromium's fake one has two channels.
 FOUR_CHANNELS = """() => { navigator.mediaDevices.getUserMedia = async () => {
     const context = new AudioContext();
     const sound = await context.decodeAudioData(await (await fetch('example/scene.flac')).arrayBuffer());
@@ -565,7 +565,7 @@ def test_of_stereo_left_and_right_and_distance_are_drawn(page, server, stereo_mo
     assert page.inner_text("#list tbody td small").endswith(f"°, {records[0]['distance']:.1f}\u00a0m")
     assert " m" in page.get_attribute("#picture", "aria-label")
     assert "level" not in page.get_attribute("#picture", "aria-label")
-    # All places lie in the upper half of a circle around the listener, those at the side on its edge.
+    # All positions lie in the upper half of a circle around the listener, those at the side on its edge.
     places = page.evaluate("""async () => {
         const {draw, theme} = await import('./page/draw.js');
         const {styles} = await import('./page/scene.js');

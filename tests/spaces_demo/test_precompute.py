@@ -11,14 +11,14 @@ RECORDINGS = sorted(precompute.EXAMPLES.glob("*.flac"))
 
 
 def test_what_ships_of_the_examples_was_made_of_what_ships():
-    """Otherwise run `python -m spaces_demo.precompute` and commit what it writes."""
+    """If this fails, run `python -m spaces_demo.precompute` and commit what it writes."""
     for recording in RECORDINGS:
         scene = json.loads((recording.with_suffix("") / f"{recording.stem}.scene.json").read_text(encoding="utf-8"))
         assert scene["made_of"] == precompute.fingerprint(*precompute.sources(recording))
 
 
 def test_the_command_writes_what_the_page_opens_with(tmp_path, monkeypatch):
-    """And what ships is that, but for what machines differ in: otherwise run it and commit what it writes."""
+    """The committed files are the same up to differences between machines; if not, run it and commit its files."""
     monkeypatch.setattr(precompute, "EXAMPLES", tmp_path)
     (tmp_path / "a_scene.flac").symlink_to(RECORDINGS[0])
     assert precompute.main([]) == 0

@@ -1,17 +1,17 @@
-"""A tiny data set in the layout of the synthetic scenes: bands of noise that tell classes apart, as plane waves."""
+"""A tiny data set in the layout of the synthetic scenes: plane waves of noise, in a different band for each class."""
 
 import numpy as np
 import pytest
 import soundfile
 
-# Each training begins with a collection of garbage: what it imports is imported before, as tests/conftest.py says.
+# Each training begins with garbage collection, so its modules are imported early: see tests/conftest.py.
 import training.trainer  # noqa: F401
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
 
 
 CLASS_NAMES = ["low", "middle", "high"]
 SAMPLING_RATE = 24000
-# For windows of one second; padding makes up the rest of the square.
+# For one-second windows; the rest of the square is padding.
 TINY_MODEL = {
     "window_seconds": 1,
     "spec_size": 128,
@@ -22,7 +22,7 @@ TINY_MODEL = {
     "drop_path_rate": 0.0,
 }
 
-# Patches of 0.4 s every 0.2 s at 8 kHz; the levels of eight bands, seen through matrices drawn at random.
+# Patches of 0.4 s every 0.2 s at 8 kHz; the answers are random projections of the levels of eight bands.
 TAGGER = """
 import torch
 
@@ -53,7 +53,7 @@ def band_noise(class_id: int, samples: int, generator: np.random.Generator) -> n
 
 
 def plane_waves(events: Events, num_frames: int, generator: np.random.Generator) -> np.ndarray:
-    """First-order ambisonics (4, samples) in which each event sounds from its direction, frame by frame."""
+    """Render first-order ambisonics (4, samples) in which each event comes from its direction, frame by frame."""
     length = round(FRAME_SECONDS * SAMPLING_RATE)
     x, y, z = events.vector.T
     sounds = [band_noise(class_id, num_frames * length, generator) for class_id in range(len(CLASS_NAMES))]
@@ -78,7 +78,7 @@ def random_scene(generator: np.random.Generator, num_frames: int) -> Events:
 
 @pytest.fixture(scope="session")
 def make_scenes():
-    """Makes so many scenes, waveforms and events, of so many frames."""
+    """A function that makes `count` scenes (waveforms and events) of `num_frames` frames."""
 
     def make(count, num_frames=10, seed=7):
         generator = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def make_scenes():
 
 @pytest.fixture(scope="session")
 def write_scenes():
-    """Writes scenes to a folder, in the layout that the builder SyntheticSELD reads."""
+    """A function that writes scenes to a folder, in the layout that the builder SyntheticSELD reads."""
 
     def write(root, scenes, splits=("train", "test")):
         rows = [f"{index}\t-\t{name}\t1\t1.0\n" for index, name in enumerate(CLASS_NAMES)]
@@ -111,13 +111,13 @@ def write_scenes():
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory, make_scenes, write_scenes):
-    """Twelve scenes of a second to learn by heart; the test split has the same."""
+    """Twelve one-second scenes to overfit; the test split has the same scenes."""
     return write_scenes(tmp_path_factory.mktemp("data") / "tiny", make_scenes(12))
 
 
 @pytest.fixture(scope="session")
 def tiny_overrides(tmp_path_factory):
-    """Makes overrides that fit a recipe to a tiny model and tiny data, without evaluation and checkpoints."""
+    """A function that makes overrides for a tiny model and tiny data, without evaluation and checkpoints."""
     cache = tmp_path_factory.mktemp("cache")
 
     def overrides(data_dir, output_dir, *more):
@@ -144,7 +144,7 @@ def tiny_overrides(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def write_recordings():
-    """Writes half a second of noise as each of three recordings of each class, in a folder a class."""
+    """A function that writes three recordings of half a second of noise per class, in one folder per class."""
 
     def write(folder, class_names):
         generator = np.random.default_rng(0)

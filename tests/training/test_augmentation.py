@@ -1,4 +1,4 @@
-"""What each augmentation must keep true of sounds, features and events."""
+"""What each augmentation must preserve in sounds, features and events."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ SAMPLES = NUM_FRAMES * 2400
 
 
 def moving_sources(azimuths, elevations, num_sources=1):
-    """A batch whose examples have `num_sources` sources, turning by 3° a frame; frames count on over the batch."""
+    """Events of a batch with `num_sources` sources per example, moving by 3° per frame; frames continue across it."""
     examples = np.repeat(np.arange(len(azimuths)), NUM_FRAMES)
     frame = np.tile(np.arange(NUM_FRAMES), len(azimuths))
     parts = [
@@ -45,7 +45,7 @@ def moving_sources(azimuths, elevations, num_sources=1):
 
 
 def plane_waves(events, batch_size, frame_samples=2400):
-    """White noise (batch, 4, samples) from the direction of the one event of each frame, with its SN3D gains."""
+    """White noise (batch, 4, samples) from the direction of the single event of each frame, with SN3D gains."""
     vectors = np.repeat(events.sort().vector, frame_samples, axis=0)
     x, y, z = vectors.reshape(batch_size, NUM_FRAMES * frame_samples, 3).transpose(2, 0, 1)
     noise = np.random.default_rng(0).standard_normal(x.shape)
@@ -60,7 +60,7 @@ def intensity(waveform):
 
 
 def by_example(events, batch_size):
-    """Rows of each example as a set, frames counted from its start."""
+    """The rows of each example as a set, with frames counted from its start."""
     columns = zip(
         events.frame.tolist(),
         events.class_id.tolist(),
@@ -143,7 +143,7 @@ def test_wav_mix_adds_another_example_to_those_with_one_source_up_to_three_sourc
             assert torch.equal(mixed[example], waveform[example])
             continue
         (partner,) = (other for other in range(batch_size) if before[other] == added)
-        # What was mixed is those two waveforms, with weights that add up to one.
+        # The mixture consists of those two waveforms, with weights that sum to one.
         weights = torch.linalg.lstsq(
             waveform[[example, partner]].flatten(1).T.double(), mixed[example].flatten().double()
         ).solution
@@ -270,8 +270,8 @@ def test_copies_can_stand_in_place_of_the_batch():
 
 
 def test_augmented_events_still_point_to_the_sound():
-    """Rotation and mixing of waveforms, seen through the features: where one source sounds, the intensity vector, the
-    last three channels in y, z, x, points to it."""
+    """After rotation and mixing of waveforms, the intensity vector in the features (the last three channels, in y, z,
+    x) points to the source wherever a single one is active."""
     extractor = PSELDNetFeatureExtractor()
     events = moving_sources(np.arange(8) * 40, np.arange(8) * 10 - 35)
     augment = AugMix(copies=2, rotation={"patterns": 48}, spec_augment={})
@@ -349,7 +349,7 @@ def test_mono_clips_sound_from_where_their_events_say_each_time_elsewhere():
     assert angle_between(intensity(placed), located.vector).max() < 1e-3
     directions = located.vector.reshape(200, NUM_FRAMES, 3)
     assert np.ptp(directions, axis=1).max() < 1e-12
-    # Directions that are even over the sphere have their mean near its centre, and each coordinate a variance of 1/3.
+    # Uniform directions on the sphere have a mean near 0, and each coordinate a variance of 1/3.
     np.testing.assert_allclose(directions[:, 0].mean(0), 0, atol=0.15)
     np.testing.assert_allclose(directions[:, 0].var(0), 1 / 3, atol=0.07)
     _, again = place_mono(noise, events, NUM_FRAMES)

@@ -1,4 +1,4 @@
-"""Training with distances and on stereo, end to end on tiny data, and other data mixed in."""
+"""Training with distances, on stereo and with other data mixed in, end to end on tiny data."""
 
 import json
 
@@ -31,7 +31,7 @@ BY_HEART = [
 
 @pytest.fixture(scope="module")
 def distant_scenes(make_scenes):
-    """Twelve scenes in which each source has a distance."""
+    """Twelve scenes whose sources have distances."""
     scenes, generator = make_scenes(12), np.random.default_rng(3)
     metres = [generator.uniform(0.7, 6, len(CLASSES)) for _ in scenes]
     return [
@@ -47,7 +47,7 @@ def distant_data(tmp_path_factory, distant_scenes, write_scenes):
 
 @pytest.fixture(scope="module")
 def stereo_data(tmp_path_factory, distant_scenes):
-    """The same in stereo, in the layout of DCASE 2025 but for a length of a second."""
+    """The same scenes in stereo, in the layout of DCASE 2025 but one second long."""
     root = tmp_path_factory.mktemp("data") / "stereo"
     root.mkdir()
     rows = [f"{index}\t-\t{name}\t1\t1.0\n" for index, name in enumerate(CLASSES)]
@@ -75,7 +75,7 @@ def test_a_network_learns_twelve_clips_and_their_distances_by_heart(distant_data
     assert metrics["eval_F"] >= 0.95
     assert metrics["eval_RelDistE"] <= 0.1
     assert {"eval_loss_accdoa", "eval_loss_distance"} <= metrics.keys()
-    # What was written has centimetres, and scores the same by itself.
+    # The written predictions are in centimetres, and give the same scores when evaluated as files.
     scores = evaluate_files(
         [distant_data / "test/metadata"], [tmp_path / "run/predictions"], num_classes=3, variant="dcase2024"
     )

@@ -1,4 +1,4 @@
-"""Muon and AdamW as one optimizer: which steps what, and that its state is whole."""
+"""Muon and AdamW as one optimizer: which of them updates what, and that the state is complete."""
 
 import copy
 
@@ -35,11 +35,11 @@ def test_weight_matrices_but_of_the_heads_take_orthogonal_steps(model):
         if value.ndim == 2 and "table" not in name:
             matrices += 1
             sides = max(1, value.shape[0] / value.shape[1]) ** 0.5
-            # Five iterations bring the singular values near 1, not all of them to it.
+            # Five iterations bring the singular values only near 1.
             assert torch.linalg.svdvals(change / (0.02 * sides)).max() < 1.3, name
             assert change.norm() > 0
         else:
-            # AdamW's first step is its learning rate, or less where there is hardly a gradient.
+            # AdamW's first step equals its learning rate, or less if there is hardly a gradient.
             assert 0 < change.abs().max() < 1.01e-3, name
     assert matrices == 2 * 6 + 1
 

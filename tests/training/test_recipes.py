@@ -1,4 +1,4 @@
-"""Recipes: what the packaged ones hold, how they build on each other, and how mistakes are told."""
+"""Recipes: what the packaged ones hold, how they build on each other, and how errors are reported."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from training.resume import check_same_run
 from training.train import check_schedule, is_better_higher, main, training_arguments
 
 
-# Batch size, learning rate, epochs to a step, epochs, augmentation methods: the published ones.
+# Published batch size, learning rate, epochs per learning rate step, epochs, and number of augmentation methods.
 SYNTH = {
     "synth_accdoa": (40, 1e-4, 20, 25, 6),
     "synth_multi_accdoa": (32, 1e-4, 20, 25, 6),

@@ -1,4 +1,4 @@
-"""What a run leaves for others: logs, and on the Hub a model that works without this package."""
+"""What a run publishes: logs, and a model on the Hub that works without this package."""
 
 import json
 import os
@@ -25,12 +25,12 @@ print(json.dumps(events))
 
 @pytest.fixture(scope="module")
 def run_with_hub(tiny_data, tiny_overrides, tmp_path_factory):
-    """Trains with checkpoints, TensorBoard and the Hub; the output folder, and a way to run Python with that Hub."""
+    """Train with checkpoints, TensorBoard and a Hub; yield output and Hub folder, and a way to run Python with it."""
     folder = tmp_path_factory.mktemp("sharing")
     hub, output = folder / "hub", folder / "run"
     hub.mkdir()
     with serve_hub(hub, "user/model") as (endpoint, _):
-        # The tests' Hub takes large files by LFS.
+        # The tests' Hub takes large files through LFS.
         own = {
             "HF_ENDPOINT": endpoint,
             "HF_TOKEN": "hf_test",

@@ -1,4 +1,4 @@
-"""Learning the answers of a tagger beside SELD: any module that keeps to the contract, on tiny data."""
+"""Learning the answers of a tagger besides SELD: any module that follows the interface, on tiny data."""
 
 import re
 import shutil
@@ -45,7 +45,7 @@ def test_a_network_learns_the_answers_and_a_resumed_one_the_same(recipe_of, tmp_
     for name, value in trainer.distillation.heads.state_dict().items():
         assert torch.equal(value, resumed.distillation.heads.state_dict()[name]), name
 
-    # What is saved is a model as any other.
+    # The saved model is like any other.
     weights, again = (load_file(tmp_path / folder / "model.safetensors") for folder in ("run", "resumed"))
     assert weights.keys() == PSELDNetForSELD(trainer.model.config).state_dict().keys()
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
@@ -102,7 +102,7 @@ def test_heads_begin_as_the_linear_maps_that_fit_best(tagger):
     heads.begin(embeddings, answers)
     standardised = heads.standardised(answers.embedding)
     torch.testing.assert_close(standardised.flatten(0, 1).std(0), torch.ones(6), atol=0.01, rtol=0)
-    # The ridge takes a tenth of each weight, and so a hundredth of the variance.
+    # The ridge penalty shrinks each weight by a tenth, which leaves a hundredth of the variance.
     assert heads.losses(embeddings, answers)["embedding"] < 0.05
     torch.testing.assert_close(heads.logits(hidden).mean((0, 1)), answers.logits.mean((0, 1)))
 
@@ -113,7 +113,7 @@ def test_a_patch_is_made_of_the_label_frames_that_it_spans(tagger):
     frames = np.kron(np.eye(5), [1, 1])
     expected = (frames[:4] + frames[1:]) / 4
     np.testing.assert_allclose(teacher.patch_weights(10), expected, atol=1e-6)
-    # Another rate is brought to the teacher's own.
+    # Other sampling rates are converted to the teacher's own.
     tone = torch.sin(2 * torch.pi * 440 * torch.arange(24000) / 24000)[None, None]
     slower = torch.sin(2 * torch.pi * 440 * torch.arange(8000) / 8000)[None]
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Training runs, end to end on a tiny data set: what they learn, that they repeat, and what they survive."""
+"""Training runs, end to end on a tiny data set: what they learn, that they are reproducible, and what they survive."""
 
 import json
 import os
@@ -41,7 +41,7 @@ from training.trainer import SELDTrainer
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["low", "middle", "high"]
-# Of the scenes of the tiny data, those that have one source.
+# The scenes of the tiny data with a single source.
 ONE_SOURCE = r".*mix0(01|03|04|06|10|11)"
 ALL_METHODS = (
     "augmentation={rotation: {}, wav_mix: {}, spec_augment: {}, crop: {}, frequency_shift: {}, track_mix: {}}"
@@ -50,7 +50,7 @@ ALL_METHODS = (
 
 @pytest.fixture
 def train(tiny_data, tiny_overrides, tmp_path):
-    """Runs a recipe on the tiny data, with further overrides."""
+    """Run a recipe on the tiny data, with additional overrides."""
 
     def train(*more, recipe="synth_accdoa", data_dir=tiny_data, output_dir=tmp_path / "run", **options):
         return run(read_recipe(recipe, tiny_overrides(data_dir, output_dir, *more)), **options)
@@ -59,7 +59,7 @@ def train(tiny_data, tiny_overrides, tmp_path):
 
 
 def parameters(folder):
-    """Saved weights without what batch normalisation counts."""
+    """Saved weights without the statistics of batch normalisation."""
     weights = load_file(folder / "model.safetensors")
     return {name: weight for name, weight in weights.items() if "running" not in name and "num_batches" not in name}
 
@@ -73,8 +73,8 @@ def assert_same(first, second, **tolerance):
 
 @pytest.fixture(scope="module")
 def symmetric_data(tmp_path_factory, make_scenes, write_scenes):
-    """Eight scenes that sound alike but for the sign of the waveform, which features do not hold, and have different
-    events: batch normalisation then sees the same statistics however they are shared out."""
+    """Eight scenes with different events whose waveforms differ only in sign, which features do not show: batch
+    normalisation thus sees the same statistics however they are distributed over processes."""
     scenes = make_scenes(8)
     alike = [((-1) ** number * scenes[0][0], events) for number, (_, events) in enumerate(scenes)]
     return write_scenes(tmp_path_factory.mktemp("data") / "symmetric", alike)
@@ -100,7 +100,7 @@ def test_every_format_learns_twelve_clips_by_heart(train, tiny_data, tmp_path, r
     assert metrics["eval_micro_F"] >= 0.95
     if "einv2" in recipe or "seddoa" in recipe:
         assert len([name for name in metrics if name.startswith("eval_loss_")]) == 2
-    # What was written scores the same by itself.
+    # The written predictions give the same scores when evaluated as files.
     scores = evaluate_files(
         [tiny_data / "test/metadata"], [tmp_path / "run/predictions"], num_classes=3, variant="pseldnets"
     )
@@ -190,7 +190,7 @@ def test_a_smaller_batch_that_is_found_has_the_schedule_of_its_epochs_and_is_gon
 
 @pytest.fixture
 def warm_start(train, symmetric_data, tmp_path):
-    """Plain gradient descent from a model that has made its first steps; where it lies, and overrides to go on so."""
+    """A slightly trained model: its folder, and overrides to continue from it with plain gradient descent."""
     start = tmp_path / "start"
     train("training.learning_rate=1e-3", data_dir=symmetric_data, output_dir=start)
     return start, (
@@ -295,7 +295,7 @@ def test_training_stops_early_where_the_score_no_longer_gets_better(train, tmp_p
     trainer = train(*options, "training.num_train_epochs=9", "training.learning_rate=0.0", "schedule.patience=2")
     best = trainer.state.best_global_step / 3
     assert trainer.state.epoch == best + 2 < 9
-    # It is over: resumed, it is scored again, and learns no more unless it may wait for longer.
+    # The run is over: when resumed, it is only scored again, unless the patience is increased.
     options += ["training.num_train_epochs=9", "training.learning_rate=0.0"]
     assert train(*options, "schedule.patience=2", resume=True).state.epoch == best + 2
     assert_same(tmp_path / "run", tmp_path / f"run/checkpoint-{trainer.state.best_global_step}", atol=0, rtol=0)
@@ -348,7 +348,7 @@ def test_adapters_learn_other_classes_on_top_of_a_model(train, five_classes, tmp
         torch.testing.assert_close(loaded(features).accdoa, trainer.model.eval()(features).accdoa)
         torch.testing.assert_close(merged(features).accdoa, loaded(features).accdoa, atol=1e-5, rtol=1e-4)
 
-    # The output folder can be scored, trained on and used, as that of a whole model can.
+    # The output folder can be scored, trained further and used like that of a whole model.
     start = f"model.pretrained={tmp_path / 'run'}"
     again = train(start, data_dir=five_classes, output_dir=tmp_path / "again", only_evaluate=True)
     losses = [json.loads((tmp_path / run / "eval_results.json").read_text())["eval_loss"] for run in ("run", "again")]
@@ -396,7 +396,7 @@ def test_an_adapter_that_could_not_be_loaded_is_not_trained(train, five_classes,
 
 @pytest.fixture(scope="module")
 def renamed_data(tiny_data, tmp_path_factory):
-    """Makes copies of the tiny data whose classes are numbered in another order, or called otherwise."""
+    """A function that copies the tiny data with its classes in another order, or with other names."""
 
     def renamed(class_names):
         data = shutil.copytree(tiny_data, tmp_path_factory.mktemp("data") / "renamed")
@@ -420,7 +420,7 @@ def test_classes_are_matched_by_name(train, tiny_data, renamed_data, tmp_path):
         score[name] = json.loads((tmp_path / name / "eval_results.json").read_text())
     assert score["reversed"]["eval_loss"] == pytest.approx(score["same"]["eval_loss"], rel=1e-5)
     assert score["reversed"]["eval_micro_F"] == pytest.approx(score["same"]["eval_micro_F"])
-    # Training goes on in the order of the model, and learns the same as from the data that it knows.
+    # Training continues in the order of the model's classes, and learns the same as from the original data.
     further = [train(start, data_dir=d, output_dir=tmp_path / "further") for d in (tiny_data, reversed_data)]
     assert list(further[1].model.config.id2label.values()) == CLASSES
     for first, second in zip(*(trainer.model.parameters() for trainer in further), strict=True):
@@ -442,7 +442,7 @@ def test_what_is_kept_of_the_model_to_start_from_is_told(train, tmp_path, capsys
     start = f"model.pretrained={tmp_path / 'start'}"
     capsys.readouterr()
     assert train(start, "training.num_train_epochs=0").model.config.threshold == 0.2
-    # A threshold of another output format is of other numbers.
+    # Thresholds do not carry over to another output format.
     other = train(start, "training.num_train_epochs=0", "model.output_format=multi_accdoa", output_dir=tmp_path / "of")
     assert other.model.config.threshold == 0.5
     assert "kept" in capsys.readouterr().out
@@ -489,7 +489,7 @@ def test_training_goes_on_for_more_epochs_but_not_with_other_data_or_batches(tra
     train(*options, "training.num_train_epochs=1", data_dir=data)
     with pytest.raises(ValueError, match="a run with examples an update: 4, not 2: go on with the same"):
         train(*options, "training.per_device_train_batch_size=2", data_dir=data, resume=True)
-    # The same folder, told from elsewhere, and the same examples an update.
+    # The same folder by a relative path, and the same number of examples per update.
     shared_out = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
     trainer = train(*options, *shared_out, "training.num_train_epochs=2", data_dir=os.path.relpath(data), resume=True)
     assert (trainer.state.global_step, trainer.state.epoch) == (6, 2)
@@ -528,7 +528,7 @@ def test_a_run_that_goes_on_by_another_score_compares_none_with_the_best_of_befo
     first = train(*options, "training.num_train_epochs=1", "training.metric_for_best_model=LE")
     assert first.state.best_metric > 1
     options.append("training.num_train_epochs=2")
-    # Also where it was begun so and ended before its first checkpoint.
+    # This also holds if the run began that way and was interrupted before its first checkpoint.
     with monkeypatch.context() as patched:
         patched.setattr(SELDTrainer, "training_step", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -553,7 +553,7 @@ def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(tr
     train(f"model.pretrained={folder}", "model.threshold=0.9", only_evaluate=True)
     assert {name: (folder / name).read_bytes() for name in kept} == kept
     assert all((folder / "evaluation" / name).exists() for name in (*kept, "predictions"))
-    # One that was interrupted is no other.
+    # The same holds for an interrupted run.
     (folder / "training_args.bin").unlink()
     (folder / "checkpoint-3").mkdir()
     train(f"model.pretrained={folder}", only_evaluate=True)
@@ -599,7 +599,7 @@ def test_mono_training_hears_other_directions_each_time(train):
 
 @pytest.fixture(scope="module")
 def array_data(tiny_data, tmp_path_factory):
-    """The tiny data as if a microphone array had recorded them."""
+    """The tiny data, as if recorded by a microphone array."""
     data = shutil.copytree(tiny_data, tmp_path_factory.mktemp("data") / "array")
     for split in ("train", "test"):
         (data / split / "foa").rename(data / split / "mic")
@@ -709,7 +709,7 @@ def test_an_update_that_is_not_finite_is_named_and_left_out(tiny_data, tiny_over
 
 @pytest.mark.parametrize("load", ["get_train_dataloader", "get_eval_dataloader"])
 def test_workers_end_with_a_program_that_is_killed(tiny_data, tiny_overrides, tmp_path, monkeypatch, load):
-    # More than a pipe holds, which nobody takes then.
+    # More than a pipe can hold, and nobody reads it.
     monkeypatch.setattr("training.trainer.collate", lambda items, **_: {"events": np.zeros(200_000)})
     overrides = ["training.dataloader_num_workers=2", "training.per_device_eval_batch_size=1"]
     trainer = build_trainer(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path / "run", *overrides)))
@@ -728,7 +728,7 @@ def test_training_that_diverges_is_stopped(train):
 
 
 class FullDisk(TrainerCallback):
-    """From the first checkpoint on no file can grow beyond what the weights need."""
+    """From the first checkpoint on, limit how large files may grow, as a full disk would."""
 
     def __init__(self, limit):
         self.limit = limit
@@ -790,7 +790,7 @@ def sound_folder(tmp_path_factory):
 
 
 def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, sound_folder, tmp_path):
-    # Classes are in the order of the folders' names.
+    # Classes are in the alphabetical order of their folders.
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     (data / "cls_indices_train.tsv").write_text("0\t-\thigh\t1\t1\n1\t-\tlow\t1\t1\n2\t-\tmiddle\t1\t1\n")
@@ -835,7 +835,7 @@ def test_what_is_drawn_follows_from_epoch_and_index_as_resumed_runs_need_it(tiny
         drawn = []
         for epoch in (0, 1, 2, 1):
             windows.set_epoch(epoch)
-            # As the generator of another worker, or of a process that goes on.
+            # Another seed, as in another worker or a resumed process.
             torch.manual_seed(len(drawn))
             drawn.append([(item["recording"], item["events"].frame.min()) for item in (windows[0], windows[last])])
         assert drawn[1] == drawn[3]

@@ -51,7 +51,7 @@ def test_low_sounds_reach_all_capsules_equally_loud_with_the_delays_of_a_rigid_s
         response = encode_arrivals("mic", np.array([150 / RATE]), np.ones(1), direction[None], 2048, RATE)
         bin_100_hz = round(100 / RATE * 2048)
         spectrum = np.fft.rfft(response)[:, bin_100_hz]
-        # A rigid sphere lengthens the way around it: by half at low frequencies (Kuhn, 1977).
+        # A rigid sphere lengthens the path around it, by half at low frequencies (Kuhn, 1977).
         advance = np.angle(spectrum * np.exp(2j * np.pi * bin_100_hz / 2048 * 150)) / (2 * np.pi * bin_100_hz / 2048)
         expected = 1.5 * SPHERE_RADIUS / SPEED_OF_SOUND * (CAPSULE_DIRECTIONS @ direction) * RATE
         assert np.abs(spectrum) == pytest.approx(1, abs=0.02)

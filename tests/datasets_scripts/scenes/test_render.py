@@ -129,7 +129,7 @@ def test_the_weights_of_a_path_add_up_to_one_and_fade_between_neighbours(progres
 
 
 def test_a_moving_event_keeps_its_level_on_its_way(make):
-    """Cross-fades between neighbouring responses neither swell nor drop."""
+    """Cross-fades between neighbouring responses are neither louder nor softer."""
     made = make(moving=1.0, polyphony={1: 1.0}, seed=1)
     scene = made.scene(0)
     event = max(scene.events, key=lambda event: event.length)

@@ -50,7 +50,7 @@ def test_deep_image_sources_have_the_asked_rt60(asked):
 
 
 def test_the_diffuse_tail_goes_on_where_the_image_sources_end():
-    """Levels on both sides of the transition differ by no more than the decay between them, on average over rooms."""
+    """On average over rooms, levels on both sides of the transition differ only by the decay between them."""
     steps = []
     for seed in range(12):
         room = room_of(seed, rt60=(0.8, 0.8), positions=1, paths=0)
@@ -66,7 +66,7 @@ def pressure_energy_by_time(responses):
 
 @pytest.fixture
 def without_high_pass():
-    """Keeps pyroomacoustics from filtering its responses."""
+    """Keep pyroomacoustics from filtering its responses."""
     before = pyroomacoustics.constants.get("rir_hpf_enable")
     pyroomacoustics.constants.set("rir_hpf_enable", False)
     yield
@@ -156,7 +156,7 @@ def test_decay_time_of_an_exponential_is_its_rt60():
 
 
 def measured_response(azimuth, elevation, seed):
-    """A direct sound from a direction, then a diffuse tail of RT60 0.3 s: (4, samples)."""
+    """A response (4, samples) of direct sound from a direction and a diffuse tail with an RT60 of 0.3 s."""
     tail = diffuse_field("foa", np.random.default_rng(seed), 9600, RATE) * 10 ** (-3 * np.arange(9600) / 0.3 / RATE)
     response = 0.05 * tail
     response[:, :240] = 0
@@ -205,7 +205,7 @@ def test_measured_responses_come_from_sofa_files(tmp_path):
     with h5py.File(tmp_path / "room.sofa", "w") as sofa:
         sofa["Data.IR"] = np.stack([measured_response(*direction, 0) for direction in directions]).astype(float)
         sofa["Data.SamplingRate"] = [float(RATE)]
-        # The listener stands away from the origin and looks to the left of the room's x axis.
+        # The listener is not at the origin and faces left of the room's x axis.
         sofa["ListenerPosition"] = [[1.0, 2.0, 1.5]]
         sofa["ListenerView"] = [[0.0, 1.0, 0.0]]
         offsets = 2.0 * direction_to_vector(*np.add(directions, [90, 0]).T)
@@ -282,7 +282,7 @@ def test_responses_of_other_bytes_have_another_digest_that_begins_as_in_earlier_
 
 
 def write_sofa(file, samples, distance):
-    """Responses (measurements, 4, samples), all from one distance in front."""
+    """Write a SOFA file of responses (measurements, 4, samples), all from the same position in front."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(file, "w") as sofa:
         sofa["Data.IR"] = samples
@@ -355,7 +355,7 @@ def test_a_folder_without_responses_is_named(tmp_path):
 
 
 def write_response(folder, response, rate=RATE):
-    """A folder of one response (4, samples) from 1.5 m in front."""
+    """Write a folder with one response (4, samples) from 1.5 m in front."""
     soundfile.write(folder / "front.wav", response.T, rate, subtype="FLOAT")
     (folder / "responses.csv").write_text("file,azimuth,elevation,distance\nfront.wav,0,0,1.5\n")
 
@@ -398,5 +398,5 @@ def test_the_level_of_the_direct_sound_falls_six_decibels_a_doubling(array):
         10 * np.log10((room.responses(path, array, direct_only=True)[0, 0].astype(float) ** 2).sum())
         for path in range(4)
     ]
-    # The capsules of an array are not all as far as its centre.
+    # The capsules of an array are not all as far away as its centre.
     np.testing.assert_allclose(np.diff(levels), -20 * np.log10(2), atol=0.1 if array == "foa" else 0.6)

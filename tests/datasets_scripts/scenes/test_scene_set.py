@@ -86,7 +86,7 @@ def test_events_of_a_track_do_not_overlap_and_lie_within_scene_and_sound():
 
 
 def same_class_overlaps(made, scenes):
-    """Pairs of simultaneous events: those of one class, and all."""
+    """Count pairs of simultaneous events: those of the same class, and all."""
     pairs = Counter()
     for index in range(scenes):
         events = made.scene(index).events
@@ -146,7 +146,7 @@ def test_events_may_be_of_some_classes_alone_and_keep_the_numbers_of_all():
     assert {made.sounds.sounds[number].class_id for number in made.sound_numbers()} == {1, 2}
     with pytest.raises(ValueError, match=r"events\.classes: memory has no class cat, cow"):
         scene_set(classes=["door", "cow", "cat"])
-    # Of the others no sounds are asked for.
+    # Other classes need no sounds.
     few = bank()
     few = replace(few, sounds=tuple(sound for sound in few.sounds if sound.class_id or sound.recording == "bark0"))
     assert scene_set(split="test", sounds=few, classes=["door", "bell"]).scene(0)
@@ -156,7 +156,7 @@ def test_events_may_be_of_some_classes_alone_and_keep_the_numbers_of_all():
 
 @pytest.mark.parametrize(("balance", "share"), [("sounds", 0.75), ("recordings", 0.25)])
 def test_sounds_or_recordings_of_a_class_are_drawn_equally_often(balance, share):
-    """Nine of twelve sounds are takes of one recording of four."""
+    """Nine of the twelve sounds are takes of one of the four recordings."""
     names = ["many"] * 9 + ["one", "two", "three"]
     sounds = tuple(Sound(f"{n}.wav", 0, name, 0, RATE) for n, name in enumerate(names))
     bells = SoundBank("memory", ("bell",), sounds, RATE, str)

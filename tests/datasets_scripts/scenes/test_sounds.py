@@ -164,7 +164,7 @@ def test_train_and_test_lists_of_real_events_share_no_recording():
 
 @pytest.fixture
 def two_takes(tmp_path):
-    """A folder of one class with four clips whose names tell nothing."""
+    """A folder of one class with four clips whose names do not reveal their recordings."""
     (tmp_path / "dog").mkdir()
     for name in ("red", "green", "blue", "dog-1"):
         soundfile.write(tmp_path / "dog" / f"{name}.wav", np.full(RATE // 2, 0.1), RATE)
@@ -230,7 +230,7 @@ def encoded(seed):
 
 
 def dataset_of(rows, features):
-    """A dataset with embedded audio, made without an audio encoder."""
+    """A dataset with the given columns, made without an audio encoder."""
     return datasets.Dataset.from_dict(rows).cast(datasets.Features(features))
 
 

@@ -23,7 +23,7 @@ from modeling_pseldnet.events import read_csv, vector_to_direction
 ROOT = Path(__file__).parents[3]
 RATE = 24000
 SECONDS = 2
-# Small rooms, and few points of a path, as their responses take most of the time.
+# Small rooms and few points per path, as responses take most of the time.
 RECIPE = f"""
 scene_seconds: {SECONDS}
 rooms: {{number: 3, size: [[4, 5], [4, 5], [2.5, 3]], positions: 3, paths: 1, path_step: 0.4, rt60: [0.2, 0.3]}}
@@ -51,7 +51,7 @@ def arguments(inputs, folder, *more, scenes=6):
 
 
 def digests(folder):
-    """Hashes of all files below a folder, by relative path."""
+    """Hash all files below a folder, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -138,7 +138,7 @@ def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
 
 
 def children(pid):
-    """The processes that one has started, and that are still there."""
+    """The running child processes of a process."""
     found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "Z" not in line and "defunct" not in line]
 
@@ -155,7 +155,7 @@ def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # Who starts the tests in the background has them ignore interrupts.
+        # Tests that run in the background ignore interrupts, which children would inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
@@ -340,7 +340,7 @@ def test_measured_responses_replace_simulated_rooms(inputs, tmp_path, capsys):
 
 
 def failing(capsys, *options):
-    """The one line on standard error of a command that must fail."""
+    """Run a command that must fail, and return its single line on standard error."""
     capsys.readouterr()
     assert main(list(map(str, options))) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line and "%|" not in line]
@@ -375,7 +375,7 @@ def test_errors_of_workers_are_one_line_too(inputs, tmp_path, capsys):
 
 
 def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
-    """A limit on the size of files stands for the full disk: both make a write fail half-way."""
+    """A limit on file sizes simulates the full disk: both make a write fail half-way."""
     folder = tmp_path / "train"
     limited = (
         "import resource, sys\n"

@@ -38,7 +38,7 @@ def features(batch: int = 1, seed: int = 1) -> torch.Tensor:
 
 @torch.no_grad()
 def outputs(model: nn.Module) -> torch.Tensor:
-    """All outputs in one row, of the model as it is used after training."""
+    """All outputs of the model in evaluation mode, concatenated."""
     was_training = model.training
     found = [value.flatten() for value in model.eval()(features()).values()]
     model.train(was_training)
@@ -46,7 +46,7 @@ def outputs(model: nn.Module) -> torch.Tensor:
 
 
 def train(model: nn.Module, steps: int = 2, seed: int = 0) -> nn.Module:
-    """A few steps that pull the outputs to noise."""
+    """Train a few steps that pull the outputs towards noise."""
     generator = torch.Generator().manual_seed(seed)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
@@ -65,7 +65,7 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A base model, the same with a trained adapter, and the folder where that is saved."""
+    """A base model, the same model with a trained adapter, and the folder where the adapter is saved."""
     base = network()
     model = train(get_peft_model(deepcopy(base), AdapterBitConfig()))
     folder = tmp_path_factory.mktemp("adapter")
@@ -87,7 +87,7 @@ def test_bottlenecks_biases_statistics_and_heads_are_trained_and_nothing_else(na
     before = snapshot(model)
     after = train(model).state_dict()
     moved = {key for key in after if not torch.equal(after[key], before[key])}
-    # The bias of the keys adds the same to all scores of a query, so that the softmax takes it away.
+    # The key bias adds the same value to all scores of a query, so the softmax cancels it.
     without_effect = {key for key in after if re.search(r"k_proj\.(base_layer\.)?parametrizations\.bias", key)}
     own = {key for key in after if ".default." in key}
     assert own - without_effect <= moved <= own
@@ -203,7 +203,7 @@ def test_a_learnable_scale_is_trained_and_saved(tmp_path):
 
 @pytest.mark.parametrize("position", ["attention", "mlp"])
 def test_the_bottleneck_is_after_the_attention_and_beside_the_mlp(position):
-    """After: o + s·up(gelu(down(o))) of the output o; beside: mlp(x) + s·up(gelu(down(x))) of the input x."""
+    """After: o + s·up(gelu(down(o))) for the output o; beside: mlp(x) + s·up(gelu(down(x))) for the input x."""
     block = nn.ModuleDict(
         {"attention": nn.ModuleDict({"o_proj": nn.Linear(6, 6)}), "mlp": nn.Sequential(nn.Linear(6, 6))}
     )

@@ -1,4 +1,4 @@
-"""How programs end, each in a process of its own, as only that shows."""
+"""How programs end; each runs in a process of its own, as nothing else shows that."""
 
 import os
 import signal
@@ -93,7 +93,7 @@ def test_a_status_is_that_of_the_program():
     [
         "signal.raise_signal(signal.SIGINT)",
         "try:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    raise RuntimeError('of a library')",
-        # Python drops what is raised in a destructor.
+        # Python ignores exceptions raised in a destructor.
         "class Dropping:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
         "Dropping()\ntime.sleep(20)",
     ],

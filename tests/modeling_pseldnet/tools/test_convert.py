@@ -13,7 +13,7 @@ from modeling_pseldnet.tools.convert import main
 
 
 def convert(arguments: list[str]) -> int:
-    """Runs the program and returns its exit status."""
+    """Run the program and return its exit status."""
     try:
         return main(arguments)
     except SystemExit as stopped:
@@ -22,8 +22,8 @@ def convert(arguments: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def checkpoint(values, tmp_path_factory):
-    """Writes the published checkpoint of a reference case, with other entries, or without those that are None."""
-    # Drawing the weights takes longer than all else; one case is kept, as a hundred megabytes.
+    """Write the published checkpoint of a reference case, with `entries` replaced, or removed if they are `None`."""
+    # Drawing the weights takes longest, so the last case is kept; it has a hundred megabytes.
     published = lru_cache(maxsize=1)(values.published_checkpoint)
 
     def write(name: str, compiled: bool = True, entries: dict[str, torch.Tensor | None] | None = None) -> Path:

@@ -29,7 +29,7 @@ def test_a_network_started_from_audioset_gives_the_outputs_of_the_published_syst
     case = json.loads((reference / "index-audioset.json").read_text())[f"audioset-{name}"]
     published = json.loads((reference / "index.json").read_text())[name]["state_dict"]
     network = {
-        # What AudioSet has in its place is no number until then: most of the weights, which take long to draw.
+        # NaN until AudioSet's weights replace it: most weights, which would take long to draw.
         key: torch.full(shape, torch.nan)
         if key.startswith(("encoder.", "sed_encoder.", "doa_encoder.", "convs."))
         else torch.from_numpy(values.entry(key, shape, dtype, case["net_salt"]))
@@ -56,7 +56,7 @@ def test_a_network_started_from_audioset_gives_the_outputs_of_the_published_syst
 
 
 def single_channel_checkpoint(model: PSELDNetForSELD) -> dict[str, torch.Tensor]:
-    """A checkpoint in the layout of PaSST whose encoder is that of `model`, but hears one spectrogram."""
+    """A checkpoint in the layout of PaSST with the encoder of `model`, but with a single input channel."""
     encoder = model.pseldnet.encoder
     embeddings = encoder.patch_embeddings
     entries = {

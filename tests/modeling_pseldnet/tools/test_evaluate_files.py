@@ -14,7 +14,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the golden scores
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two reference recordings in nested folders; one is predicted perfectly, a third has no reference."""
+    """Two reference recordings in nested folders, one predicted perfectly; a third prediction has no reference."""
     rows = "".join(f"{frame},{class_id},0,{40 * class_id},10,250\n" for frame in range(21) for class_id in (0, 1))
     files = {
         "reference/sony/fold4_room2_mix001.csv": rows,
@@ -180,7 +180,7 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path, capsys):
 
 @needs_shared
 def test_predictions_without_a_track_column_score_like_those_with_one():
-    """`frame,class,azimuth,elevation`, as systems up to DCASE 2021 wrote them."""
+    """Systems up to DCASE 2021 wrote `frame,class,azimuth,elevation`."""
     with_track, without = (
         evaluate_files([SHARED / "reference/metrics/reference"], [SHARED / "reference" / folder / "prediction"])
         for folder in ("metrics_distance", "metrics")

@@ -61,14 +61,14 @@ def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], 
 
 @pytest.fixture(scope="module")
 def waveforms(real) -> np.ndarray:
-    """Two pieces of a real recording, (2, 4, samples)."""
+    """Two excerpts of a real recording, (2, 4, samples)."""
     samples, rate = soundfile.read(real / "starss23_clip.wav", dtype="float32")
     return np.stack([samples[start : start + SECONDS * rate].T for start in (0, 3 * rate)])
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network of an encoder and a format, its ONNX file, and the shapes that are told of it; each made once."""
+    """A function that returns a network of an encoder and a format, its ONNX file and reported shapes, cached."""
 
     @cache
     def export_once(backbone: str, output_format: str) -> tuple[PSELDNetForSELD, Path, dict]:
@@ -140,7 +140,7 @@ def test_int8_is_for_the_linear_layers_of_the_network_alone_and_close(waveforms,
     export.quantize_linear_layers(shutil.copy(path, tmp_path / "int8.onnx"))
     nodes = onnx.load(tmp_path / "int8.onnx").graph.node
     quantized = [node for node in nodes if node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul")]
-    # Four projections and two layers of the MLP in each of three blocks, and the merging between the stages.
+    # Four projections and two MLP layers in each of three blocks, and the patch merging between the stages.
     assert len(quantized) == 3 * 6 + 1
     expected = outputs_of(model, waveforms)
     found = run_onnx(tmp_path / "int8.onnx", waveforms)
@@ -150,7 +150,7 @@ def test_int8_is_for_the_linear_layers_of_the_network_alone_and_close(waveforms,
 
 @pytest.fixture
 def run(capsys):
-    """Runs the program; returns its status, and what it prints and complains."""
+    """Run the program; return its status, standard output and standard error."""
 
     def call(*arguments) -> tuple[int, str, str]:
         try:

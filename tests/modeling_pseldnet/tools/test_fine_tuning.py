@@ -1,4 +1,4 @@
-"""The plain Trainer of transformers, with the collator and the scores of the package."""
+"""The plain Trainer of transformers with the package's collator and scores."""
 
 import pickle
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ EVENTS = Events([0, 1, 1, 4], [2, 0, 0, 1], [0, 0, 1, 0], [10, -90, 120, 0], [0,
 
 
 def network(**fields) -> PSELDNetForSELD:
-    """For windows of a second."""
+    """A network for one-second windows."""
     small = {"window_seconds": 1, "spec_size": 128, "depths": [1, 1, 1, 1], "threshold": 0.2, "drop_path_rate": 0.0}
     torch.manual_seed(0)
     return scattered(PSELDNetForSELD(tiny_config(**small, **fields))).eval()
@@ -98,7 +98,7 @@ def test_rows_of_a_data_set_train_with_the_trainers_defaults(recordings, tmp_pat
     collator = DataCollatorForSELD(EXTRACTOR, model)
 
     def transform(rows):
-        """Features on the fly, as `with_transform` gives them."""
+        """Compute features on the fly, for `with_transform`."""
         read = [collator([{"audio": audio, "events": None}]) for audio in rows["audio"]]
         features = [batch["input_features"][0] for batch in read]
         return {"input_features": features, "events": rows["events"]}

@@ -1,4 +1,4 @@
-"""Models and adapters of others: by every way, and broken in any way."""
+"""Loading models and adapters of others: in every way, and broken in any way."""
 
 import json
 import random
@@ -45,7 +45,7 @@ def outputs(model) -> torch.Tensor:
 
 
 def changed(model):
-    """The model with its trainable weights as if they had been trained."""
+    """Change the trainable weights of a model as training would."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -68,7 +68,7 @@ def test_a_name_that_no_repository_has_is_not_asked_of_the_hub(monkeypatch):
 
 @pytest.fixture(params=METHODS)
 def adapter(request, tmp_path):
-    """The folders of a base model and of an adapter, as PEFT saves it, and its outputs."""
+    """The folders of a base model and of an adapter saved by PEFT, and the adapter's outputs."""
     base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
     base.save_pretrained(tmp_path / "base")
     base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
@@ -103,7 +103,7 @@ def test_a_model_saved_beside_an_adapter_for_another_is_not_mixed_with_it(tmp_pa
     for way in (load, PSELDNetForSELD.from_pretrained, AutoModelForAudioFrameClassification.from_pretrained):
         with pytest.raises(ValueError, match="holds a model and an adapter for another one"):
             way(tmp_path / "adapter")
-    # One for the model beside it is meant to be put together with it.
+    # An adapter beside its own base model is meant to be applied to it.
     expected = outputs(load(tmp_path / "base", "cpu")[0])
     moved = (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(ValueError, match=f"write its new name in place of {tmp_path / 'base'} in adapter_config"):
@@ -136,7 +136,7 @@ def test_an_adapter_gives_what_it_gave_whatever_batches_its_training_saw(tmp_pat
     model.train()(3 + 5 * torch.randn(2, 7, 101, 64))
     model.save_pretrained(tmp_path / "adapter")
     torch.testing.assert_close(outputs(load(tmp_path / "adapter", "cpu")[0]), outputs(model), atol=1e-5, rtol=1e-4)
-    # A whole model follows them.
+    # Batch statistics of a whole model do follow the data.
     whole = load(tmp_path / "base", "cpu")[0].train()
     before = whole.pseldnet.input_norm.running_mean.clone()
     whole(3 + 5 * torch.randn(2, 7, 101, 64))
@@ -278,7 +278,7 @@ def test_a_loaded_adapter_is_saved_so_that_it_loads_again(adapter, tmp_path, mon
     model, _ = load(folder, "cpu")
     pushed = []
     monkeypatch.setattr(type(model), "push_to_hub", lambda _, name, **options: pushed.append((name, options)))
-    # One of LoRA was merged, and is saved as any model.
+    # A LoRA adapter was merged, and is saved like any model.
     is_merged = model.peft_model is None
     model.save_pretrained(tmp_path / "again", **({} if is_merged else {"push_to_hub": True, "private": True}))
     assert pushed == ([] if is_merged else [("again", {"private": True})])
@@ -358,7 +358,7 @@ def test_a_model_whose_classes_have_other_names_refuses_an_adapter(tmp_path):
     other = tiny_config(id2label={0: "door", 1: "speech", 2: "footsteps"})
     PSELDNetForSELD(other).save_pretrained(tmp_path / "base")
     base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
-    # The head is not saved with it: it would be that of the base, under other names.
+    # The head is not saved with the adapter: it would be the base model's, with other labels.
     adapter = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
     adapter.config.id2label = tiny_config().id2label
     adapter.save_pretrained(tmp_path / "adapter")
@@ -380,7 +380,7 @@ def test_an_adapter_of_the_default_model_loads_wherever_that_lies(tmp_path, run_
     home = str(Path(modeling_pseldnet.__file__).parents[1])
     texts = [path.read_text() for path in (tmp_path / "adapter").iterdir() if path.suffix in (".json", ".md")]
     assert not any(home in text for text in texts)
-    # PEFT may come before or after, and nothing of `training`.
+    # PEFT may be imported before or after, and nothing from `training` is needed.
     code = f"""
 import sys, modeling_pseldnet
 assert "peft" not in sys.modules
@@ -398,12 +398,12 @@ def test_a_model_is_loaded_again_by_the_name_that_adapters_record():
     assert load("modeling_pseldnet/default_model", "cpu")[0].config.num_labels == 48
 
 
-# Values that no field is meant to have.
+# Values that no field should have.
 WRONG = [None, -1, 0, 10**9, 0.5, float("inf"), "text", "", [], [[]], {}, {"a": []}, True]
 
 
 def mutated(path: Path, generator: random.Random) -> None:
-    """Makes something of a file that programs, disks or people might."""
+    """Damage a file as programs, disks or people might."""
     content = path.read_bytes()
     way = generator.randrange(5 if path.suffix == ".json" else 4)
     if way == 0:

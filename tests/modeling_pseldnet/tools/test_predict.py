@@ -13,7 +13,7 @@ from modeling_pseldnet.tools.predict import main
 
 @pytest.fixture
 def predict(hub_folder, tmp_path, capsys):
-    """Runs the program; returns its status and what it wrote to standard output and error."""
+    """Run the program; return its status, standard output and standard error."""
 
     def run(*arguments, model=hub_folder, output=tmp_path / "out"):
         status = main([*map(str, arguments), "--model", str(model), "--output", str(output)])
@@ -24,7 +24,7 @@ def predict(hub_folder, tmp_path, capsys):
 
 
 def complaints(error: str) -> list[str]:
-    """The lines on standard error that are messages and not progress."""
+    """The lines of standard error that are messages rather than progress."""
     lines = re.split(r"[\r\n]+", error)
     return [line for line in lines if line.startswith("pseldnet-predict: error:")]
 
@@ -145,7 +145,7 @@ def test_whatever_goes_wrong_with_a_recording_is_its_line(predict, write_recordi
         write_recording(f"in/{name}")
     name = os.fsdecode(b"c\xff.wav")
     (tmp_path / "in" / "a.wav").rename(tmp_path / "in" / name)
-    # A folder stands where the results of one are to go.
+    # A folder is in the way of one recording's results.
     (tmp_path / "out" / "b.csv").mkdir(parents=True)
     status, _, error = predict(tmp_path / "in", "--plot", "--json")
     assert status == 2
@@ -192,7 +192,7 @@ def test_windows_of_short_recordings_go_through_the_model_together_and_change_no
     for file in (tmp_path / "1").iterdir():
         alone, together = read_csv(file), read_csv(tmp_path / "4" / file.name)
         np.testing.assert_array_equal([together.frame, together.class_id], [alone.frame, alone.class_id])
-        # Sums are in another order, and a last digit may be rounded to the other side.
+        # Sums have a different order, so a last digit may be rounded differently.
         np.testing.assert_allclose(together.vector, alone.vector, atol=0.003)
 
 

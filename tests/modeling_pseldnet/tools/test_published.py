@@ -1,4 +1,4 @@
-"""The authors' weights in one command, from a Hub that holds a checkpoint of the published layout."""
+"""The authors' weights in one command, from a Hub with a checkpoint in the published layout."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.modeling_pseldnet.hub_server import COMMIT, serve_hub
 
 
 NAME = "ACCDOA-HTSAT-0.566"
-# A small network in place of the one of that name, which is converted in test_convert.py.
+# A small network replaces the one of that name, whose conversion test_convert.py tests.
 CONVERT_AND_LOAD = f"""
 import modeling_pseldnet
 from modeling_pseldnet.tools import published
@@ -31,7 +31,7 @@ assert model.config.id2label[3] == "sound 3"
 
 @pytest.fixture(scope="module")
 def repository(values, tmp_path_factory):
-    """A data set repository with a checkpoint and the list of its classes, each where the authors may have put it."""
+    """A data set repository with a checkpoint and its class list, each in a folder where the authors may put it."""
     folder = tmp_path_factory.mktemp("published")
     (folder / "model").mkdir()
     torch.save(values.published_checkpoint("cnn8_gru-multi_accdoa-13"), folder / "model" / f"{NAME}.ckpt")

@@ -26,13 +26,13 @@ def events(*rows, distance=None):
 
 
 def still(frames, class_id=0, azimuth=0.0, elevation=0.0, track=0, distance=None):
-    """One source that stays where it is for these frames."""
+    """One source that does not move during the given frames."""
     rows = [(frame, class_id, track, azimuth, elevation) for frame in frames]
     return events(*rows, distance=None if distance is None else [distance] * len(rows))
 
 
 def random_events(seed, num_frames=200, num_rows=300, num_classes=4):
-    """Up to three simultaneous events a class, so that they must be told apart."""
+    """Up to three simultaneous events per class, so that they must be matched."""
     generator = np.random.default_rng(seed)
     frame, class_id, track = (generator.integers(n, size=num_rows) for n in (num_frames, num_classes, 3))
     azimuth, elevation = vector_to_direction(generator.normal([3, 0, 0], size=(num_rows, 3)))
@@ -41,7 +41,7 @@ def random_events(seed, num_frames=200, num_rows=300, num_classes=4):
 
 
 def in_metres(events):
-    """The golden files have metres where DCASE has centimetres."""
+    """Scale distances for the golden files, which have metres where DCASE has centimetres."""
     return events.replace(distance=100 * events.distance)
 
 
@@ -77,7 +77,7 @@ def test_scores_agree_with_the_published_scorers(golden, variant):
             official = {name: entry["value"] for name, entry in official.items()}
         if variant == "dcase2024":
             del official["ER"]  # not among the scores of that challenge
-        # PSELDNets adds 1.2e-7 to its denominators.
+        # The published system adds 1.2e-7 to its denominators.
         assert scores[average] == pytest.approx(official, abs=1e-7 if variant == "pseldnets" else 1e-11)
 
 
@@ -144,7 +144,7 @@ def test_a_perfect_prediction_scores_best(variant):
     best = {"ER": 0, "F": 1, "LE": 0, "AngE": 0, "DistE": 0, "RelDistE": 0, "LR": 1, "SELD": 0}
     best |= {"F_onscreen": 1, "OnscreenAccuracy": 1}
     for average in ("macro", "micro"):
-        # The official scorers give equal directions an angle of 0.0008°.
+        # For equal directions, the official scorers compute an angle of 0.0008°.
         assert scores[average] == pytest.approx({name: best[name] for name in VARIANTS[variant].score_names}, abs=1e-3)
         assert all(high - low < 1e-5 for low, high in scores["jackknife"][average].values())
 
@@ -285,7 +285,7 @@ def test_unusable_input_is_named(change, message):
 
 @pytest.fixture(scope="module")
 def load_module(tmp_path_factory):
-    """`evaluate.load` of the module, which copies it to a cache, here a temporary one."""
+    """Load the module by `evaluate.load`, which copies it to a cache, here a temporary one."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(folder / "modules"))
@@ -343,7 +343,7 @@ def test_scores_of_2025_fold_azimuths_and_leave_out_what_is_not_told():
     macro = seld_scores([source], [source.replace(onscreen=None)], 1, variant="dcase2025")["macro"]
     assert macro["F"] == 1
     assert np.isnan([macro["F_onscreen"], macro["OnscreenAccuracy"]]).all()
-    # Nothing counts in a clip without reference events.
+    # A clip without reference events does not count.
     scores = seld_scores([source, Events.empty()], [source, source], 1, variant="dcase2025")
     assert scores["macro"]["F"] == 1
     with pytest.raises(ValueError, match="no distances"):

@@ -48,13 +48,13 @@ def blocks_of(waveform: np.ndarray, seconds: float, sampling_rate: int = RATE) -
 
 
 def stream(model, extractor, blocks, sampling_rate=RATE, **options) -> tuple[list[int], Events]:
-    """The frames that were told, and their events."""
+    """The reported frames and their events."""
     told = list(detect_stream(model, extractor, blocks, sampling_rate, threshold=THRESHOLD, **options))
     return [frame for frame, _ in told], Events.concatenate(events for _, events in told)
 
 
 def rows(events: Events) -> np.ndarray:
-    """Frame, class, azimuth and elevation, in order."""
+    """Sorted rows of frame, class, azimuth and elevation."""
     table = np.stack([events.frame, events.class_id, events.azimuth, events.elevation], axis=1)
     return table[np.lexsort(table.T[::-1].round(2))]
 
@@ -89,7 +89,7 @@ def test_it_is_so_where_the_blocks_end_within_a_hop(model, extractor, scene):
 
 @pytest.mark.parametrize(("delay_seconds", "window_ends"), [(0.0, [12.0]), (0.5, [12.0, 12.5]), (1.0, [12, 12.5, 13])])
 def test_a_frame_is_the_mean_over_the_windows_that_have_held_it_so_far(extractor, scene, delay_seconds, window_ends):
-    # One track a class, so that the mean needs no order of tracks.
+    # With one track per class, tracks need not be matched before averaging.
     model = scattered(PSELDNetForSELD(tiny_config(output_format="accdoa"))).eval()
     ten, rest = np.split(scene, [10 * RATE], axis=1)
     _, found = stream(model, extractor, [ten, *blocks_of(rest, 0.5)], delay_seconds=delay_seconds)
@@ -165,7 +165,7 @@ def test_other_rates_are_resampled(model, extractor, real):
     ten, rest = np.split(resampled, [10 * RATE], axis=1)
     _, expected = stream(model, extractor, [ten, *blocks_of(rest, 0.7)])
     assert len(found) > 100
-    # Sums are in another order, and an activity beside the threshold may fall to its other side.
+    # Sums have a different order, so an activity close to the threshold may end up on the other side.
     scores = seld_scores([expected], [found], model.config.num_labels, num_frames=[130])["micro"]
     assert scores["F"] > 0.98
     assert scores["LE"] < 1
@@ -247,7 +247,7 @@ def test_who_falls_behind_gets_several_blocks_at_once_and_is_told_once():
 
 @pytest.fixture
 def listen(hub_folder, monkeypatch, capsys):
-    """Runs the program over bytes on standard input; returns its status, the lines that it printed and its errors."""
+    """Run the program on bytes from standard input; return its status, printed lines and errors."""
 
     def run(data: bytes, *options, blocking=True):
         receiver, sender = os.pipe()

@@ -10,7 +10,7 @@ HEADER = "frame,class,source,azimuth,distance,onscreen\n"
 
 @pytest.fixture
 def problems(tmp_path):
-    """What is wrong with a file of this text, after its name."""
+    """A function that returns the problems of a file with the given text, without the file's name."""
 
     def problems(task, text, name="mix001.csv", reference=None):
         folder = tmp_path / "submission"

@@ -1,4 +1,4 @@
-"""The experiment on how much data a new task needs: what is trained on what, and that it is done once."""
+"""The experiment on how much data a new task needs: what is trained on what, and that nothing is done twice."""
 
 import json
 
@@ -36,7 +36,7 @@ def events(tmp_path, write_recordings):
 
 @pytest.fixture
 def program(events, tmp_path):
-    """Runs the program on the events."""
+    """Run the program on the events."""
     (tmp_path / "scenes.yaml").write_text(SCENES)
 
     def program(*more):
@@ -78,7 +78,7 @@ def test_runs_differ_in_how_they_start_what_they_train_and_on_what(method, data,
     assert recipe.train.source == ("mono_clips" if data == MONO else "synthetic_seld")
     assert recipe.train.fraction == (SHARES[data] or 1)
     assert (recipe.train.seed, recipe.training["seed"]) == (5, 5)
-    # All are scored alike, and learn for as long.
+    # All runs are scored in the same way, and are equally long.
     assert (recipe.eval.source, recipe.eval.split, recipe.evaluation.variant) == (
         "synthetic_seld",
         "test",

@@ -1,4 +1,4 @@
-"""What makes of a training run the model that comes with the package."""
+"""The program that turns a training run into the model that comes with the package."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ TINY = {"window_seconds": 1, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 
 
 @pytest.fixture
 def program(tmp_path, write_recordings, monkeypatch):
-    """Runs the program on a new model and three recordings a class."""
+    """Run the program on a new model and three recordings per class."""
     write_recordings(tmp_path / "events", CLASSES)
     (tmp_path / "scenes.yaml").write_text(SCENES)
     config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)), distance=True)

@@ -1,4 +1,4 @@
-"""What makes the recordings that come with the project."""
+"""The program that makes the example recordings of the project."""
 
 import dataclasses
 

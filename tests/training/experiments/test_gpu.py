@@ -1,4 +1,4 @@
-"""What is done with one GPU, tried with the smallest network on a CPU."""
+"""The program for one GPU, tried with the smallest network on a CPU."""
 
 import re
 
