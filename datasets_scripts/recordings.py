@@ -77,7 +77,7 @@ class RecordingFiles:
 
 
 def absolute_path(data_dir: str | os.PathLike) -> Path:
-    """Make a folder independent of the working directory, as a cache key must be.
+    """Return the absolute path of a folder, so that cache keys do not depend on the working directory.
 
     This is not in the builders' modules because `datasets` patches `Path` there with a slow version for remote files.
     """

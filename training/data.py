@@ -168,7 +168,7 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     """Add the data that a recipe's `mix_in` names to its windows.
 
     Raises:
-        ValueError: the share is invalid or gives no window, or the data do not match.
+        ValueError: the share is invalid or gives no window, or the data does not match.
     """
     share = recipe.mix_in.get("share")
     if not isinstance(share, int | float) or not 0 < share < 1:

@@ -73,7 +73,7 @@ class DataRecipe:
 @strict
 @dataclass
 class TeacherRecipe:
-    """A tagger whose answers to the training scenes the network learns besides SELD; see `teacher.py`.
+    """A tagger whose answers to the training scenes the network learns alongside SELD; see `teacher.py`.
 
     With the default weights, the gradients of both losses at the encoder's output are somewhat smaller than that of
     multi-ACCDOA: 0.8 and 0.6 of it, measured with 48 classes after the first 500 updates.

@@ -1,4 +1,4 @@
-"""Learn the answers of an audio tagger besides SELD, from the same scenes.
+"""Learn the answers of an audio tagger alongside SELD, from the same scenes.
 
 A teacher is a Python module with `Teacher`, a class or function that is called without arguments and returns an object
 
@@ -247,7 +247,7 @@ class TeacherHeads(nn.Module):
 
 
 class Distillation:
-    """Distillation from a teacher: additional heads of a model in training, and their losses besides its own.
+    """Distillation from a teacher: additional heads of a model in training, and their losses alongside its own.
 
     Args:
         teacher: the teacher whose answers the model learns.

@@ -81,7 +81,7 @@ class SELDTrainer(SavingTrainer):
         variant: variant of the metrics, see `seld_scores`.
         patience: number of evaluations without a better score after which to stop. Defaults to no early stopping.
         muon_learning_rate: learning rate of the weight matrices with [`MuonAdamW`]. By default, AdamW updates all.
-        distillation: what the model learns from a teacher besides SELD, with heads that are saved in checkpoints but
+        distillation: what the model learns from a teacher alongside SELD, with heads that are saved in checkpoints but
             not with the model. Defaults to none.
         compute_metrics: computes additional scores from the outputs and labels of all windows, as in [`Trainer`].
 

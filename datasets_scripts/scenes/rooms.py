@@ -157,7 +157,7 @@ class SimulatedRoom(Room):
     def _reflection_gain(self) -> float:
         """Amplitude factor of a reflection that gives the requested RT60.
 
-        It follows from Eyring's formula, or, if image sources make the whole response, from their own decay.
+        It follows from Eyring's formula; if image sources make the whole response, it is fitted to their decay.
         """
         gain = math.sqrt(1 - eyring_absorption(self.size, self.rt60))
         if self.late == "diffuse":
@@ -288,7 +288,7 @@ class _Placement:
         )
 
     def _position(self) -> np.ndarray | None:
-        # Try several directions per distance; otherwise short distances, which more often fit in the room, would win.
+        # Try several directions per distance; otherwise short distances, which fit in the room more often, would win.
         distance = self.generator.uniform(*self.recipe.distance)
         for _ in range(20):
             azimuth, elevation = self.generator.uniform(-180, 180), self.generator.uniform(*self.recipe.elevation)

@@ -35,7 +35,7 @@ def worker_pool(
 
 
 def in_workers(function: Callable[[int], Any], count: int, workers: int) -> Iterator[Any]:
-    """Yield `function(0)`, `function(1)`, … in order, computed by `workers` processes, or by this one if it is 0.
+    """Yield `function(0)`, `function(1)`, … in order, from `workers` processes, or from this one if there are none.
 
     Raises:
         Exception: whatever the function raises.

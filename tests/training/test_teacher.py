@@ -1,4 +1,4 @@
-"""Learning the answers of a tagger besides SELD: any module that follows the interface, on tiny data."""
+"""Learning the answers of a tagger alongside SELD: any module that follows the interface, on tiny data."""
 
 import re
 import shutil

@@ -59,7 +59,7 @@ recordings. In the end the output folder of `run` has tests.txt, the model in ha
 
 
 def pack(sounds_dir: Path, folder: Path) -> None:
-    """Write the sounds of a folder as Opus, small enough to send, with a table of their recordings.
+    """Write the sounds of a folder as Opus, small enough to transfer, with a table of their recordings.
 
     Raises:
         ValueError: there are no sounds, one cannot be read, or one would be overwritten.
