@@ -69,9 +69,9 @@ def pairwise(loss: Callable, prediction: torch.Tensor, target: torch.Tensor) -> 
 def best_order(cost: torch.Tensor) -> torch.Tensor:
     """Return the label slot for each track (batch, frames, 3) that minimises the cost (batch, frames, 3, 3)."""
     orders = torch.tensor(list(permutations(range(NUM_TRACKS))), device=cost.device)
-    # One column per order, with 1 where it assigns a slot to a track.
-    chosen = nn.functional.one_hot(orders, NUM_TRACKS).flatten(1).T.to(cost.dtype)
-    return orders[(cost.flatten(2) @ chosen).argmin(-1)]
+    # One row per order, with 1 where it assigns a slot to a track; no matrix product, which autocast would round.
+    chosen = nn.functional.one_hot(orders, NUM_TRACKS).flatten(1).to(cost.dtype)
+    return orders[(cost.flatten(2).unsqueeze(2) * chosen).sum(-1).argmin(-1)]
 
 
 def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

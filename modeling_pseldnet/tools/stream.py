@@ -51,7 +51,8 @@ def detect_stream(
     before the start. A frame is final once `delay_seconds` after its end have arrived; its outputs are then averaged
     over all windows so far that contain it, weighted by [`Window.weights`]. So it is yielded at most `delay_seconds`,
     the length of a block and one forward pass after it sounded. A longer delay gives it more context and more windows.
-    With a delay of one window, the frames after the first window equal those of [`detect`] with the block length as hop.
+    With a delay of one window, the frames after the first window equal those of [`detect`] with the block length as
+    hop.
 
     Args:
         model, feature_extractor: a model and its extractor. The model runs on the device of its weights.

@@ -169,6 +169,14 @@ def test_tpit_is_the_least_weighted_loss_of_all_orders_by_brute_force():
     torch.testing.assert_close(formatted.loss(outputs, labels), total / labels.shape[1])
 
 
+@pytest.mark.parametrize("loss_type", ["tpit", "aggregated"])
+def test_the_order_of_tracks_is_the_best_in_mixed_precision_too(loss_type):
+    outputs, labels = random_case(frames=200)
+    expected = einv2(4, loss_type=loss_type).loss(outputs, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(einv2(4, loss_type=loss_type).loss(outputs, labels), expected)
+
+
 def test_alpha_mixes_the_aggregated_losses():
     outputs, labels = random_case()
     parts = einv2(4, loss_type="aggregated").loss_parts(outputs, labels)
