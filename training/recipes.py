@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +187,22 @@ def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Rec
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
-        ValueError: a recipe or an override is invalid.
+        ValueError: a recipe or an override is invalid, or an override of `data` would be ignored because the recipe has
+            a value of its own for `data.train` or `data.eval`.
     """
     label, values = read_values(source, RECIPE_FOLDER, _schema(), overrides)
     with naming(label):
+        _check_sides(values.get("data") or {}, {override.partition("=")[0] for override in overrides})
         return _build(Path(label.removeprefix("recipe ")), values)
+
+
+def _check_sides(data: dict[str, Any], overridden: set[str]) -> None:
+    """Refuses an override of both sides of the data where one has a value of its own, which counts more."""
+    for side, name in product(("train", "eval"), schema_of(DataRecipe)):
+        if f"data.{name}" in overridden and name in (data.get(side) or {}) and f"data.{side}.{name}" not in overridden:
+            raise ValueError(
+                f"data.{name} would be passed over for data.{side}.{name}, {data[side][name]!r}: override that"
+            )
 
 
 def write_recipe(recipe: Recipe, path: Path, names_only: bool = False) -> None:
@@ -200,7 +212,11 @@ def write_recipe(recipe: Recipe, path: Path, names_only: bool = False) -> None:
         names_only: whether to reduce paths of this machine to names, for others to read.
     """
     values = {name: value for name, value in asdict(recipe).items() if name not in ("name", "train", "eval")}
-    values["data"] = {"source": recipe.train.source, "train": asdict(recipe.train), "eval": asdict(recipe.eval)}
+    sides = {"train": asdict(recipe.train), "eval": asdict(recipe.eval)}
+    # For overrides of both.
+    shared = {name: value for name, value in sides["train"].items() if sides["eval"][name] == value}
+    own = {side: {name: data[name] for name in data if name not in shared} for side, data in sides.items()}
+    values["data"] = shared | own
     write_atomically(path, recipe_text(without_folders(values) if names_only else values))
 
 

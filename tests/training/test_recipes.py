@@ -174,6 +174,7 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
         ("training.learning_rate=[1", "the value is not YAML"),
         ("training=3", "training must hold keys and values"),
+        ("data.split=all", "data.split would be passed over for data.train.split, 'train': override that"),
         ("data.scenes=0", "recipe starss23/scratch_plain: data.scenes must be at least 1, not 0"),
         ("data.train.seed=-1", "data.seed must be at least 0, not -1"),
         ("schedule.muon_learning_rate=-1", "schedule.muon_learning_rate must be at least 0, not -1"),
@@ -233,6 +234,8 @@ def test_a_written_recipe_is_read_as_the_same(tmp_path):
     recipe = read_recipe("l3das22/ov1mono_adapterbit", [*overrides, "model.pretrained=017"])
     write_recipe(recipe, tmp_path / "again.yaml")
     assert dataclasses.replace(read_recipe(tmp_path / "again.yaml"), name=recipe.name) == recipe
+    moved = read_recipe(tmp_path / "again.yaml", ["data.data_dir=elsewhere"])
+    assert moved.train.data_dir == moved.eval.data_dir == "elsewhere"
 
 
 def test_a_recipe_for_others_names_files_without_their_folders(tmp_path):
