@@ -78,14 +78,23 @@ def clip_events(events: Events, start_frame: int, degrees: float) -> Events:
     )
 
 
-def clip_name(recording: str, degrees: int, start_frame: int) -> str:
+def of_challenge(path: Path) -> bool:
+    """Whether a file lies in folders of the challenge, where folds 1 and 2 are synthetic training scenes."""
+    return not {"foa_dev", "metadata_dev"}.isdisjoint(path.parts)
+
+
+def clip_name(audio: Path, degrees: int, start_frame: int) -> str:
     """Name a clip as the challenge does; folds 0 and 1 (train and test) of synthetic sets become folds 3 and 4."""
-    recording = re.sub(r"^fold([01])_", lambda fold: f"fold{int(fold[1]) + 3}_", recording)
+    recording = audio.stem
+    if not of_challenge(audio):
+        recording = re.sub(r"^fold([01])_", lambda fold: f"fold{int(fold[1]) + 3}_", recording)
     return f"{recording}_deg{degrees:03d}_start{start_frame:04d}"
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return pairs of audio file and labels below a folder of ambisonics, in order, without those of fold 2.
+    """Return pairs of audio file and labels below a folder of ambisonics, in order.
+
+    Fold 2 of synthetic sets, which is for validation, is left out.
 
     Raises:
         FileNotFoundError: there are none, or one lacks its labels.
@@ -97,7 +106,7 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
         return {
             (*(part for part in parts if part not in folders), path.stem.removeprefix("label_")): path
             for path, parts in paths.items()
-            if set(parts) & set(folders) and not path.stem.startswith("fold2_")
+            if set(parts) & set(folders) and (of_challenge(path) or not path.stem.startswith("fold2_"))
         }
 
     audio, labels = found(set(RECORDING_SUFFIXES), AUDIO_FOLDERS), found({".csv"}, LABEL_FOLDERS)
@@ -144,7 +153,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
             number = draw.choices(range(len(recordings)), lengths)[0]
             start, degrees = draw.randint(0, lengths[number] - CLIP_FRAMES), draw.randrange(360)
             audio, events = recordings[number]
-            name = clip_name(audio.stem, degrees, start)
+            name = clip_name(audio, degrees, start)
             if name in made:
                 continue
             stereo, sampling_rate = read_stereo(audio, start, degrees)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -94,6 +95,21 @@ def test_clips_are_made_again_within_the_folder_of_their_recordings(starss):
     for output in (starss / "stereo", starss / "stereo", starss):
         assert main([str(starss), str(output), "--clips", "2"]) == 0
         assert (output / "cls_indices_train.tsv").read_text() == "0\t-\tspeech\n"
+
+
+def test_synthetic_folds_are_to_train_on_in_folders_of_the_challenge_but_not_of_the_synthesiser(starss, tmp_path):
+    folders = {"challenge": ("foa_dev", "metadata_dev"), "synthesised": ("set/foa", "set/metadata")}
+    splits = {}
+    for name, parts in folders.items():
+        for part, suffix in zip(parts, (".wav", ".csv"), strict=True):
+            (tmp_path / name / part).mkdir(parents=True)
+            for fold in (1, 2):
+                source = next(starss.rglob(f"*{suffix}"))
+                shutil.copy(source, tmp_path / name / part / f"fold{fold}_room1_mix001{suffix}")
+        assert main([str(tmp_path / name), str(tmp_path / f"{name}_clips"), "--clips", "4"]) == 0
+        found = DCASE2025Stereo(data_dir=tmp_path / f"{name}_clips", cache_dir=tmp_path / "cache").recordings
+        splits[name] = {split: {recording.fold for recording in of_split} for split, of_split in found.items()}
+    assert splits == {"challenge": {"train": {1, 2}}, "synthesised": {"test": {4}}}
 
 
 def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys):
