@@ -87,6 +87,8 @@ def window_progress(disable: bool) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(done - bar.n)
 
         yield advance
+        # A message shows it again, also before its time, when closing would leave it there.
+        bar.clear()
 
 
 class Predictor:

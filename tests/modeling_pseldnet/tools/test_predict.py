@@ -225,6 +225,12 @@ def test_a_recording_that_is_not_there_is_told_of_as_such_whatever_lies_where_it
     assert "none.wav: no such file" in complaints(error)[0]
 
 
+def test_no_progress_bar_is_left_behind(predict, write_recording):
+    *_, error = predict(write_recording("scene.wav", 12.0))
+    assert "2/2" in error
+    assert not re.split(r"[\r\n]", error)[-1].strip()
+
+
 def test_a_file_that_is_named_twice_is_done_once_and_told_once(predict, write_recording, tmp_path):
     status, out, error = predict(write_recording(), write_recording(), tmp_path / "none.wav", tmp_path / "none.wav")
     assert (status, len(out.splitlines()), len(complaints(error))) == (2, 1, 1)
