@@ -187,8 +187,8 @@ def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Rec
 
     Raises:
         FileNotFoundError: neither a file nor a known name.
-        ValueError: a recipe or an override is invalid, or an override of `data` would be ignored, since the recipe sets
-            that for `data.train` or `data.eval`.
+        ValueError: a recipe or an override is invalid, or an override of `data` would have no effect, since the recipe
+            sets that field for `data.train` or `data.eval`.
     """
     label, values = read_values(source, RECIPE_FOLDER, _schema(), overrides)
     with naming(label):
