@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .events import MAX_CLASSES
+from .events import MAX_CLASSES, frames_spanned
 from .keywords import in_one_line, refuse_misspelt
 
 
@@ -389,7 +389,7 @@ class PSELDNetConfig(PreTrainedConfig):
 
     def num_label_frames(self, num_frames: int) -> int:
         """Return how many label frames `num_frames` feature frames span; the last may be partly filled."""
-        return max(-(-(num_frames - 1) // self.feature_frames_per_label_frame), 1)
+        return frames_spanned(num_frames, self.feature_frames_per_label_frame)
 
     def validate_backbone(self):
         """Check that the fields are consistent and that a network can be built from them."""

@@ -23,6 +23,11 @@ FRAME_SECONDS = 0.1
 MAX_FRAMES, MAX_CLASSES = 3_600_000, 10_000
 
 
+def frames_spanned(num_feature_frames: int, feature_frames_per_frame: int) -> int:
+    """Frames of events that so many feature frames span, the last of which may be partly filled; at least one."""
+    return max(-(-(num_feature_frames - 1) // feature_frames_per_frame), 1)
+
+
 def direction_to_vector(azimuth, elevation) -> np.ndarray:
     """Convert azimuth and elevation in degrees, of any shape (…), to unit vectors (…, 3) in x, y, z."""
     azimuth, elevation = np.radians(azimuth), np.radians(elevation)

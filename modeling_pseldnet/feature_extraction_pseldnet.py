@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .ambisonics import SPEED_OF_SOUND
 from .audio import HIGHEST_RATE, LOWEST_RATE, as_channels, check_samples, checked_rate, float_samples
+from .events import frames_spanned
 from .keywords import refuse_misspelt, refuse_unknown
 from .tracks import PADDED_LABEL
 
@@ -415,11 +416,11 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
 
         Returns:
             [`BatchFeature`] with `input_features`, padded with `padding_value`, `attention_mask`, padded with 0, and
-            `labels`, padded with -100, which losses ignore.
+            `labels`, padded to the label frames of the batch with -100, which losses ignore.
 
         Raises:
             TypeError: an argument is unknown.
-            ValueError: other features are given, or a recording is longer than `max_length`.
+            ValueError: other features or none are given, or a recording is longer than `max_length`.
         """
         known = ("padding", "max_length", "pad_to_multiple_of", "return_tensors")
         refuse_unknown(kwargs, known, "pad of the feature extractor")
@@ -445,6 +446,8 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             masks.append(mask[0] if mask.ndim == 2 else mask)
             if row.get("labels") is not None:
                 labels.append(torch.as_tensor(row["labels"]))
+        if not features:
+            raise ValueError("the batch holds no recording")
         longest = max(feature.shape[1] for feature in features)
         if padding == "max_length" and max_length is not None:
             if longest > max_length:
@@ -460,7 +463,9 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         if labels:
             if len(labels) != len(features):
                 raise ValueError("labels are missing from some of what is to be padded")
-            data["labels"] = _stack_padded(labels, 0, max(len(label) for label in labels), PADDED_LABEL)
+            # As many frames as a model tells of so many feature frames.
+            spanned = frames_spanned(longest, max(self.sampling_rate // (10 * self.hop_length), 1))
+            data["labels"] = _stack_padded(labels, 0, max(spanned, *map(len, labels)), PADDED_LABEL)
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)

@@ -282,15 +282,26 @@ def test_a_collator_of_transformers_pads_frames_and_labels():
     assert batch["input_features"].shape == (2, 7, 56, 64)
     assert batch["attention_mask"].sum(1).tolist() == [51, 31]
     assert not batch["input_features"][1, :, 31:].any()
-    assert batch["labels"].shape == (2, 5, 3, 3, 2)
+    assert batch["labels"].shape == (2, 6, 3, 3, 2)
     assert (batch["labels"][1, 3:] == -100).all()
     together = extractor.pad([extractor(noise_from(30, 10, 0.5), sampling_rate=24000) for _ in range(2)])
     assert together["input_features"].shape == (2, 7, 51, 64)
 
 
+@pytest.mark.parametrize("options", [{"pad_to_multiple_of": 8}, {"padding": "max_length", "max_length": 101}])
+def test_a_batch_that_is_padded_further_has_the_loss_of_its_recordings(options):
+    model = PSELDNetForSELD(tiny_config(window_seconds=1)).eval()
+    labels = model.encode_labels(Events([0, 2], [0, 1], [0, 0], [30, -60], [0, 10]), 3)
+    rows = [{"input_features": torch.randn(7, 31, 64), "labels": labels}]
+    extractor = PSELDNetFeatureExtractor()
+    expected, found = (model(**extractor.pad(rows, **more)).loss for more in ({}, options))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "complaint"),
     [
+        ([], {}, "the batch holds no recording"),
         ([{"labels": [0]}], {}, "input_features are missing"),
         ([{"input_features": torch.zeros(7, 5, 64), "name": "a"}], {}, "not of name"),
         ([{"input_features": torch.zeros(5, 64)}], {}, "must be .channels, frames, bins."),
