@@ -263,6 +263,27 @@ def check_single_sources(windows: SegmentedDataset) -> None:
         )
 
 
+def overlap_of(events: Events) -> str:
+    """The largest number of simultaneous events of a recording, as scores name it: `ov1`, `ov2`, …"""
+    return f"ov{np.bincount(events.frame).max(initial=0)}"
+
+
+def check_overlap(windows: Windows, metric: str) -> None:
+    """Refuses a metric that is of recordings with so many simultaneous events, where there are none.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not metric.startswith("ov") or not isinstance(windows.dataset, SegmentedDataset):
+        return
+    there = {overlap_of(events) for _, events in windows.dataset.references()}
+    if metric.partition("_")[0] not in there:
+        raise ValueError(
+            f"training.metric_for_best_model {metric!r} is of recordings of which data.eval has none: there are"
+            f" {', '.join(sorted(there))}"
+        )
+
+
 def check_references(windows: Windows, has_distance: bool) -> None:
     """Check before training that recordings can be scored.
 

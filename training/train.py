@@ -149,7 +149,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from modeling_pseldnet import PSELDNetConfig
 
     from .augmentation import AugMix
-    from .data import check_references, keep_features, load_windows
+    from .data import check_overlap, check_references, keep_features, load_windows
     from .teacher import Distillation, WindowTeacher, read_teacher
     from .trainer import SELDTrainer
 
@@ -170,6 +170,8 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         eval_windows = load_windows(recipe.eval, seconds, evaluation=True, num_workers=workers)
     has_distance = VARIANTS[recipe.evaluation.variant].has_distance
     check_references(eval_windows, has_distance)
+    if not only_evaluate:
+        check_overlap(eval_windows, (args.metric_for_best_model or "").removeprefix("eval_"))
     windows = train_windows or eval_windows
     if windows.sampling_rate != eval_windows.sampling_rate:
         raise ValueError("data.train and data.eval differ in sampling_rate")

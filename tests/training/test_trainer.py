@@ -576,6 +576,13 @@ def test_recordings_that_cannot_be_scored_are_named_before_a_model_is_trained(tr
     assert not (tmp_path / "run").exists()
 
 
+def test_a_metric_of_recordings_that_there_are_none_of_is_refused_before_a_model_is_trained(train, tmp_path):
+    with pytest.raises(ValueError, match=r"'ov3_F' is of recordings of which data\.eval has none: .* ov1, ov2"):
+        train("training.metric_for_best_model=ov3_F", "training.eval_strategy=epoch")
+    assert not (tmp_path / "run").exists()
+    train("training.metric_for_best_model=eval_ov2_F", "training.eval_strategy=epoch", "training.num_train_epochs=1")
+
+
 def test_folders_of_a_recipe_may_be_told_from_home(train, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     train("training.num_train_epochs=0", output_dir="~/base")
