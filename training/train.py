@@ -38,6 +38,8 @@ transformers.TrainingArguments. Packaged recipes:
 """ + "\n".join(f"  {name}" for name in packaged_recipes())
 
 
+# Schedules that follow the metric, which take lower to be better unless told otherwise.
+FOLLOW_METRIC = ("reduce_lr_on_plateau", "greedy")
 # Scores for which higher is better.
 HIGHER_IS_BETTER = ("F", "LR", "F_onscreen", "OnscreenAccuracy")
 
@@ -120,6 +122,9 @@ def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments
         "remove_unused_columns": False,
         "greater_is_better": higher,
     }
+    if recipe.training.get("lr_scheduler_type") in FOLLOW_METRIC:
+        mode = {"mode": "max" if higher else "min"}
+        forced["lr_scheduler_kwargs"] = mode | (recipe.training.get("lr_scheduler_kwargs") or {})
     return TrainingArguments(**{**defaults, **recipe.training, **forced})
 
 

@@ -82,6 +82,14 @@ def test_another_metric_of_a_packaged_recipe_keeps_the_best_model_by_that(metric
         training_arguments(read_recipe(name, [chosen, f"training.greater_is_better={not higher}"]), False)
 
 
+@pytest.mark.parametrize(("metric", "mode"), [("F", "max"), ("SELD", "min")])
+def test_a_schedule_that_follows_the_metric_waits_for_a_better_one(metric, mode):
+    options = ["lr_scheduler_type=reduce_lr_on_plateau", "lr_scheduler_kwargs={patience: 3}"]
+    options = [f"training.{option}" for option in (*options, f"metric_for_best_model={metric}")]
+    arguments = training_arguments(read_recipe("dcase2025/stereo", [*options, "schedule.step_epochs=null"]), False)
+    assert arguments.lr_scheduler_kwargs == {"mode": mode, "patience": 3}
+
+
 @pytest.mark.parametrize(
     ("metric", "variant"), [("accuracy", "dcase2023"), ("F_onscreen", "dcase2024"), ("LE", "dcase2025")]
 )
