@@ -117,12 +117,12 @@ def test_an_answer_that_lacks_a_source_does_not_outvote_the_others():
 
 
 def test_it_works_with_overlap_and_thresholds_for_each_class_and_costs_16_passes(monkeypatch):
-    model, wave = network("multi_accdoa"), noise(12)
+    model, wave = network("multi_accdoa"), noise(16)
     passes, predict = [], model.predict
     monkeypatch.setattr(model, "predict", lambda inputs: passes.append(len(inputs)) or predict(inputs))
     options = {"hop_seconds": 5, "threshold": [0.02, 0.05, 0.99], "batch_size": 2}
     events = detect(model, EXTRACTOR, (wave.numpy(), 24000), tta=True, **options)
-    assert sum(passes) == 16 * 2
+    assert sum(passes) == 16 * 3
     assert set(events.class_id) == {0, 1}
     assert events.confidence[events.class_id == 0].min() > 0.02
     assert events.confidence[events.class_id == 1].min() > 0.05
