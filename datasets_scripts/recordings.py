@@ -106,11 +106,11 @@ def find_recordings(data_dir: Path, parts: Iterable[Part]) -> dict[str, list[Rec
     empty = {split: part for part in parts for split in part.splits if not splits[split]}
     if len(empty) == len(splits):
         audio = _either(*(part.audio for part in parts))
-        raise FileNotFoundError(f"no recording ({SUFFIXES}) in a folder {audio} below {data_dir}")
+        raise FileNotFoundError(f"no recordings ({SUFFIXES}) in a folder named {audio} below {data_dir}")
     for split, part in empty.items():
         if split in part.optional:
             continue
-        logger.warning("split %r is left out: no recording of it in %s below %s", split, _either(part.audio), data_dir)
+        logger.warning("skipping split %r: no recordings of it in %s below %s", split, _either(part.audio), data_dir)
     return {split: recordings for split, recordings in splits.items() if recordings}
 
 
@@ -135,7 +135,7 @@ def _collect(
         id = "/".join((*subset, file.stem.removeprefix("label_")))
         path = data_dir / file
         if id in found and not found[id].samefile(path):
-            raise ValueError(f"{found[id]} and {path} are the same recording twice: remove one")
+            raise ValueError(f"{found[id]} and {path} are two files of the same recording: remove one")
         found[id] = path
     return found
 
@@ -155,16 +155,16 @@ def _check(
     without_labels = [recording.audio for recording in recordings if recording.labels is None]
     if part.has_labels and without_labels:
         raise FileNotFoundError(
-            f"audio without labels, which should lie in a folder {_either(part.labels)} below {data_dir}: "
-            f"{_some(without_labels)}"
+            f"{_some(without_labels)}: no labels, which should be in a folder named {_either(part.labels)} below "
+            f"{data_dir}"
         )
     without_audio = set(labels.values()) - {recording.labels for recording in recordings}
     if recordings and without_audio:
-        logger.warning("labels without audio (%s) are left out: %s", SUFFIXES, _some(sorted(without_audio)))
+        logger.warning("ignoring labels without audio (%s): %s", SUFFIXES, _some(sorted(without_audio)))
     unknown = set(audio.values()) - {recording.audio for recording in recordings}
     unknown = sorted(path for path in unknown if not re.fullmatch(part.ignored, path.stem))
     if unknown:
-        logger.warning("audio whose name belongs to no split is left out: %s", _some(unknown))
+        logger.warning("ignoring audio whose name matches no split: %s", _some(unknown))
 
 
 def _some(paths: list[Path]) -> str:
@@ -186,7 +186,7 @@ def read_class_indices(data_dir: Path) -> list[str]:
     """
     paths = sorted([*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")])
     if not paths:
-        raise FileNotFoundError(f"no cls_indices*.tsv, the list of classes, in {data_dir} or its sub-folders")
+        raise FileNotFoundError(f"no list of classes (cls_indices*.tsv) in {data_dir} or its sub-folders")
     return list_labels({path: read_numbered_labels(path) for path in paths})
 
 

@@ -49,7 +49,7 @@ def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.n
     Raises:
         OSError: the file cannot be read there, or ends too early.
     """
-    where = f"{audio['path']}: cannot read {num_samples} samples from sample {start} on"
+    where = f"{audio['path']}: cannot read {num_samples} samples starting at sample {start}"
     try:
         with soundfile.SoundFile(audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"])) as file:
             where += f" ({start / file.samplerate:.1f} s)"
@@ -112,15 +112,17 @@ class SegmentedDataset:
         mode: Literal["train", "evaluation"] = "train",
     ):
         if not isinstance(dataset, Dataset):
-            raise TypeError(f"give one split, as of as_dataset(split=…), not a {type(dataset).__name__}")
+            raise TypeError(f"expected one split, such as as_dataset(split='train'), not a {type(dataset).__name__}")
         if mode not in ("train", "evaluation"):
             raise ValueError(f"mode must be 'train' or 'evaluation', not {mode!r}")
         hop_seconds = seconds if hop_seconds is None else hop_seconds
         self.window, self.hop = (round(length / FRAME_SECONDS) for length in (seconds, hop_seconds))
         if not np.allclose([self.window, self.hop], np.array([seconds, hop_seconds]) / FRAME_SECONDS):
-            raise ValueError(f"windows of {seconds} s every {hop_seconds} s are not whole frames of {FRAME_SECONDS} s")
+            raise ValueError(
+                f"seconds and hop_seconds must be multiples of {FRAME_SECONDS} s, not {seconds} and {hop_seconds}"
+            )
         if not 0 < self.hop <= self.window:
-            raise ValueError(f"hop_seconds must be above 0 and at most seconds, not {hop_seconds} of {seconds}")
+            raise ValueError(f"hop_seconds must be above 0 and at most seconds ({seconds}), not {hop_seconds}")
         self.mode = mode
         self.dataset = dataset.select_columns(COLUMNS).with_format("arrow")
         lengths = dataset.select_columns(["num_samples", "sampling_rate"]).with_format("numpy")[:]

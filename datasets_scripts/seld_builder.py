@@ -105,10 +105,10 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         self.card = DatasetCard.load(CARDS / f"{type(self).__module__.rpartition('.')[2]}.md")
         config_name = config_name or self.BUILDER_CONFIGS[0].name
         if config_name not in self.builder_configs:
-            raise ValueError(f"no configuration {config_name!r}: choose one of {', '.join(self.builder_configs)}")
+            raise ValueError(f"unknown configuration {config_name!r}: choose one of {', '.join(self.builder_configs)}")
         try:
             if data_dir is None:
-                raise FileNotFoundError("data_dir, the folder with the downloaded data, is missing")
+                raise FileNotFoundError("data_dir is missing: give the folder with the downloaded data")
             data_dir = absolute_path(data_dir)
             self.recordings = find_recordings(data_dir, self.builder_configs[config_name].parts)
             self.class_names = self._class_names(data_dir)
@@ -134,7 +134,8 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
             # Count from the end: a header line is not a row of events.
             line = rows[row - len(events)]
             raise ValueError(
-                f"{path}, line {line}: class {events.class_id[row]} of only {len(self.class_names)} classes"
+                f"{path}, line {line}: class index {events.class_id[row]}, but there are only {len(self.class_names)}"
+                f" classes (0 to {len(self.class_names) - 1})"
             )
         return events
 
@@ -189,7 +190,9 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         num_frames = count_frames(audio.frames, sampling_rate)
         if events is not None and len(events) and events.frame.max() >= num_frames:
             last = events.frame.max()
-            logger.warning("%s has frame %d, past the %d of %s", recording.labels, last, num_frames, recording.audio)
+            logger.warning(
+                "%s labels frame %d, but %s ends after %d frames", recording.labels, last, recording.audio, num_frames
+            )
         return {
             "id": recording.id,
             "audio": {"bytes": None, "path": str(recording.audio)},

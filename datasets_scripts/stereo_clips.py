@@ -111,9 +111,9 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
     audio, labels = found(set(RECORDING_SUFFIXES), AUDIO_FOLDERS), found({".csv"}, LABEL_FOLDERS)
     if not audio:
-        raise FileNotFoundError(f"{folder}: no audio in a folder {' or '.join(AUDIO_FOLDERS)}")
+        raise FileNotFoundError(f"{folder}: no audio in a folder named {' or '.join(AUDIO_FOLDERS)}")
     if missing := sorted(audio.keys() - labels.keys()):
-        raise FileNotFoundError(f"{audio[missing[0]]}: no labels in a folder {' or '.join(LABEL_FOLDERS)}")
+        raise FileNotFoundError(f"{audio[missing[0]]}: no labels in a folder named {' or '.join(LABEL_FOLDERS)}")
     return [(audio[key], labels[key]) for key in sorted(audio)]
 
 
@@ -136,7 +136,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
         check_ambix(audio)
         events = read_csv(labels)
         if len(events) and (events.distance is None or np.isnan(events.distance).any()):
-            raise ValueError(f"{labels}: no distances, which the clips of the challenge have")
+            raise ValueError(f"{labels}: events without a distance, which the clips of the challenge need")
         if (frames := int(info.frames / info.samplerate / FRAME_SECONDS + 1e-6)) >= CLIP_FRAMES:
             recordings.append((audio, events))
             lengths.append(frames)
@@ -160,7 +160,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
             if np.abs(stereo).max() > LARGEST_SAMPLE:
                 too_loud += 1
                 if too_loud > 10 * num_clips + 100:
-                    raise ValueError(f"{folder}: most clips would be clipped: write the recordings 6 dB down")
+                    raise ValueError(f"{folder}: most clips would clip: reduce the level of the recordings by 6 dB")
                 continue
             part = audio.parent.name if audio.parent.name.startswith("dev-") else part_of(name)
             clip, labels = output / "stereo_dev" / part / f"{name}.wav", output / "metadata_dev" / part / f"{name}.csv"
@@ -193,16 +193,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program `python -m datasets_scripts.stereo_clips`."""
     parser = CommandParser(
         prog="python -m datasets_scripts.stereo_clips",
-        description="Makes the stereo clips of DCASE 2025 Task 3 of first-order ambisonics with labels.",
+        description="Makes stereo clips as in DCASE 2025 Task 3 from first-order ambisonics with labels.",
         epilog="example: python -m datasets_scripts.stereo_clips STARSS23 DCASE2025 --clips 30000",
     )
-    parser.add_argument("folder", type=Path, help="STARSS23, or any folder with foa_dev or foa and their metadata")
-    parser.add_argument("output", type=Path, help="folder to write stereo_dev and metadata_dev in")
-    parser.add_argument("--clips", type=whole_number(1), default=1000, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=whole_number(0), default=OFFICIAL_SEED, help="(default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="folder of STARSS23, or with foa_dev or foa and their metadata")
+    parser.add_argument("output", type=Path, help="folder for the new folders stereo_dev and metadata_dev")
+    parser.add_argument("--clips", type=whole_number(1), default=1000, help="number of clips (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=OFFICIAL_SEED, help="random seed (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     too_loud = make_clips(options.folder, options.output, options.clips, options.seed)
-    print(f"{options.output}: {options.clips} clips, {too_loud} left out as too loud")
+    print(f"{options.output}: {options.clips} clips written, {too_loud} skipped as too loud")
 
 
 if __name__ == "__main__":

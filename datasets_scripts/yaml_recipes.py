@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {twice}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -125,7 +125,7 @@ def naming(label: str) -> Iterator[None]:
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"{label}: {in_one_line(error)}") from None
     except RecursionError:
-        raise ValueError(f"{label}: nested too deep") from None
+        raise ValueError(f"{label}: nested too deeply") from None
 
 
 def schema_of(kind: type) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def fit(values: Any, schema: dict[str, Any], where: str = "") -> dict[str, Any]:
         ValueError: a key is unknown, or a value has the wrong type; the message names the key.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{where.rstrip('.') or 'a recipe'} must hold keys and values, not {_repr.repr(values)}")
+        raise ValueError(f"{where.rstrip('.') or 'a recipe'} must be a mapping (key: value), not {_repr.repr(values)}")
     fitted = {}
     for key, value in values.items():
         if key not in schema:
@@ -168,7 +168,7 @@ def fit(values: Any, schema: dict[str, Any], where: str = "") -> dict[str, Any]:
 def unknown_key(key: str, known: Sequence[str], where: str = "") -> str:
     """Return the message about an unknown key, with the one that was probably meant."""
     similar = get_close_matches(key, known, n=1)
-    hint = f": do you mean {where}{similar[0]}?" if similar else f"; known are {', '.join(known)}"
+    hint = f": did you mean {where}{similar[0]}?" if similar else f"; known keys: {', '.join(known)}"
     return f"unknown key {where}{_repr.repr(key)[1:-1]}{hint}"
 
 
@@ -240,7 +240,7 @@ def _words(hint: Any) -> str:
         float: "a number",
         str: "text",
         list: "a list",
-        dict: "keys and values",
+        dict: "a mapping (key: value)",
         NoneType: "null",
     }
     kind = origin or hint
@@ -277,17 +277,17 @@ def _read(path: Path, packaged: Path, schema: dict[str, Any], above: tuple[Path,
     """Read the values of a recipe, merged over those it inherits."""
     resolved = path.resolve()
     if resolved in above:
-        raise ValueError(f"{path} inherits itself")
+        raise ValueError(f"{path} inherits from itself")
     with naming(_label(path, packaged)):
         try:
             own = _parse(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"not YAML: {error}") from None
+            raise ValueError(f"not valid YAML: {error}") from None
         own = {} if own is None else own
         parents = own.pop("inherits", []) if isinstance(own, dict) else []
         parents = [parents] if isinstance(parents, str) else parents
         if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-            raise ValueError(f"inherits must name a recipe, or a list of them, not {_repr.repr(parents)}")
+            raise ValueError(f"inherits must be the name of a recipe or a list of names, not {_repr.repr(parents)}")
         own = fit(own, schema)
     values: dict[str, Any] = {}
     for parent in parents:
@@ -326,7 +326,7 @@ def _parse_override(text: str, schema: dict[str, Any]) -> dict[str, Any]:
         texts = {"": None} if names[-1].endswith("_dir") else {"": None, "null": None}
         nested = texts.get(value, value) if _is_text(hint) else _parse(value)
     except ValueError:
-        raise ValueError(f"override {text!r}: the value is not YAML") from None
+        raise ValueError(f"override {text!r}: the value is not valid YAML") from None
     for name in reversed(names):
         nested = {name: nested}
     return nested

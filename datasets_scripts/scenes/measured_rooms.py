@@ -128,13 +128,16 @@ def _check_response(where: str, position: np.ndarray, samples: np.ndarray, sampl
     """Raise a `ValueError` if a response (4, samples) cannot come from a position in metres from the array."""
     distance = np.linalg.norm(position)
     if not np.isfinite(distance) or distance == 0:
-        raise ValueError(f"{where}: expected a source at a distance above 0 m")
+        raise ValueError(f"{where}: the distance of the source must be finite and above 0 m")
     if not np.isfinite(samples).all() or not np.square(samples[0]).any():
         raise ValueError(f"{where}: the response is silent, empty or not finite")
     pressure = np.abs(samples[0])
     onset = np.argmax(pressure >= pressure.max() * 10 ** (ONSET_DB / 20)) / sampling_rate
     if (late := onset - distance / SPEED_OF_SOUND) > LATEST_ONSET:
-        raise ValueError(f"{where}: sound from {distance:.3g} m comes {late:.2f} s late: cut that off the beginning")
+        raise ValueError(
+            f"{where}: the response starts {late:.2f} s too late for a source at {distance:.3g} m: cut that off its"
+            " beginning"
+        )
 
 
 def _read_table(table: Path, convention: str):
@@ -154,7 +157,7 @@ def _read_table(table: Path, convention: str):
             azimuth, elevation, distance = (float(row[name]) for name in ("azimuth", "elevation", "distance"))
             samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
             if convention != "fuma" and is_fuma(table.parent / row["file"]):
-                raise ValueError(f"{row['file']} says that it is FuMa: set rooms.measured_convention to fuma")
+                raise ValueError(f"{row['file']} is marked as FuMa: set rooms.measured_convention to fuma")
         except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
             raise ValueError(f"{where}: {error}") from None
         finite = np.isfinite([azimuth, elevation, distance]).all()
@@ -198,7 +201,7 @@ def _sofa_responses(file: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
 def _delayed(samples: np.ndarray, delays: np.ndarray, rate: float) -> np.ndarray:
     """Delay responses (measurements, channels, samples) by numbers of samples (measurements or 1, channels or 1)."""
     if not ((delays >= 0) & (delays <= rate)).all():
-        raise ValueError("Data.Delay is not from 0 to 1 s")
+        raise ValueError("Data.Delay must be between 0 and 1 s")
     delays = np.broadcast_to(delays, samples.shape[:2]).astype(int)
     later = np.zeros((*samples.shape[:2], samples.shape[2] + delays.max(initial=0)), samples.dtype)
     for place in np.ndindex(delays.shape):
@@ -216,7 +219,7 @@ def _sofa_axes(content) -> np.ndarray:
     axes = np.stack(np.broadcast_arrays(front, left, np.cross(front, left)), axis=1)
     lengths = np.linalg.norm(axes, axis=2, keepdims=True)
     if not (lengths > 1e-6).all():
-        raise ValueError("ListenerView and ListenerUp do not tell where is front, left and up")
+        raise ValueError("ListenerView and ListenerUp must be non-zero and not parallel")
     return axes / lengths
 
 

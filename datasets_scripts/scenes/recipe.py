@@ -74,7 +74,7 @@ class RoomRecipe:
         if self.rt60[0] <= 0 or self.distance[0] < 0.2:
             raise ValueError("rooms.rt60 must be above 0 s and rooms.distance at least 0.2 m")
         if self.number < 1 or self.positions + self.paths < 1 or min(self.positions, self.paths) < 0:
-            raise ValueError("rooms.number and rooms.positions + rooms.paths must be at least 1")
+            raise ValueError("rooms.number and rooms.positions + rooms.paths must be at least 1, and none negative")
         if self.path_step < 0.01 or not 0 < self.early_seconds <= 10:
             raise ValueError("rooms.path_step must be at least 0.01 m, rooms.early_seconds above 0 and at most 10 s")
         if max(self.number, self.positions, self.paths) > MOST_PLACES:
@@ -121,17 +121,17 @@ class EventRecipe:
         _check_ranges("events", self, "speed", least=0.01)
         _check_ranges("events", self, "playback", least=0.25, most=4.0)
         if self.seconds[1] < FRAME_SECONDS:
-            raise ValueError(f"events.seconds must reach {FRAME_SECONDS:g} s, a frame of the labels")
+            raise ValueError(f"the upper bound of events.seconds must be at least {FRAME_SECONDS:g} s, a label frame")
         if not self.polyphony or min(self.polyphony) < 0 or min(self.polyphony.values()) < 0:
             raise ValueError("events.polyphony must map numbers of simultaneous events (from 0) to shares")
         if max(self.polyphony) > MOST_EVENTS:
             raise ValueError(f"events.polyphony has more than {MOST_EVENTS} simultaneous events")
         if sum(self.polyphony.values()) <= 0:
-            raise ValueError("the shares of events.polyphony add up to 0")
+            raise ValueError("the shares of events.polyphony add up to 0: at least one must be above 0")
         for name in ("same_class", "moving"):
             _check_share(f"events.{name}", getattr(self, name))
         if self.classes is not None and not self.classes:
-            raise ValueError("events.classes names no class: leave it out for all")
+            raise ValueError("events.classes is empty: remove it to use all classes")
 
 
 @strict
@@ -215,9 +215,9 @@ class SceneRecipe:
         if not 0 <= self.validation_fraction < 1:
             raise ValueError("validation_fraction must be 0 or more and below 1")
         if self.events.moving > 0 and self.rooms.paths == 0 and not self.rooms.measured:
-            raise ValueError("events.moving is above 0, but rooms.paths is 0: nothing to move along")
+            raise ValueError("events.moving is above 0, but there is no path to move along: set rooms.paths above 0")
         if self.events.moving < 1 and self.rooms.positions == 0 and not self.rooms.measured:
-            raise ValueError("events.moving is below 1, but rooms.positions is 0: nowhere to stand")
+            raise ValueError("events.moving is below 1, but there is no static position: set rooms.positions above 0")
 
     @property
     def scene_samples(self) -> int:
@@ -231,9 +231,9 @@ class SceneRecipe:
             ValueError: the array is not `"foa"`, and scenes are rotated or responses measured, which is in FOA only.
         """
         if array != "foa" and self.rotation != "none":
-            raise ValueError(f"scenes are rotated in FOA only: set rotation to 'none' for the array format {array!r}")
+            raise ValueError(f"scenes can be rotated in FOA only: set rotation to 'none' for array format {array!r}")
         if array != "foa" and self.rooms.measured:
-            raise ValueError(f"measured responses are FOA: the array format {array!r} needs simulated rooms")
+            raise ValueError(f"measured responses are FOA: remove rooms.measured for array format {array!r}")
 
 
 def read_scene_recipe(source: str | os.PathLike) -> SceneRecipe:

@@ -82,8 +82,8 @@ class SimulatedRoom(Room):
     def __post_init__(self):
         if 4 / 3 * self._image_order**3 > MOST_IMAGES:
             raise ValueError(
-                f"a response of {self._image_seconds:.2f} s in a room of {_metres(self.size)} takes more than "
-                f"{MOST_IMAGES} image sources: set rooms.late to 'diffuse', or shorten rooms.rt60 or early_seconds"
+                f"a response of {self._image_seconds:.2f} s in a room of {_metres(self.size)} needs more than "
+                f"{MOST_IMAGES} image sources: set rooms.late to 'diffuse', or lower rooms.rt60 or rooms.early_seconds"
             )
 
     def describe(self) -> dict:

@@ -177,7 +177,9 @@ class SceneSet:
 
     def _long_enough(self, numbers: np.ndarray, bank: SoundBank) -> np.ndarray:
         if not all(bank.sounds[number].length for number in numbers):
-            raise ValueError(f"the sounds of {bank.source} are not measured: give what their measure() returns")
+            raise ValueError(
+                f"the sounds of {bank.source} are not measured: call sounds.measure() first and pass what it returns"
+            )
         shortest = self.recipe.events.seconds[0] * self.recipe.sampling_rate
         kept = np.array([number for number in numbers if bank.sounds[number].length >= shortest], dtype=int)
         if len(numbers) and not len(kept):
@@ -432,7 +434,7 @@ def measured_as_told(sounds: SoundBank, told: dict) -> SoundBank:
     ):
         digest, split = [*more, *("", sound.split)[len(more) :]]
         if digest and digest != sounds.digest(number):
-            raise ValueError(f"{sound.name} in {sounds.source} was edited since these scenes were made")
+            raise ValueError(f"{sound.name} in {sounds.source} has been edited since these scenes were made")
         measured.append(replace(sound, recording=recording, start=start, stop=stop, digest=digest, split=split))
     return replace(sounds, sounds=tuple(measured))
 

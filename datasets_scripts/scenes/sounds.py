@@ -192,7 +192,7 @@ class SoundBank:
         for class_id, (name, found) in enumerate(zip(self.class_names, numbers, strict=True)):
             if not len(found) and split != "validation" and name in wanted:
                 known = len({sound.recording for sound in self.sounds if sound.class_id == class_id})
-                reason = f"its {known} recording(s) cannot serve both splits" if known else "it has no audio files"
+                reason = f"its {known} recording(s) are all in other splits" if known else "it has no audio files"
                 raise ValueError(f"class {name!r} of {self.source} has no sound for split {split!r}: {reason}")
         if not any(map(len, numbers)):
             raise ValueError(f"no sounds for split {split!r} in {self.source}: set validation_fraction above 0")
@@ -259,12 +259,12 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     """
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder}: expected one folder a class, with audio files in it")
+        raise ValueError(f"no folder {folder}: expected one folder per class, with audio files in it")
     class_names = tuple(
         sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     )
     if not class_names:
-        raise ValueError(f"no class folders in {folder}: expected one folder a class, with audio files in it")
+        raise ValueError(f"no class folders in {folder}: expected one folder per class, with audio files in it")
     known = _read_source_table(folder / SOURCE_TABLE)
     files = [
         (file.relative_to(folder).as_posix(), class_id)
@@ -273,7 +273,7 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     ]
     if absent := sorted(known.keys() - {name for name, _ in files}):
         logger.warning(
-            f"{folder / SOURCE_TABLE}: {len(absent)} of {len(known)} rows name no file, such as {absent[0]}"
+            f"{folder / SOURCE_TABLE}: {len(absent)} of {len(known)} rows match no sound file, such as {absent[0]}"
         )
     sounds = [
         Sound(name, class_id, **(known.get(name) or {"recording": recording_of(name)})) for name, class_id in files
@@ -306,9 +306,9 @@ def _read_source_table(path: Path) -> dict[str, dict[str, str]]:
         if split not in ("", *SPLITS) or split == "all":
             raise ValueError(f"{path}, line {number}: split is {split!r}, expected train, validation, test or nothing")
         if (other := known.setdefault(name, {"recording": recording, "split": split})["recording"]) != recording:
-            raise ValueError(f"{path}, line {number}: {name} is of {recording!r} here, of {other!r} above")
+            raise ValueError(f"{path}, line {number}: {name} belongs to {recording!r} here, but to {other!r} above")
         if (other := splits.setdefault(recording, split)) != split:
-            raise ValueError(f"{path}, line {number}: {recording!r} is of split {split!r} here, of {other!r} above")
+            raise ValueError(f"{path}, line {number}: {recording!r} has split {split!r} here, but {other!r} above")
     return known
 
 
@@ -344,9 +344,9 @@ def sounds_from_dataset(
     audios = dataset.select_columns([audio_column])[audio_column]
     for row, (audio, class_id) in enumerate(zip(audios, class_ids, strict=True)):
         if class_id in (None, -1):
-            raise ValueError(f"row {row} of {source} has no label in {label_column!r}: leave it out")
+            raise ValueError(f"row {row} of {source} has no label in {label_column!r}: remove the row")
         if not audio or (audio["bytes"] is None and not audio["path"]):
-            raise ValueError(f"row {row} of {source} has no audio in {audio_column!r}: leave it out")
+            raise ValueError(f"row {row} of {source} has no audio in {audio_column!r}: remove the row")
         names.append(f"row {row} ({Path(audio['path']).name})" if audio["path"] else f"row {row}")
     recordings: Iterable[str]
     if recording_column:

@@ -216,11 +216,11 @@ def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
         differing = [name for name in told if not _is_same(name, known.get(name), told[name])]
         if differing and made:
             raise ValueError(
-                f"{folder.path} holds scenes of another {' and '.join(differing)} ({folder.manifest.name}): "
-                "give another folder, or remove it"
+                f"{folder.path} holds scenes that differ in {' and '.join(differing)} (see "
+                f"{folder.manifest.name}): choose another folder or delete this one"
             )
     if others := [name for name in made if not name.startswith(f"fold{FOLDS[scene_set.split]}_")]:
-        raise ValueError(f"{folder.path} holds scenes of another split, such as {others[0]}: give another folder")
+        raise ValueError(f"{folder.path} holds scenes of another split, such as {others[0]}: choose another folder")
     write_atomically(folder.manifest, json.dumps(told, ensure_ascii=False))
 
 
@@ -241,7 +241,7 @@ def _read_manifest(path: Path) -> dict:
     """Read and check the manifest of a folder made by `synthesize`."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
-        raise ValueError(f"no {manifest}: nothing was synthesised there; to make scenes give --scenes and --sounds")
+        raise ValueError(f"no {manifest}: nothing was synthesised there; to make scenes, give --scenes and --sounds")
     try:
         values = json.loads(manifest.read_text(encoding="utf-8"))
         scene_recipe_from_dict(values["recipe"])
@@ -252,10 +252,10 @@ def _read_manifest(path: Path) -> dict:
             numbers += measured[:2]
         whole = sounds["files"] and sounds["class_names"] and split in SPLITS and seed >= 0
         if not (whole and {*map(type, names)} == {str} and {*map(type, numbers)} == {int}):
-            raise ValueError("something in it is missing")
+            raise ValueError("a value is missing or has the wrong type")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{manifest} is not as the synthesiser wrote it ({reason}): remove its folder") from None
+        raise ValueError(f"{manifest} is damaged ({reason}): delete its folder") from None
     return values
 
 
@@ -270,7 +270,7 @@ def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
         source = values["sounds"]["source"]
         # The name of a file has its class folder; that of a dataset's row has none.
         if "/" not in values["sounds"]["files"][0][0]:
-            raise ValueError(f"the scenes of {path} are made from rows of {source}: give --dataset or --sounds too")
+            raise ValueError(f"the scenes of {path} were made from rows of {source}: give --dataset or --sounds too")
         sounds = sounds_from_folder(source, scene_recipe_from_dict(values["recipe"]).sampling_rate)
     return scene_set_from_dict(values, sounds)
 
@@ -284,7 +284,10 @@ def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
     bank = scene_set.sounds
     path = folder.path.parent / f"cls_indices_{scene_set.split}.tsv"
     if path.exists() and read_numbered_labels(path) != dict(enumerate(bank.class_names)):
-        raise ValueError(f"{path} is of sets with other classes: write this one to a folder elsewhere, or remove them")
+        raise ValueError(
+            f"{path} lists the classes of other sets: write this set under another parent folder, or delete those sets"
+            " and the list"
+        )
     sounds = [bank.sounds[number] for number in scene_set.sound_numbers()]
     rows = []
     for class_id, name in enumerate(bank.class_names):
@@ -328,11 +331,11 @@ def _naming_full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        message = "no space left; free some and give the same command again: finished scenes are kept"
+        message = "no space left: free some and run the same command again; finished scenes are kept"
         raise DiskFullError(error.errno, message, str(path)) from None
 
 
-@program("pseldnet-synthesize", interrupted="the same command goes on where it stopped")
+@program("pseldnet-synthesize", interrupted="run the same command again to continue")
 def main(arguments: list[str] | None = None) -> int:
     """Run the program `pseldnet-synthesize`; return its exit status."""
     parser = _parser()
@@ -342,7 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run_program(options)
     except BrokenProcessPool:
-        message = "a worker died, perhaps for want of memory: give fewer --workers and go on"
+        message = "a worker process died, perhaps out of memory: run the command again with fewer --workers"
         raise ValueError(message) from None
 
 
@@ -363,12 +366,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--audio-column", default="audio", metavar="NAME", help="column with the audio (default: audio)")
     add("--label-column", default="label", metavar="NAME", help="column with a ClassLabel or strings (default: label)")
     add("--recording-column", metavar="NAME", help="column that says which rows belong to the same recording")
-    add("--recipe", default="default", metavar="YAML", help="a file, or default (one minute) or on_the_fly (10 s)")
-    add("--seed", type=int, default=0, help="default: 0")
+    add("--recipe", default="default", metavar="YAML", help="file or name: default (one minute), on_the_fly (10 s), …")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--split", choices=SPLITS, help="recordings to use (default: what the folder's name begins with, else all)")
     add("--formats", nargs="+", choices=FORMATS, default=["foa"], help="default: foa; sum is the dry mix")
     add("--workers", type=whole_number(1), default=1, metavar="N", help="number of processes (default: 1)")
-    add("--ray", nargs="?", const="local", metavar="ADDRESS", help="work on a Ray cluster, or a local one")
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help="run on the Ray cluster at ADDRESS, or a local one")
     add("--verify", action="store_true", help="compare the direction of isolated sources with their labels")
     add("--plot", nargs="*", type=whole_number(), metavar="N", help="draw scenes (default: 0) and the set as a whole")
     return parser

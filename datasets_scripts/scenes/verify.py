@@ -46,9 +46,9 @@ class Verification:
         medians = {point: np.median(self.direct[self.point == point]) for point in np.unique(self.point)}
         worst = max(medians, key=medians.get)
         if medians[worst] > LARGEST_MEDIAN_OF_POINT:
-            return f"wrong: {worst}, where the median of the direct sound is {medians[worst]:.1f}°"
+            return f"labels are wrong in {worst}: median error of the direct sound {medians[worst]:.1f}°"
         if (median := np.median(self.direct)) > LARGEST_MEDIAN:
-            return f"wrong: the median of the direct sound is {median:.1f}°, above {LARGEST_MEDIAN:g}°"
+            return f"labels are wrong: median error of the direct sound {median:.1f}°, above {LARGEST_MEDIAN:g}°"
         return ""
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
         given = {key: row for row, key in enumerate(_keys(labels))}
         if sorted(given) != sorted(_keys(expected)):
             raise ValueError(
-                f"the labels of scene {scene.index} are not those of its events: frames or classes differ"
+                f"the labels of scene {scene.index} do not match its events: frames, classes or tracks differ"
             )
         # Events whose frames all belong to longer ones have no labels.
         for number in np.unique(numbers):
@@ -106,7 +106,7 @@ def _point_in_words(scene_set: SceneSet, room_number: int, path: int, point: int
     points = room.paths[path]
     azimuth, elevation = vector_to_direction(points[point])
     where = f"room {room.describe().get('name', room_number)}, path {path}" + f", point {point}" * (len(points) > 1)
-    return f"{where} from azimuth {azimuth:.0f}°, elevation {elevation:.0f}°"
+    return f"{where} (azimuth {azimuth:.0f}°, elevation {elevation:.0f}°)"
 
 
 def _keys(labels: Events) -> list[tuple[int, int, int]]:

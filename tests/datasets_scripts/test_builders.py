@@ -272,32 +272,34 @@ def test_unknown_configuration_names_the_known(starss23):
 
 
 def test_folder_of_another_format_is_not_enough(starss23):
-    with pytest.raises(FileNotFoundError, match=r"no recording \(.wav, .flac\) in a folder 'mic_dev' or 'mic_eval'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no recordings \(.wav, .flac\) in a folder named 'mic_dev' or 'mic_eval'"
+    ):
         STARSS23(config_name="mic", data_dir=starss23)
 
 
 def test_missing_evaluation_set_is_left_out_with_a_warning(starss23, prepare, caplog):
     (starss23 / "foa_eval/mix001.wav").unlink()
     assert set(prepare(STARSS23, starss23)) == {"train", "test"}
-    assert "split 'eval' is left out: no recording of it in 'foa_eval'" in caplog.text
+    assert "skipping split 'eval': no recordings of it in 'foa_eval'" in caplog.text
 
 
 def test_audio_without_labels_is_fatal(starss23):
     (starss23 / "metadata_dev/dev-train-tau/fold3_room4_mix001.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"audio without labels.*'metadata_dev'.*fold3_room4_mix001\.wav"):
+    with pytest.raises(FileNotFoundError, match=r"fold3_room4_mix001\.wav: no labels.*'metadata_dev'"):
         STARSS23(data_dir=starss23)
 
 
 def test_labels_without_audio_are_left_out_with_a_warning(starss23, prepare, caplog, write_text):
     extra = write_text(starss23 / "metadata_dev/dev-train-tau/fold3_room4_mix002.csv", ROWS)
     assert len(prepare(STARSS23, starss23)["train"]) == 1
-    assert f"labels without audio (.wav, .flac) are left out: {extra}" in caplog.text
+    assert f"ignoring labels without audio (.wav, .flac): {extra}" in caplog.text
 
 
 def test_audio_that_belongs_to_no_split_is_left_out_with_a_warning(starss23, prepare, caplog, write_audio):
     extra = write_audio(starss23 / "foa_dev/fold9_room1_mix001.wav")
     assert len(prepare(STARSS23, starss23)["train"]) == 1
-    assert f"belongs to no split is left out: {extra}" in caplog.text
+    assert f"ignoring audio whose name matches no split: {extra}" in caplog.text
 
 
 def test_the_folder_of_a_form_may_lie_in_one_of_the_same_name(make_tree, prepare, tmp_path):
@@ -316,7 +318,7 @@ def test_remains_of_unpacking_are_passed_over(starss23, prepare, caplog, write_t
 
 def test_nested_and_flattened_copy_at_once_are_refused(starss23, write_audio):
     write_audio(starss23 / "foa_dev/fold3_room4_mix001.wav")
-    with pytest.raises(ValueError, match="the same recording twice"):
+    with pytest.raises(ValueError, match="two files of the same recording"):
         STARSS23(data_dir=starss23)
 
 
@@ -367,8 +369,11 @@ def test_file_that_is_no_audio_is_named(starss23, prepare, write_text):
     [
         ("0,1,0,-30,10\n1,1,0,west,10\n", "line 2: not a row of numbers"),
         ("0,1,0,-30,10\n\n1,1,0,-30\n", "line 3: 4 columns"),
-        ("0,1,0,-30,10\n\n1,13,0,-30,10\n", "line 3: class 13 of only 13 classes"),
-        ("frame,class,azimuth,elevation\n0,1,-30,10\n\n1,13,-30,10\n", "line 4: class 13 of only 13 classes"),
+        ("0,1,0,-30,10\n\n1,13,0,-30,10\n", "line 3: class index 13, but there are only 13 classes"),
+        (
+            "frame,class,azimuth,elevation\n0,1,-30,10\n\n1,13,-30,10\n",
+            "line 4: class index 13, but there are only 13 classes",
+        ),
     ],
 )
 def test_malformed_metadata_is_named_by_file_and_line(rows, message, starss23, prepare, write_text):
@@ -398,7 +403,8 @@ def test_malformed_l3das22_labels_are_named_by_file_and_line(text, message, make
 def test_labels_past_the_end_of_the_audio_are_warned_of(starss23, prepare, caplog, write_text):
     write_text(starss23 / "metadata_dev/dev-train-tau/fold3_room4_mix001.csv", "5,1,0,-30,10\n")
     prepare(STARSS23, starss23)
-    assert "fold3_room4_mix001.csv has frame 5, past the 5 of " in caplog.text
+    assert "fold3_room4_mix001.csv labels frame 5, but " in caplog.text
+    assert "fold3_room4_mix001.wav ends after 5 frames" in caplog.text
 
 
 def test_the_cache_notices_edited_files(starss23, prepare, write_text, write_audio):

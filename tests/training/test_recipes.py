@@ -170,18 +170,18 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.learnig_rate=1", "unknown key training.learnig_rate: do you mean training.learning_rate?"),
-        ("trainig.learning_rate=1", "unknown key trainig: do you mean training?"),
-        ("model.backbon=htsat", "unknown key model.backbon: do you mean model.backbone?"),
+        ("training.learnig_rate=1", "unknown key training.learnig_rate: did you mean training.learning_rate?"),
+        ("trainig.learning_rate=1", "unknown key trainig: did you mean training?"),
+        ("model.backbon=htsat", "unknown key model.backbon: did you mean model.backbone?"),
         ("model.num_mel_bins=96", "model.num_mel_bins follows from features.feature_size: leave it out"),
-        ("features.nfft=512", "unknown key features.nfft: do you mean features.n_fft?"),
-        ("data.train.hop=1", "unknown key data.train.hop; known are source"),
+        ("features.nfft=512", "unknown key features.nfft: did you mean features.n_fft?"),
+        ("data.train.hop=1", "unknown key data.train.hop; known keys: source"),
         ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
         ("schedule.step_epochs=often", "step_epochs"),
         ("evaluation.variant=dcase2022", "evaluation.variant must be one of dcase2023, pseldnets"),
         ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
-        ("training.learning_rate=[1", "the value is not YAML"),
-        ("training=3", "training must hold keys and values"),
+        ("training.learning_rate=[1", "the value is not valid YAML"),
+        ("training=3", "training must be a mapping"),
         ("data.split=all", "data.split would be passed over for data.train.split, 'train': override that"),
         ("data.scenes=0", "recipe starss23/scratch_plain: data.scenes must be at least 1, not 0"),
         ("data.train.seed=-1", "data.seed must be at least 0, not -1"),
@@ -196,10 +196,10 @@ def test_mistakes_are_named(override, message):
 def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
     (tmp_path / "a.yaml").write_text("inherits: b.yaml")
     (tmp_path / "b.yaml").write_text("inherits: a.yaml")
-    with pytest.raises(ValueError, match=r"a\.yaml inherits itself"):
+    with pytest.raises(ValueError, match=r"a\.yaml inherits from itself"):
         read_recipe(tmp_path / "a.yaml")
     (tmp_path / "c.yaml").write_text("training: [")
-    with pytest.raises(ValueError, match=r"c\.yaml: not YAML"):
+    with pytest.raises(ValueError, match=r"c\.yaml: not valid YAML"):
         read_recipe(tmp_path / "c.yaml")
     with pytest.raises(FileNotFoundError, match=r"no recipe 'starss23/scrach_plain'.*starss23/scratch_plain"):
         read_recipe("starss23/scrach_plain")
@@ -215,7 +215,7 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
         (["synth_accdoa", "--only-evaluate"], "the model to score, such as runs/synth_accdoa"),
         (["synth_accdoa", "--only-evaluate", "--resume"], "resume: of a training: leave it out with --only-evaluate"),
         (["synth_einv2"], "huggingface.co/datasets/Jinbo-HU/PSELDNets"),
-        (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder a class"),
+        (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder per class"),
         (["synth_accdoa", "--override", "data.source=fsd"], "no data source 'fsd': choose from dcase2021"),
         (["nothing"], "no recipe 'nothing'"),
     ],
@@ -263,17 +263,17 @@ def test_a_recipe_for_others_names_files_without_their_folders(tmp_path):
         ("model: {depths: [1, two]}", "model.depths must be a list or null"),
         ("data: {data_dir: 2024}", "data.data_dir must be text or null, not 2024"),
         ("data: {train: {fraction: .inf}}", "data.train.fraction must be finite"),
-        ("schedule: [1]", "schedule must hold keys and values"),
-        ("peft: adapterbit", "peft must be keys and values or null"),
+        ("schedule: [1]", "schedule must be a mapping"),
+        ("peft: adapterbit", r"peft must be a mapping \(key: value\) or null"),
         ("data: {source: starss23}\npeft: {method: 3}", "peft.method is missing"),
         ("training: {seed: 1}", "data.source is missing"),
-        ("training: {seed: 1, seed: 2}", "the key seed stands twice"),
+        ("training: {seed: 1, seed: 2}", "duplicate key seed"),
         ("3: 4", "unknown key 3"),
-        ("- 1", "a recipe must hold keys and values"),
-        ("inherits: {a: b}", "inherits must name a recipe, or a list of them"),
-        ("inherits: [base/default, 3]", "inherits must name a recipe, or a list of them"),
-        ("training: {seed: !!timestamp 2024-01-01}", "not YAML"),
-        ("[" * 2000, "nested too deep"),
+        ("- 1", "a recipe must be a mapping"),
+        ("inherits: {a: b}", "inherits must be the name of a recipe or a list of names"),
+        ("inherits: [base/default, 3]", "inherits must be the name of a recipe or a list of names"),
+        ("training: {seed: !!timestamp 2024-01-01}", "not valid YAML"),
+        ("[" * 2000, "nested too deeply"),
     ],
 )
 def test_values_of_a_wrong_type_name_their_key(tmp_path, text, message):
@@ -287,7 +287,7 @@ def test_values_of_a_wrong_type_name_their_key(tmp_path, text, message):
 def test_a_recipe_that_inherits_itself_in_a_roundabout_way_is_named(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "self.yaml").write_text("inherits: ../x/self.yaml")
-    with pytest.raises(ValueError, match=r"self\.yaml inherits itself"):
+    with pytest.raises(ValueError, match=r"self\.yaml inherits from itself"):
         read_recipe(tmp_path / "x" / "self.yaml")
 
 

@@ -183,7 +183,7 @@ def test_labels_that_are_mirrored_or_late_do_not_pass(make):
     mirrored = [part.replace(azimuth=-part.azimuth) for part in labels]
     assert not verify(made, zip(scenes, mirrored, strict=True)).passed
     late = [part.replace(frame=part.frame + 1) for part in labels]
-    with pytest.raises(ValueError, match="labels of scene 0 are not those of its events"):
+    with pytest.raises(ValueError, match="labels of scene 0 do not match its events"):
         verify(made, zip(scenes, late, strict=True))
 
 
@@ -205,7 +205,7 @@ def test_a_measured_response_in_the_wrong_row_does_not_pass_and_is_named(make, t
     assert verification(rows).passed
     wrong = verification([0, 45, -90, 135, 180])
     assert not wrong.passed
-    assert f"room hall, path {'0, point 2' if moving else 2} from azimuth -90°, elevation 0°" in wrong.fault
+    assert f"wrong in room hall, path {'0, point 2' if moving else 2} (azimuth -90°, elevation 0°)" in wrong.fault
     assert wrong.fault in str(wrong)
 
 

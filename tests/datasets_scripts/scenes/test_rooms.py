@@ -297,7 +297,9 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
     with pytest.raises(ValueError, match=f"no measured responses in {tmp_path}"):
         read_measured_rooms(tmp_path, RATE)
     write_sofa(file, measured_response(0, 0, 0)[None], distance=0.0)
-    with pytest.raises(ValueError, match=r"room.sofa, measurement 1: expected a source at a distance above 0 m"):
+    with pytest.raises(
+        ValueError, match=r"room.sofa, measurement 1: the distance of the source must be finite and above 0 m"
+    ):
         read_measured_rooms(tmp_path, RATE)
     write_sofa(file, measured_response(0, 0, 0)[None], distance=1.0)
     with pytest.importorskip("h5py").File(file, "a") as sofa:
@@ -308,8 +310,8 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"room.sofa: Data.IR has shape \(1, 3, 100\)"):
         read_measured_rooms(tmp_path, RATE)
     for name, value, message in (
-        ("Data.Delay", [[-1.0]], "Data.Delay is not from 0 to 1 s"),
-        ("ListenerUp", [[1.0, 0.0, 0.0]], "ListenerView and ListenerUp do not tell"),
+        ("Data.Delay", [[-1.0]], "Data.Delay must be between 0 and 1 s"),
+        ("ListenerUp", [[1.0, 0.0, 0.0]], "ListenerView and ListenerUp must be non-zero and not parallel"),
     ):
         write_sofa(file, measured_response(0, 0, 0)[None], distance=1.0)
         with pytest.importorskip("h5py").File(file, "a") as sofa:
@@ -333,7 +335,7 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
         ("file,azimuth,elevation,distance\nfour.wav,30,120,1\n", "line 2: expected 4 channels, an azimuth, an elev"),
         (
             "file,azimuth,elevation,distance\nfuma.wav,0,0,1\n",
-            "line 2: fuma.wav says that it is FuMa: set rooms",
+            "line 2: fuma.wav is marked as FuMa: set rooms",
         ),
     ],
 )
@@ -377,7 +379,7 @@ def test_responses_that_begin_with_a_latency_are_refused_and_those_with_a_loud_r
     response = measured_response(0, 0, 0)
     silence = np.zeros((4, RATE // 2), np.float32)
     write_response(tmp_path, np.concatenate([silence, response], axis=1))
-    with pytest.raises(ValueError, match=r"line 2: sound from 1.5 m comes 0\.50 s late"):
+    with pytest.raises(ValueError, match=r"line 2: the response starts 0\.50 s too late for a source at 1.5 m"):
         read_measured_rooms(tmp_path, RATE)
     response[:, 2600] = 3 * response[:, 200]
     write_response(tmp_path, response)

@@ -101,7 +101,7 @@ def test_a_class_of_one_recording_cannot_serve_the_test_split(tmp_path):
         write_noise(tmp_path / "bark" / name)
     bank = sounds_from_folder(tmp_path)
     assert len(bank.numbers_by_class("train", 0.2)[0]) == 2
-    with pytest.raises(ValueError, match=r"split 'test': its 1 recording\(s\) cannot serve both splits"):
+    with pytest.raises(ValueError, match=r"split 'test': its 1 recording\(s\) are all in other splits"):
         bank.numbers_by_class("test", 0.2)
 
 
@@ -117,7 +117,7 @@ def test_classes_that_are_not_asked_for_have_no_sounds_and_keep_their_numbers(tm
 @pytest.mark.parametrize("folder", ["none", "empty"])
 def test_a_folder_without_classes_is_named(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="expected one folder a class"):
+    with pytest.raises(ValueError, match="expected one folder per class"):
         sounds_from_folder(tmp_path / folder)
 
 
@@ -208,11 +208,14 @@ def test_a_table_can_tell_the_split_of_a_recording_and_leaves_all_others_where_t
         ("", "line 1: expected the columns path and source_id"),
         ("path,source_id\ndog/red.wav,one", "line 1: expected the columns path and source_id"),
         ("path\tsource_id\ndog/red.wav", "line 2: expected a path and a source_id"),
-        ("path\tsource_id\ndog/red.wav\tone\ndog/red.wav\ttwo", "line 3: dog/red.wav is of 'two' here, of 'one'"),
+        (
+            "path\tsource_id\ndog/red.wav\tone\ndog/red.wav\ttwo",
+            "line 3: dog/red.wav belongs to 'two' here, but to 'one'",
+        ),
         ("path\tsource_id\tsplit\ndog/red.wav\tone\tdev", "line 2: split is 'dev', expected train, validation"),
         (
             "path\tsource_id\tsplit\ndog/red.wav\tone\ttest\ndog/blue.wav\tone\ttrain",
-            "line 3: 'one' is of split 'train' here, of 'test' above",
+            "line 3: 'one' has split 'train' here, but 'test' above",
         ),
         ("path\tsource_id\ndog/red.wav\t\udcff", "SOURCE_IDS.tsv: .* decode"),
     ],

@@ -194,7 +194,7 @@ def test_sets_of_other_classes_lie_elsewhere(inputs, tmp_path, capsys):
     shutil.copytree(inputs / "sounds", tmp_path / "sounds")
     (tmp_path / "sounds" / "bark").rename(tmp_path / "sounds" / "zebra")
     options = arguments(inputs, tmp_path / "train2", "--sounds", str(tmp_path / "sounds"), scenes=1)
-    assert "sets with other classes" in failing(capsys, *options)
+    assert "lists the classes of other sets" in failing(capsys, *options)
     assert (tmp_path / "cls_indices_train.tsv").read_text() == classes
 
 
@@ -214,7 +214,7 @@ def test_going_on_after_recordings_moved_to_another_split_is_refused(inputs, tmp
     assert main(options) == 0
     table = tmp_path / "sounds" / "SOURCE_IDS.tsv"
     table.write_text("path\tsource_id\tsplit\n./bell/bell-one-s0.wav \tone\ttrain\nbell/gone.wav\tgone\ttest\n")
-    assert "holds scenes of another sounds" in failing(capsys, *options)
+    assert "holds scenes that differ in sounds" in failing(capsys, *options)
 
 
 def test_the_list_of_scenes_has_all_that_are_there(inputs, tmp_path):
@@ -230,7 +230,7 @@ def test_going_on_after_a_sound_was_edited_is_refused(inputs, tmp_path, capsys):
     path = tmp_path / "sounds" / "bell" / "bell-one-s0.wav"
     samples, rate = soundfile.read(path)
     soundfile.write(path, -samples, rate)
-    assert "holds scenes of another sounds" in failing(capsys, *options)
+    assert "holds scenes that differ in sounds" in failing(capsys, *options)
     assert "bell-one-s0.wav" in failing(capsys, tmp_path / "train", "--verify")
 
 
@@ -262,7 +262,7 @@ def test_the_recipe_is_written_beside_the_scenes(made, inputs):
 def test_a_broken_manifest_is_named(inputs, tmp_path, capsys, text):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
-    assert "manifest.json is not as the synthesiser wrote it" in failing(capsys, tmp_path / "train", "--verify")
+    assert "manifest.json is damaged" in failing(capsys, tmp_path / "train", "--verify")
 
 
 def test_verify_passes_what_was_made_and_fails_what_was_altered(made, inputs, tmp_path, capsys):
@@ -351,8 +351,8 @@ def test_errors_are_one_line(inputs, made, tmp_path, capsys):
     def failure(*more, folder=tmp_path / "train", scenes=2):
         return failing(capsys, *arguments(inputs, folder, *more, scenes=scenes))
 
-    assert "another seed" in failure("--seed", "7", folder=made)
-    assert "another split" in failure("--split", "test", folder=made)
+    assert "differ in seed" in failure("--seed", "7", folder=made)
+    assert "differ in split" in failure("--split", "test", folder=made)
     assert "no folder" in failing(capsys, tmp_path / "x", "--scenes", 1, "--sounds", tmp_path / "nowhere")
     assert "no sounds: give --sounds" in failing(capsys, tmp_path / "x", "--scenes", 1)
     assert "nothing was synthesised there" in failing(capsys, tmp_path / "x", "--verify")
