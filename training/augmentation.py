@@ -212,11 +212,11 @@ class AugMix:
         if copies < 0:
             raise ValueError(f"copies must be 0 or more, not {copies}")
         if not original and copies < 1:
-            raise ValueError("without the original there must be at least one copy")
+            raise ValueError("original is false and copies is 0: set copies to at least 1")
         for name, options in methods.items():
             known = WAVEFORM_METHODS | FEATURE_METHODS
             if name not in known:
-                raise ValueError(f"no augmentation {name!r}: choose from {', '.join(known)}")
+                raise ValueError(f"unknown augmentation {name!r}: choose from {', '.join(known)}")
             parameters = list(inspect.signature(known[name]).parameters)[3:]
             for option in options if isinstance(options, dict) else ():
                 if option not in parameters:
@@ -229,7 +229,7 @@ class AugMix:
                     allowed = f"at least {low}" if np.isinf(high) else f"from {low} to {high}"
                     raise ValueError(f"{name}.{option} must be {allowed}, not {value}")
         if methods.get("rotation") and methods["rotation"].get("patterns", 48) not in ROTATION_PATTERNS:
-            raise ValueError(f"rotation has {' or '.join(map(str, sorted(ROTATION_PATTERNS)))} patterns")
+            raise ValueError(f"rotation.patterns must be {' or '.join(map(str, sorted(ROTATION_PATTERNS)))}")
         self.copies, self.original = copies, original
         self.on_waveforms, self.on_features = (
             [(table[name], options) for name, options in methods.items() if name in table and options is not None]
@@ -237,9 +237,7 @@ class AugMix:
         )
         if self.on_features and not copies:
             named = ", ".join(method.__name__ for method, _ in self.on_features)
-            raise ValueError(
-                f"{named} would change nothing, being for the copies, of which there are none: set copies"
-            )
+            raise ValueError(f"{named} would have no effect, as copies is 0: set copies to at least 1")
 
     @property
     def mixes_waveforms(self) -> bool:
@@ -255,7 +253,7 @@ class AugMix:
             extract: computes features from waveforms; `None` if the batch is features, which WavMix cannot take.
         """
         if extract is None and self.mixes_waveforms:
-            raise ValueError("WavMix mixes waveforms, and there are features only")
+            raise ValueError("wav_mix needs waveforms, but the batch holds features")
         features, parts = [], []
         for number in range(self.original + self.copies):
             sounds, found = batch, events

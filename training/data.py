@@ -72,7 +72,7 @@ class Windows:
         if only_here or only_there:
             differing = [("the data", only_here), ("the model", only_there)]
             told = "; ".join(f"only {owner} has {_shortened(names)}" for owner, names in differing if names)
-            raise ValueError(f"the data has other classes than the model: {told}")
+            raise ValueError(f"the classes of the data and of the model differ: {told}")
         return None if self.class_names == list(labels) else class_mapping(self.class_names, labels)
 
 
@@ -172,22 +172,24 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     """
     share = recipe.mix_in.get("share")
     if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(f"data.train.mix_in.share must lie between 0 and 1, not {share!r}")
+        raise ValueError(f"data.train.mix_in.share must be above 0 and below 1, not {share!r}")
     if recipe.mix_in.get("keep_features"):
         raise ValueError(
-            "data.train.mix_in.keep_features does nothing: set data.train.keep_features, which keeps those too"
+            "data.train.mix_in.keep_features has no effect: set data.train.keep_features, which covers both"
         )
     others = load_windows(recipe_of_others(recipe), window_seconds, num_workers=num_workers)
     if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
-        raise ValueError("data.train and its mix_in differ in sampling_rate or mono")
+        raise ValueError("data.train and data.train.mix_in must have the same sampling rate and the same mono")
     if unknown := sorted(set(others.class_names) - set(windows.class_names)):
-        raise ValueError(f"data.train.mix_in has classes that data.train has not: {_shortened(unknown)}")
+        raise ValueError(f"data.train.mix_in has classes that data.train lacks: {_shortened(unknown)}")
     numbers = (
         None if others.class_names == windows.class_names else class_mapping(others.class_names, windows.class_names)
     )
     mixed = MixedWindows(windows.dataset, others.dataset, share, numbers, windows.mono)
     if mixed.count == 0:
-        raise ValueError(f"data.train.mix_in.share {share} of {len(windows.dataset)} windows is none: raise it")
+        raise ValueError(
+            f"data.train.mix_in.share {share} of {len(windows.dataset)} windows adds no window: increase it"
+        )
     return replace(windows, dataset=mixed)
 
 
@@ -211,26 +213,28 @@ def load_windows(
     """
     if recipe.mix_in is not None:
         if evaluation:
-            raise ValueError("data.eval.mix_in: other data is mixed in for training")
+            raise ValueError("data.eval.mix_in is not supported: other data can be mixed in for training only")
         windows = load_windows(replace(recipe, mix_in=None), window_seconds, num_workers=num_workers)
         return mix_windows(windows, recipe, window_seconds, num_workers)
     if evaluation and recipe.mono:
-        raise ValueError("data.eval.mono would score directions drawn at random: set mono for data.train alone")
+        raise ValueError("data.eval.mono would score directions drawn at random: set data.train.mono instead")
     for name in UNUSED.get(recipe.source, ("interference_dir",)):
         if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
             side = "eval" if evaluation else "train"
-            raise ValueError(f"data.{side}.{name} is {value}, which {recipe.source} knows nothing of: leave it out")
+            raise ValueError(f"data.{side}.{name} ({value}) has no effect with source {recipe.source}: remove it")
     if recipe.source in OTHER_SOURCES:
         if evaluation and recipe.source == "mono_clips":
-            raise ValueError(f"data.eval.source: mono_clips is for training: take scenes or {', '.join(BUILDERS)}")
+            raise ValueError(f"data.eval.source: mono_clips is for training only: use scenes or {', '.join(BUILDERS)}")
         if recipe.data_dir is None:
             raise FileNotFoundError(
                 f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
-                " sorted in one folder a class"
+                " sorted into one folder per class"
             )
         return OTHER_SOURCES[recipe.source](recipe, window_seconds, device, num_workers)
     if recipe.source not in BUILDERS:
-        raise ValueError(f"no data source {recipe.source!r}: choose from {', '.join([*BUILDERS, *OTHER_SOURCES])}")
+        raise ValueError(
+            f"unknown data source {recipe.source!r}: choose from {', '.join([*BUILDERS, *OTHER_SOURCES])}"
+        )
     builder = BUILDERS[recipe.source](
         config_name=recipe.config_name, data_dir=recipe.data_dir, cache_dir=recipe.cache_dir
     )
@@ -258,8 +262,8 @@ def check_single_sources(windows: SegmentedDataset) -> None:
     sources = np.concatenate([np.ones(1, int), *sources])
     if (share := (sources > 1).mean()) > MOST_OVERLAP:
         raise ValueError(
-            f"data.train.mono: in {share:.0%} of the frames several sources sound, which one channel cannot tell"
-            " apart: choose recordings with one at a time by data.train.recordings"
+            f"data.train.mono: several sources overlap in {share:.0%} of the frames, and one channel cannot tell them"
+            " apart: choose recordings with one source at a time in data.train.recordings"
         )
 
 
@@ -297,7 +301,7 @@ def check_references(windows: Windows, has_distance: bool) -> None:
         return
     for name, events in windows.dataset.references():
         if events is None:
-            raise ValueError(f"{name} has no labels to be scored by: choose another data.eval.split")
+            raise ValueError(f"{name} has no labels to score against: choose another data.eval.split")
         if has_distance and len(events) and (events.distance is None or not (events.distance > 0).all()):
             raise ValueError(
                 f"{name} has events without a distance, which evaluation.variant scores: choose dcase2023 or pseldnets"
@@ -310,7 +314,7 @@ def _choose(recordings, recipe: DataRecipe):
         try:
             fits = re.compile(recipe.recordings).match
         except re.error as error:
-            raise ValueError(f"recordings {recipe.recordings!r} is no regular expression ({error})") from None
+            raise ValueError(f"recordings {recipe.recordings!r} is not a valid regular expression ({error})") from None
         recordings = recordings.select([row for row, name in enumerate(recordings["id"]) if fits(name)])
         if len(recordings) == 0:
             raise ValueError(f"no recording of split {recipe.split!r} matches {recipe.recordings!r}")
@@ -347,8 +351,8 @@ class ReadableWindows(Dataset):
                 problem = f"{item['recording']}: samples that are NaN, infinite or huge"
             except (OSError, ValueError) as error:
                 problem = error
-            logger.warning("a training window is left out: %s", problem)
-        raise OSError(f"{MAX_UNREADABLE} windows in a row cannot be used, the last of them: {problem}")
+            logger.warning("skipping a training window: %s", problem)
+        raise OSError(f"{MAX_UNREADABLE} windows in a row cannot be used; the last one: {problem}")
 
 
 class RenderedScenes(ByEpoch):
@@ -464,7 +468,7 @@ def keep_features(
         ValueError: the windows are mono clips, whose features depend on where they are placed.
     """
     if windows.mono:
-        raise ValueError("keep_features does not go with mono clips, which sound from another direction each time")
+        raise ValueError("keep_features does not work with mono clips, which get a new direction each time")
     window_frames = round(window_seconds / FRAME_SECONDS)
     # Features are computed in the workers, one core each; threads of this process would only get in their way.
     collate_windows = partial(
@@ -495,7 +499,10 @@ def _load_scenes(
 ) -> Windows:
     scene_recipe = read_scene_recipe(recipe.scene_recipe)
     if scene_recipe.scene_seconds != window_seconds:
-        raise ValueError(f"scenes of {scene_recipe.scene_seconds:g} s do not fit windows of {window_seconds:g} s")
+        raise ValueError(
+            f"scenes of {scene_recipe.scene_seconds:g} s do not match windows of {window_seconds:g} s: choose another"
+            " scene_recipe"
+        )
     sounds = _measured_sounds(recipe.data_dir, scene_recipe.sampling_rate, num_workers)
     if recipe.interference_dir is not None:
         interference = replace(scene_recipe.interference, folder=recipe.interference_dir)

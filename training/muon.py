@@ -80,7 +80,7 @@ class MuonAdamW(torch.optim.Optimizer):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         chosen, others = ([p for p in trained if (id(p) in matrices) is is_matrix] for is_matrix in (True, False))
         if not chosen:
-            raise ValueError("Muon is for weight matrices, of which none is trained: leave muon_learning_rate out")
+            raise ValueError("muon_learning_rate has no effect, as no weight matrix is trainable: remove it")
         self._parts: list[torch.optim.Optimizer] = [Muon(chosen, lr=muon_learning_rate, weight_decay=weight_decay)]
         # Adapters may be matrices alone.
         if others:

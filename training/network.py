@@ -48,8 +48,8 @@ def read_start(pretrained: str | None) -> Start | None:
         return None
     if pretrained == REQUIRED:
         raise ValueError(
-            "model.pretrained must be given: the model to start from, a folder or the name of a Hub repository;"
-            " pseldnet-convert makes one of a published checkpoint"
+            "model.pretrained is missing: give the model to start from, a folder or the name of a Hub repository;"
+            " pseldnet-convert makes one from a published checkpoint"
         )
     from modeling_pseldnet.adapters import adapter_config, place_of
     from modeling_pseldnet.tools.loading import read_config, read_extractor
@@ -89,15 +89,17 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
         if channel_format not in extractor.channel_formats:
             fitting = [name for name, kind in FEATURE_TYPES.items() if channel_format in kind.channel_formats]
             raise ValueError(
-                f"data.{side} is {channel_format!r} audio, which {extractor.feature_type} features are not made of:"
-                f" set features.feature_type to {' or '.join(fitting)}, or take another data.config_name"
+                f"{extractor.feature_type} features cannot be computed from {channel_format!r} audio (data.{side}):"
+                f" set features.feature_type to {' or '.join(fitting)}, or choose another data.config_name"
             )
     for method, options in (recipe.augmentation or {}).items():
         if options is not None and extractor.feature_type in UNFIT_FEATURES.get(method, ()):
-            raise ValueError(f"augmentation.{method} does not go with {extractor.feature_type} features: set it null")
+            raise ValueError(
+                f"augmentation.{method} does not work with {extractor.feature_type} features: set it to null"
+            )
     shift = (recipe.augmentation or {}).get("frequency_shift") or {}
     if shift.get("mel_bins", 0) >= extractor.feature_size:
-        raise ValueError(f"frequency_shift.mel_bins must be below {extractor.feature_size}, which there are")
+        raise ValueError(f"frequency_shift.mel_bins must be below the number of mel bins, {extractor.feature_size}")
     return extractor
 
 
@@ -129,10 +131,10 @@ def build_model(
     options |= {"id2label": dict(enumerate(class_names)), "feature_type": extractor.feature_type}
     if start is None:
         if recipe.peft is not None:
-            raise ValueError("peft trains an adapter, which is saved without its network: give model.pretrained too")
+            raise ValueError("peft trains an adapter, which is saved without its base model: set model.pretrained too")
         return PSELDNetForSELD(PSELDNetConfig(**options))
     if options.get("backbone", start.config.backbone) != start.config.backbone:
-        raise ValueError(f"model.backbone is {options['backbone']}, and {start.name} is {start.config.backbone}")
+        raise ValueError(f"model.backbone is {options['backbone']}, but {start.name} has {start.config.backbone}")
     if only_evaluate or start.peft_method is not None:
         # The data may have another sampling rate, but the features must be of the same kind.
         of_data = {name: options[name] for name in ("sampling_rate", "hop_length")}
@@ -147,7 +149,7 @@ def build_model(
         raise ValueError(f"model.pretrained, {start.name}: {error}") from None
     if only_evaluate and (new := report.new_in(model)):
         raise ValueError(
-            f"{start.name} has no {new[0]} that fits the recipe, and a new one would be scored: set"
+            f"{start.name} has no {new[0]} matching the recipe, so an untrained one would be scored: set"
             f" model.output_format to {start.config.output_format} and model.distance to"
             f" {str(start.config.distance).lower()}"
         )
@@ -167,7 +169,7 @@ def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferR
         config = kind and kind(**options)
         if config is None or config.is_prompt_learning:
             known = ", ".join(sorted(name.lower() for name in PEFT_TYPE_TO_CONFIG_MAPPING))
-            raise ValueError(f"no PEFT method {method!r} for such networks: choose from {known}")
+            raise ValueError(f"unknown or unsupported peft.method {method!r}: choose from {known}")
         adapted = get_peft_model(model, config)
     except TypeError as error:
         raise ValueError(f"peft: {error}") from None
@@ -175,8 +177,8 @@ def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferR
     for name in report.new_in(model):
         if f"base_model.model.{name}" not in saved:
             raise ValueError(
-                f"{method} would not save {name}, which the model it starts from has not, so that nothing could load"
-                f" it: name its module in peft.modules_to_save, such as {name.rpartition('.')[0]}"
+                f"{method} would not save {name}, which model.pretrained lacks, so the adapter could not be loaded:"
+                f" add its module to peft.modules_to_save, such as {name.rpartition('.')[0]}"
             )
     return adapted
 
@@ -187,17 +189,17 @@ def _build_adapter(recipe: Recipe, start: Start, config: PSELDNetConfig) -> Peft
     if here != there:
         what = f"the data has {len(here)}"
         if len(here) == len(there):
-            what += " others, or in another order: " + next(
-                f"{a}, not {b}" for a, b in zip(here, there, strict=True) if a != b
+            what += " others, or in another order, such as " + next(
+                f"{a} instead of {b}" for a, b in zip(here, there, strict=True) if a != b
             )
         raise ValueError(
-            f"{start.name} is an adapter for {len(there)} classes, and {what}: start from the model that it was"
+            f"{start.name} is an adapter for {len(there)} classes, but {what}: start from the model that it was"
             " trained on"
         )
     for name in ("output_format", "distance"):
         here, there = (str(getattr(of, name)).lower() for of in (config, start.config))
         if here != there:
-            raise ValueError(f"{start.name} is an adapter with model.{name} {there}, not {here}: set it so")
+            raise ValueError(f"{start.name} is an adapter with model.{name} {there}, not {here}: set it to {there}")
     if recipe.peft is not None and recipe.peft["method"].lower() != start.peft_method:
         raise ValueError(
             f"{start.name} is an adapter of {start.peft_method}, not of {recipe.peft['method']}: set peft to null"

@@ -201,7 +201,8 @@ def _check_sides(data: dict[str, Any], overridden: set[str]) -> None:
     for side, name in product(("train", "eval"), schema_of(DataRecipe)):
         if f"data.{name}" in overridden and name in (data.get(side) or {}) and f"data.{side}.{name}" not in overridden:
             raise ValueError(
-                f"data.{name} would be passed over for data.{side}.{name}, {data[side][name]!r}: override that"
+                f"data.{name} has no effect, since the recipe sets data.{side}.{name} to {data[side][name]!r}:"
+                " override that"
             )
 
 
@@ -257,14 +258,14 @@ def _build(path: Path, values: dict[str, Any]) -> Recipe:
     sections: dict[str, Any] = {section: dict(values.get(section) or {}) for section in _schema()}
     for key in sections["model"]:
         if key in FOLLOWS_FROM:
-            raise ValueError(f"model.{key} follows from {FOLLOWS_FROM[key]}: leave it out")
+            raise ValueError(f"model.{key} is set by {FOLLOWS_FROM[key]}: remove it")
     data = sections["data"]
     own = {side: data.pop(side, {}) for side in ("train", "eval")}
     sides = {side: {**data, **values} for side, values in own.items()}
     if not all("source" in side for side in sides.values()):
-        raise ValueError("data.source is missing: say where the data is from")
+        raise ValueError("data.source is missing: set it to a data set such as starss23, or to scenes or mono_clips")
     if sections["peft"] and not isinstance(sections["peft"].get("method"), str):
-        raise ValueError("peft.method is missing")
+        raise ValueError("peft.method is missing: give one, such as lora")
     return Recipe(
         name=path.with_suffix("").as_posix() if not path.suffix else path.stem,
         model=sections["model"],

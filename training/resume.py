@@ -39,8 +39,8 @@ def check_same_run(recipe: Recipe, begun: Recipe, folder: str, processes: tuple[
     known, now = (_of_learning(*part) for part in zip((begun, recipe), processes, strict=True))
     for key in _changed(known, now):
         raise ValueError(
-            f"{folder} holds a run with {key} {known.get(key)!r}, not {now.get(key)!r}: go on with the same,"
-            " or give another training.output_dir"
+            f"{folder} holds a run with {key} = {known.get(key)!r}, but this recipe has {now.get(key)!r}: resume with"
+            " the same value, or choose another training.output_dir"
         )
 
 
@@ -82,7 +82,7 @@ def _of_learning(recipe: Recipe, processes: int) -> dict[str, object]:
     sections["data.train"] = {name: value for name, value in values["train"].items() if name != "cache_dir"}
     sections["training"] = {name: training[name] for name in OF_UPDATES}
     values = {f"{name}.{key}": value for name, part in sections.items() for key, value in (part or {}).items()}
-    return values | {"examples an update:": math.prod(shares)}
+    return values | {"examples per update": math.prod(shares)}
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -108,7 +108,9 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path, state: dict[str, Any]) 
     """
     updates, epochs = state["global_step"], state["epoch"]
     if not any(checkpoint.glob("rng_state*")):
-        raise ValueError(f"{checkpoint} holds a model alone, from which training cannot go on: see save_only_model")
+        raise ValueError(
+            f"{checkpoint} was saved with save_only_model and has no optimizer state: training cannot resume from it"
+        )
     if trainer.args.auto_find_batch_size:
         # The trainer itself resumes with this batch size.
         trainer._train_batch_size = state.get("train_batch_size") or trainer._train_batch_size
@@ -116,8 +118,8 @@ def check_epochs(trainer: SELDTrainer, checkpoint: Path, state: dict[str, Any]) 
     whole, begun = divmod(updates, -(-batches // accumulated))
     if abs(whole + min(begun * accumulated, batches) / batches - epochs) > 1e-3:
         raise ValueError(
-            f"{checkpoint} is {updates} updates and {epochs:.2f} epochs old, which does not fit epochs of {batches}"
-            " batches: go on with the same data, batch size, gradient accumulation and number of processes"
+            f"{checkpoint} ({updates} updates, {epochs:.2f} epochs) does not match epochs of {batches} batches: resume"
+            " with the same data, batch size, gradient accumulation and number of processes"
         )
 
 

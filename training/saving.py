@@ -114,8 +114,8 @@ class SavingTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise OSError(
-                f"{what} could not be written to {folder} ({reason}): free some space; earlier checkpoints are whole,"
-                " so training can be resumed"
+                f"{what} could not be written to {folder} ({reason}): free some space and resume training; earlier"
+                " checkpoints are intact"
             ) from error
         finally:
             if self.args.should_save:

@@ -83,14 +83,16 @@ def read_teacher(recipe: Recipe) -> Teacher | None:
         return None
     if recipe.teacher.module == REQUIRED:
         raise ValueError(
-            "teacher.module must be given: a Python file with a Teacher, as training/teacher.py tells; without one"
-            " (teacher.module=null) the labels alone are learnt"
+            "teacher.module is missing: give a Python file with a Teacher (see training/teacher.py); with"
+            " teacher.module=null, only the labels are learnt"
         )
     if recipe.peft is not None:
-        raise ValueError("a teacher is for whole models: set peft to null, or teacher.module")
+        raise ValueError("a teacher works with whole models only: set peft or teacher.module to null")
     for method in ("wav_mix", "track_mix"):
         if (recipe.augmentation or {}).get(method) is not None:
-            raise ValueError(f"augmentation.{method} mixes scenes, which a teacher hears one by one: set it null")
+            raise ValueError(
+                f"augmentation.{method} mixes scenes, but a teacher hears them one by one: set it to null"
+            )
     return load_teacher(recipe.teacher.module)
 
 
@@ -164,13 +166,13 @@ class WindowTeacher:
         for name, value in answers._asdict().items():
             if not isinstance(value, Tensor) or value.ndim != 3 or len(value) != 2 or not value.is_floating_point():
                 what = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"its {name} of two waveforms must be floats (2, patches, …), not {what}")
+                raise ValueError(f"its {name} of two waveforms must be floats of shape (2, patches, …), not {what}")
         patches = answers.embedding.shape[1], answers.logits.shape[1]
         most = int(window_seconds / self.teacher.hop_seconds) + 1
         if len(set(patches)) > 1 or not 1 <= patches[0] <= most:
             raise ValueError(
-                f"it answers to {window_seconds:g} s with {' and '.join(map(str, dict.fromkeys(patches)))} patches,"
-                f" where a hop_seconds of {self.teacher.hop_seconds:g} gives 1 to {most}"
+                f"it returns {' and '.join(map(str, dict.fromkeys(patches)))} patches for {window_seconds:g} s:"
+                f" expected the same number in both answers, 1 to {most} at hop_seconds {self.teacher.hop_seconds:g}"
             )
 
     @torch.no_grad()
@@ -268,7 +270,7 @@ class Distillation:
             ValueError: the model is an adapter.
         """
         if not isinstance(model, PSELDNetForSELD):
-            raise ValueError("a teacher is for whole models: set peft to null, or teacher.module")
+            raise ValueError("a teacher works with whole models only: set peft or teacher.module to null")
         config, encoder = model.config, model.pseldnet
         window = torch.zeros(1, config.num_channels, encoder.max_frames, config.num_mel_bins, device=model.device)
         with torch.no_grad(), in_evaluation_mode(encoder):
@@ -318,4 +320,6 @@ class Distillation:
             self.heads.load_state_dict(torch.load(Path(folder) / TeacherHeads.file_name, map_location="cpu"))
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{folder} is not of a training with this teacher ({reason}): take another") from None
+            raise ValueError(
+                f"checkpoint {folder} was not trained with this teacher ({reason}): choose another"
+            ) from None

@@ -54,8 +54,8 @@ def is_better_higher(metric: str, variant: str) -> bool:
     known = VARIANTS[variant].score_names
     if name not in known and not metric.removeprefix("eval_").startswith("loss"):
         raise ValueError(
-            f"training.metric_for_best_model {metric!r} is no score of {variant}: use loss, {', '.join(known)}, or one"
-            " as micro_F"
+            f"training.metric_for_best_model {metric!r} is not a score of {variant}: use loss,"
+            f" {', '.join(known)}, or a variant such as micro_F"
         )
     return name in HIGHER_IS_BETTER
 
@@ -68,15 +68,15 @@ def check_schedule(recipe: Recipe) -> None:
     """
     schedule, training = recipe.schedule, recipe.training
     if schedule.patience and training.get("eval_strategy", "no") == "no":
-        raise ValueError("schedule.patience counts evaluations, and training.eval_strategy is no: set it epoch")
+        raise ValueError("schedule.patience counts evaluations, but training.eval_strategy is no: set it to epoch")
     if schedule.patience and not (training.get("metric_for_best_model") or training.get("load_best_model_at_end")):
         raise ValueError(
-            "schedule.patience waits for a better score: set training.metric_for_best_model, such as SELD"
+            "schedule.patience waits for a better score: set training.metric_for_best_model, for example to SELD"
         )
     for name, reason in (
-        ("resume_from_checkpoint", "not be used: leave it out, give --resume"),
-        ("label_smoothing_factor", "not be used: leave it out, there are no logits of one class to smooth"),
-        ("hub_token", "be uploaded with the model: leave it out, log in by `hf auth login` or set HF_TOKEN"),
+        ("resume_from_checkpoint", "be ignored: remove it and give --resume"),
+        ("label_smoothing_factor", "be ignored, as there are no logits of one class to smooth: remove it"),
+        ("hub_token", "be uploaded with the model: remove it, and log in with `hf auth login` or set HF_TOKEN"),
     ):
         if training.get(name):
             raise ValueError(f"training.{name} would {reason}")
@@ -86,7 +86,7 @@ def check_schedule(recipe: Recipe) -> None:
     ):
         given = [f"training.{name}" for name in passed_over if name in training]
         if given and getattr(schedule, key) is not None:
-            raise ValueError(f"{', '.join(given)} would be passed over for schedule.{key}: set that null")
+            raise ValueError(f"{', '.join(given)} would be ignored in favour of schedule.{key}: set that to null")
 
 
 def output_dir(recipe: Recipe, only_evaluate: bool = False) -> str:
@@ -114,8 +114,7 @@ def training_arguments(recipe: Recipe, only_evaluate: bool) -> TrainingArguments
     higher = is_better_higher(metric, recipe.evaluation.variant)
     if recipe.training.get("greater_is_better") is (not higher):
         raise ValueError(
-            f"training.greater_is_better={str(not higher).lower()} would keep the worst model by {metric}: leave it"
-            " out"
+            f"training.greater_is_better={str(not higher).lower()} would keep the worst model by {metric}: remove it"
         )
     forced = {
         "output_dir": output_dir(recipe, only_evaluate),
@@ -142,13 +141,11 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     """
     if recipe.train.keep_features and (recipe.augmentation or {}).get("wav_mix") is not None:
         raise ValueError(
-            "data.train.keep_features does not go with augmentation.wav_mix, which mixes waveforms: set that null"
+            "data.train.keep_features does not work with augmentation.wav_mix, which mixes waveforms: set that to null"
         )
     check_schedule(recipe)
     if only_evaluate and recipe.model.get("pretrained") is None:
-        raise ValueError(
-            f"model.pretrained must be given with --only-evaluate: the model to score, such as {output_dir(recipe)}"
-        )
+        raise ValueError(f"--only-evaluate needs model.pretrained, the model to score, such as {output_dir(recipe)}")
     from transformers import set_seed
 
     from modeling_pseldnet import PSELDNetConfig
@@ -179,7 +176,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         check_overlap(eval_windows, (args.metric_for_best_model or "").removeprefix("eval_"))
     windows = train_windows or eval_windows
     if windows.sampling_rate != eval_windows.sampling_rate:
-        raise ValueError("data.train and data.eval differ in sampling_rate")
+        raise ValueError("data.train and data.eval have different sampling rates")
     extractor = build_extractor(recipe, start, windows.sampling_rate)
     kept, distillation = recipe.train.keep_features, None
     if teacher is not None:
@@ -192,8 +189,8 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     model = build_model(recipe, start, known if same else windows.class_names, extractor, only_evaluate)
     if has_distance and not model.config.distance:
         raise ValueError(
-            f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or take"
-            " dcase2023 or pseldnets"
+            f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or the"
+            " variant to dcase2023 or pseldnets"
         )
     options = dataclasses.asdict(recipe.schedule) | dataclasses.asdict(recipe.evaluation)
     options["distillation"] = distillation
@@ -224,7 +221,9 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     if not only_evaluate:
         checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
         if checkpoint is not None and not resume:
-            raise ValueError(f"{args.output_dir} holds checkpoints: go on from them with --resume, or take another")
+            raise ValueError(
+                f"{args.output_dir} holds checkpoints: continue from them with --resume, or choose another folder"
+            )
         if checkpoint is not None:
             is_over = prepare_resume(trainer, recipe, resolved, Path(checkpoint))
     if trainer.is_world_process_zero():
@@ -244,7 +243,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     return trainer
 
 
-@program("pseldnet-train", interrupted="the same command with --resume goes on from the last checkpoint")
+@program("pseldnet-train", interrupted="run the same command with --resume to continue from the last checkpoint")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program `pseldnet-train`."""
     parser = CommandParser(
@@ -268,13 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add(
         "--only-evaluate",
         action="store_true",
-        help="score model.pretrained without training; next to a run, results go to its folder evaluation",
+        help="score model.pretrained without training; if the folder holds a run, results go to its evaluation/",
     )
-    add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: named as the folder)")
+    add("--push-to-hub", nargs="?", const="", metavar="REPO", help="upload the result (default: the folder's name)")
     options = parser.parse_args(arguments)
     require("accelerate", "datasets", "peft", "pyarrow")
     if options.only_evaluate:
-        parser.refuse(options, ("resume",), "of a training: leave it out with --only-evaluate")
+        parser.refuse(options, ("resume",), "not used with --only-evaluate")
     recipe = read_recipe(options.recipe, options.override)
     given = {"output_dir": options.output_dir, "hub_model_id": options.push_to_hub or None}
     recipe.training.update({name: value for name, value in given.items() if value is not None})

@@ -285,15 +285,15 @@ class SELDTrainer(SavingTrainer):
         else:
             self._skipped_updates += 1
             logger.warning(
-                "an update is left out, its gradients are not finite; it was for %s",
+                "skipping an update with non-finite gradients; recordings: %s",
                 ", ".join(sorted(set(self._seen))),
             )
             # AdamW skips parameters without a gradient.
             model.zero_grad(set_to_none=True)
             if self._skipped_updates >= MAX_SKIPPED_UPDATES:
                 raise FloatingPointError(
-                    f"the gradients of {MAX_SKIPPED_UPDATES} updates in a row are not finite: training diverges,"
-                    " take a lower learning rate"
+                    f"the gradients of {MAX_SKIPPED_UPDATES} updates in a row are not finite: training diverges;"
+                    " use a lower learning rate"
                 )
         self._seen.clear()
         return grad_norm
@@ -304,7 +304,7 @@ class SELDTrainer(SavingTrainer):
         """Load the windows of this process's share of the recordings, each recording whole and in order."""
         windows, numbers = self.eval_dataset if eval_dataset is None else eval_dataset, self._eval_numbers
         if windows is None:
-            raise ValueError("there is nothing to evaluate on: give eval_windows")
+            raise ValueError("there is nothing to evaluate on: pass eval_windows")
         if isinstance(windows, Windows):
             windows, numbers = windows.dataset, windows.class_numbers(list(self.model.config.id2label.values()))
         mine = np.flatnonzero(windows.recording % self.accelerator.num_processes == self.accelerator.process_index)
@@ -388,7 +388,9 @@ class SELDTrainer(SavingTrainer):
         """
         for batch in dataloader:
             if "waveform" not in batch:
-                raise ValueError("to evaluate takes waveforms: load scenes without a device, and keep no features")
+                raise ValueError(
+                    "evaluation needs waveforms: call load_windows without device, and do not use keep_features"
+                )
             size = len(batch["waveform"])
             events = take_examples_apart(batch["events"], size, self.window_frames)
             peak = batch["waveform"].abs().amax(1).unflatten(1, (self.window_frames, -1)).amax(2).numpy()

@@ -325,15 +325,15 @@ def test_a_batch_without_events_is_augmented_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rotate": {}}, "no augmentation 'rotate': choose from rotation"),
+        ({"rotate": {}}, "unknown augmentation 'rotate': choose from rotation"),
         ({"crop": {"holes": 4}}, "crop has no option 'holes': choose from boxes"),
-        ({"rotation": {"patterns": 12}}, "rotation has 16 or 48 patterns"),
+        ({"rotation": {"patterns": 12}}, "rotation.patterns must be 16 or 48"),
         ({"rotation": {"probability": 1.5}}, r"rotation\.probability must be from 0 to 1, not 1\.5"),
         ({"spec_augment": {"time_frames": -1}}, r"spec_augment\.time_frames must be at least 0, not -1"),
         ({"filter_augment": {"points": 0}}, r"filter_augment\.points must be at least 1, not 0"),
         ({"track_mix": {"beta": 0}}, r"track_mix\.beta must be at least 0\.001, not 0"),
-        ({"copies": 0, "crop": {}}, "crop would change nothing, being for the copies, of which there are none"),
-        ({"copies": 0, "original": False}, "without the original there must be at least one copy"),
+        ({"copies": 0, "crop": {}}, "crop would have no effect, as copies is 0"),
+        ({"copies": 0, "original": False}, "original is false and copies is 0: set copies to at least 1"),
     ],
 )
 def test_unknown_methods_and_options_are_named(arguments, message):

@@ -73,7 +73,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(model):
 def test_without_a_matrix_to_train_it_says_so(model):
     for name, value in model.named_parameters():
         value.requires_grad = "heads." in name
-    with pytest.raises(ValueError, match="leave muon_learning_rate out"):
+    with pytest.raises(ValueError, match="muon_learning_rate has no effect, as no weight matrix is trainable"):
         MuonAdamW(model, 0.02, 1e-3, 0.0)
 
 

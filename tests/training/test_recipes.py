@@ -39,10 +39,10 @@ PUBLISHED = {
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.warmup_steps=3"], r"training\.warmup_steps would be passed over for schedule\.step_epochs"),
+        (["training.warmup_steps=3"], r"training\.warmup_steps would be ignored in favour of schedule\.step_epochs"),
         (
             ["schedule.step_epochs=null", "schedule.muon_learning_rate=0.02", "training.optim=sgd"],
-            r"training\.optim would be passed over for schedule\.muon",
+            r"training\.optim would be ignored in favour of schedule\.muon",
         ),
         (["schedule.step_epochs=0"], "at least 1"),
         (["schedule.patience=2", "training.eval_strategy=no"], "counts evaluations"),
@@ -50,9 +50,9 @@ PUBLISHED = {
             ["schedule.patience=2", "training.metric_for_best_model=null", "training.load_best_model_at_end=false"],
             r"waits for a better score: set training\.metric_for_best_model",
         ),
-        (["training.resume_from_checkpoint=runs/a"], "would not be used: leave it out, give --resume"),
+        (["training.resume_from_checkpoint=runs/a"], "would be ignored: remove it and give --resume"),
         (["training.label_smoothing_factor=0.1"], "no logits of one class to smooth"),
-        (["training.hub_token=hf_secret"], "be uploaded with the model: leave it out, log in by `hf auth login`"),
+        (["training.hub_token=hf_secret"], "be uploaded with the model: remove it, and log in with `hf auth login`"),
     ],
 )
 def test_a_schedule_passes_over_nothing_in_silence(overrides, message):
@@ -94,7 +94,7 @@ def test_a_schedule_that_follows_the_metric_waits_for_a_better_one(metric, mode)
     ("metric", "variant"), [("accuracy", "dcase2023"), ("F_onscreen", "dcase2024"), ("LE", "dcase2025")]
 )
 def test_a_metric_that_there_is_not_is_refused_at_once(metric, variant):
-    with pytest.raises(ValueError, match=f"'{metric}' is no score of {variant}: use loss, "):
+    with pytest.raises(ValueError, match=f"'{metric}' is not a score of {variant}: use loss, "):
         is_better_higher(metric, variant)
 
 
@@ -173,7 +173,7 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("training.learnig_rate=1", "unknown key training.learnig_rate: did you mean training.learning_rate?"),
         ("trainig.learning_rate=1", "unknown key trainig: did you mean training?"),
         ("model.backbon=htsat", "unknown key model.backbon: did you mean model.backbone?"),
-        ("model.num_mel_bins=96", "model.num_mel_bins follows from features.feature_size: leave it out"),
+        ("model.num_mel_bins=96", "model.num_mel_bins is set by features.feature_size: remove it"),
         ("features.nfft=512", "unknown key features.nfft: did you mean features.n_fft?"),
         ("data.train.hop=1", "unknown key data.train.hop; known keys: source"),
         ("training.learning_rate=fast", "training.learning_rate must be a number, not 'fast'"),
@@ -182,7 +182,10 @@ def test_sides_of_the_data_share_what_they_do_not_say_themselves():
         ("learning_rate", "expected section.key=value, such as training.learning_rate=3e-4"),
         ("training.learning_rate=[1", "the value is not valid YAML"),
         ("training=3", "training must be a mapping"),
-        ("data.split=all", "data.split would be passed over for data.train.split, 'train': override that"),
+        (
+            "data.split=all",
+            "data.split has no effect, since the recipe sets data.train.split to 'train': override that",
+        ),
         ("data.scenes=0", "recipe starss23/scratch_plain: data.scenes must be at least 1, not 0"),
         ("data.train.seed=-1", "data.seed must be at least 0, not -1"),
         ("schedule.muon_learning_rate=-1", "schedule.muon_learning_rate must be at least 0, not -1"),
@@ -211,12 +214,12 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
         (["starss23/scratch_plain"], "zenodo.org/records/7880637"),
         (["dcase2021/scratch_augmix", "--override", "data.data_dir={empty}"], "zenodo.org/records/5476980"),
         (["l3das22/scratch_plain"], "L3DAS22"),
-        (["l3das22/ov1_adapterbit"], "model.pretrained must be given"),
+        (["l3das22/ov1_adapterbit"], "model.pretrained is missing"),
         (["synth_accdoa", "--only-evaluate"], "the model to score, such as runs/synth_accdoa"),
-        (["synth_accdoa", "--only-evaluate", "--resume"], "resume: of a training: leave it out with --only-evaluate"),
+        (["synth_accdoa", "--only-evaluate", "--resume"], "resume: not used with --only-evaluate"),
         (["synth_einv2"], "huggingface.co/datasets/Jinbo-HU/PSELDNets"),
         (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder per class"),
-        (["synth_accdoa", "--override", "data.source=fsd"], "no data source 'fsd': choose from dcase2021"),
+        (["synth_accdoa", "--override", "data.source=fsd"], "unknown data source 'fsd': choose from dcase2021"),
         (["nothing"], "no recipe 'nothing'"),
     ],
 )
@@ -264,7 +267,7 @@ def test_a_recipe_for_others_names_files_without_their_folders(tmp_path):
         ("data: {data_dir: 2024}", "data.data_dir must be text or null, not 2024"),
         ("data: {train: {fraction: .inf}}", "data.train.fraction must be finite"),
         ("schedule: [1]", "schedule must be a mapping"),
-        ("peft: adapterbit", r"peft must be a mapping \(key: value\) or null"),
+        ("peft: adapterbit", "peft must be a mapping (key: value) or null"),
         ("data: {source: starss23}\npeft: {method: 3}", "peft.method is missing"),
         ("training: {seed: 1}", "data.source is missing"),
         ("training: {seed: 1, seed: 2}", "duplicate key seed"),
@@ -293,7 +296,7 @@ def test_a_recipe_that_inherits_itself_in_a_roundabout_way_is_named(tmp_path):
 
 def test_the_model_to_start_from_must_be_given_and_be_there(tiny_data, tiny_overrides, tmp_path, capsys):
     for pretrained, message in (
-        ("???", "model.pretrained must be given"),
+        ("???", "model.pretrained is missing"),
         (tmp_path / "none", f"{tmp_path / 'none'}"),
     ):
         overrides = tiny_overrides(tiny_data, tmp_path / "run", f"model.pretrained={pretrained}")

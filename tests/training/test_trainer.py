@@ -367,14 +367,16 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, five_classes, tin
         train(start, "peft={method: lora, target_modules: [q_proj]}")
     with pytest.raises(ValueError, match=r"an adapter with scale 0\.1, not 7: set peft to null"):
         train(start, "peft={method: adapterbit, scale: 7}")
-    with pytest.raises(ValueError, match=r"an adapter with model.output_format accdoa, not multi_accdoa: set it so"):
+    with pytest.raises(
+        ValueError, match=r"an adapter with model.output_format accdoa, not multi_accdoa: set it to accdoa"
+    ):
         train(start, "model.output_format=multi_accdoa")
     modules = "[fc2, fc1, q_proj, k_proj, v_proj, o_proj]"
     lora = f"peft={{method: lora, r: 2, target_modules: {modules}, modules_to_save: [heads]}}"
     base = f"model.pretrained={tmp_path / 'base'}"
     train("training.num_train_epochs=0", lora, base, output_dir=tmp_path / "lora")
     train("training.num_train_epochs=0", lora, f"model.pretrained={tmp_path / 'lora'}", output_dir=tmp_path / "on")
-    with pytest.raises(ValueError, match="is an adapter for 3 classes, and the data has 5: start from the model"):
+    with pytest.raises(ValueError, match="is an adapter for 3 classes, but the data has 5: start from the model"):
         train(start, data_dir=five_classes)
     shutil.rmtree(tmp_path / "base")
     clip = next((tiny_data / "test/foa").glob("*.wav"))
@@ -386,11 +388,11 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, five_classes, tin
 def test_an_adapter_that_could_not_be_loaded_is_not_trained(train, five_classes, tmp_path):
     train("training.num_train_epochs=0", output_dir=tmp_path / "base")
     start, lora = f"model.pretrained={tmp_path / 'base'}", "method: lora, r: 2, target_modules: [q_proj]"
-    with pytest.raises(ValueError, match="is saved without its network: give model"):
+    with pytest.raises(ValueError, match="is saved without its base model: set model"):
         train(f"peft={{{lora}}}")
     with pytest.raises(ValueError, match=r"lora would not save heads\.accdoa\.\S+, .* such as heads\.accdoa"):
         train(start, f"peft={{{lora}}}", data_dir=five_classes)
-    with pytest.raises(ValueError, match="no PEFT method 'prompt_tuning' for such networks"):
+    with pytest.raises(ValueError, match=r"unknown or unsupported peft\.method 'prompt_tuning'"):
         train(start, "peft={method: prompt_tuning, num_virtual_tokens: 2, task_type: TOKEN_CLS}")
 
 
@@ -487,7 +489,7 @@ def test_training_goes_on_for_more_epochs_but_not_with_other_data_or_batches(tra
     options = ["training.save_strategy=epoch", "schedule.step_epochs=null", "training.lr_scheduler_type=constant"]
     data = shutil.copytree(tiny_data, tmp_path / "data")
     train(*options, "training.num_train_epochs=1", data_dir=data)
-    with pytest.raises(ValueError, match="a run with examples an update: 4, not 2: go on with the same"):
+    with pytest.raises(ValueError, match="a run with examples per update = 4, but this recipe has 2: resume with"):
         train(*options, "training.per_device_train_batch_size=2", data_dir=data, resume=True)
     # The same folder by a relative path, and the same number of examples per update.
     shared_out = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
@@ -495,10 +497,10 @@ def test_training_goes_on_for_more_epochs_but_not_with_other_data_or_batches(tra
     assert (trainer.state.global_step, trainer.state.epoch) == (6, 2)
     for path in [*data.glob("train/*/*mix00[0-7]*")]:
         path.unlink()
-    with pytest.raises(ValueError, match=r"checkpoint-6 is 6 updates and 2\.00 epochs old, .* epochs of 1"):
+    with pytest.raises(ValueError, match=r"checkpoint-6 \(6 updates, 2\.00 epochs\) does not match epochs of 1"):
         train(*options, "training.num_train_epochs=3", data_dir=data, resume=True)
     (tmp_path / "run/checkpoint-6/rng_state.pth").unlink()
-    with pytest.raises(ValueError, match="holds a model alone, from which training cannot go on"):
+    with pytest.raises(ValueError, match="was saved with save_only_model and has no optimizer state"):
         train(*options, "training.num_train_epochs=3", data_dir=data, resume=True)
     (tmp_path / "run/checkpoint-6/trainer_state.json").write_text("{")
     with pytest.raises(ValueError, match=r"trainer_state.json cannot be read"):
@@ -561,7 +563,7 @@ def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(tr
 
 
 def test_a_network_that_is_new_as_a_whole_or_in_part_is_not_scored(train, tmp_path):
-    with pytest.raises(ValueError, match=f"model.pretrained must be given.* such as {tmp_path / 'run'}"):
+    with pytest.raises(ValueError, match=f"--only-evaluate needs model.pretrained.* such as {tmp_path / 'run'}"):
         train(only_evaluate=True)
     assert not (tmp_path / "run").exists()
     train("training.num_train_epochs=0")
@@ -628,11 +630,14 @@ def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keep
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.config_name=mic"], "data.train is 'array' audio, which logmel_iv features are not made of: set"),
-        (["features.feature_type=salsa_lite"], "set features.feature_type to logmel_iv, or take another data.config"),
+        (["data.config_name=mic"], "logmel_iv features cannot be computed from 'array' audio (data.train): set"),
+        (
+            ["features.feature_type=salsa_lite"],
+            "set features.feature_type to logmel_iv, or choose another data.config",
+        ),
         (
             ["data.config_name=mic", "features.feature_type=salsa_lite", "augmentation={rotation: {}}"],
-            "augmentation.rotation does not go with salsa_lite",
+            "augmentation.rotation does not work with salsa_lite",
         ),
         (
             [
@@ -640,9 +645,12 @@ def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keep
                 "features.feature_type=salsa_lite",
                 "data.train.mix_in={share: 0.5, config_name: foa, data_dir: foa_data}",
             ],
-            "data.train.mix_in is 'ambix' audio, which salsa_lite features are not made of",
+            "salsa_lite features cannot be computed from 'ambix' audio (data.train.mix_in)",
         ),
-        (["augmentation={frequency_shift: {mel_bins: 64}}"], "frequency_shift.mel_bins must be below 64"),
+        (
+            ["augmentation={frequency_shift: {mel_bins: 64}}"],
+            "frequency_shift.mel_bins must be below the number of mel bins, 64",
+        ),
     ],
 )
 def test_features_that_do_not_fit_the_data_are_refused(train, tiny_data, array_data, overrides, message):
@@ -681,7 +689,7 @@ def cut_off(path):
 @pytest.mark.parametrize("damage", [with_nan, far_too_loud, cut_off])
 def test_a_damaged_recording_is_named_and_left_out(train, tiny_data, tmp_path, caplog, damage):
     train(data_dir=damaged(tiny_data, tmp_path, damage))
-    named = [record.message for record in caplog.records if "left out" in record.message]
+    named = [record.message for record in caplog.records if "skipping a training window" in record.message]
     assert len(named) == 2
     assert all("fold0_room1_mix005" in message for message in named)
     assert all(weight.isfinite().all() for weight in load_file(tmp_path / "run/model.safetensors").values())
@@ -709,7 +717,7 @@ def test_an_update_that_is_not_finite_is_named_and_left_out(tiny_data, tiny_over
     trainer.train()
     changed = [not torch.equal(before, after) for before, after in pairwise(seen)]
     assert changed == [True, True, False, True, True]
-    (message,) = [record.message for record in caplog.records if "update is left out" in record.message]
+    (message,) = [record.message for record in caplog.records if "skipping an update" in record.message]
     assert message.count("fold0_room1_mix") == 4
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
@@ -730,7 +738,7 @@ def test_workers_end_with_a_program_that_is_killed(tiny_data, tiny_overrides, tm
 
 
 def test_training_that_diverges_is_stopped(train):
-    with pytest.raises(FloatingPointError, match="take a lower learning rate"):
+    with pytest.raises(FloatingPointError, match="use a lower learning rate"):
         train("training.learning_rate=1e30", "training.num_train_epochs=9")
 
 
@@ -776,7 +784,7 @@ def test_a_checkpoint_is_uploaded_from_where_it_stays(tiny_data, tiny_overrides,
 
 def test_a_run_is_not_overwritten_by_another(train):
     train("training.save_strategy=epoch")
-    with pytest.raises(ValueError, match="holds checkpoints: go on from them with --resume"):
+    with pytest.raises(ValueError, match="holds checkpoints: continue from them with --resume"):
         train("training.save_strategy=epoch")
 
 
@@ -895,7 +903,7 @@ def test_rendered_scenes_hold_sounds_of_no_class_from_a_folder(sound_folder):
     ],
 )
 def test_what_a_source_knows_nothing_of_is_refused(source, field, value):
-    with pytest.raises(ValueError, match=f"data.train.{field} is {value}, which {source} knows nothing of"):
+    with pytest.raises(ValueError, match=rf"data.train.{field} \({value}\) has no effect with source {source}"):
         load_windows(DataRecipe(source=source, data_dir="x", **{field: value}), 1)
 
 
@@ -929,7 +937,7 @@ def test_scenes_are_the_same_whether_workers_render_them_or_the_trainer(sound_fo
     assert prepared[0]["labels"].any()
     for name, value in prepared[0].items():
         torch.testing.assert_close(prepared[1][name], value, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="load scenes without a device"):
+    with pytest.raises(ValueError, match="call load_windows without device"):
         trainer.evaluate(load_windows(recipe.eval, 1, device="cpu"))
 
 
@@ -969,12 +977,15 @@ def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):
     ("override", "message"),
     [
         ("data.eval.mono=true", "data.eval.mono would score directions drawn at random"),
-        ("data.train.mix_in={{share: 0.02, data_dir: {data}}}", "share 0.02 of 12 windows is none: raise it"),
-        ("data.train.recordings=[fold", "recordings '[fold' is no regular expression"),
-        ("data.train.mono=true", "data.train.mono: in 50% of the frames several sources sound"),
+        (
+            "data.train.mix_in={{share: 0.02, data_dir: {data}}}",
+            "share 0.02 of 12 windows adds no window: increase it",
+        ),
+        ("data.train.recordings=[fold", "recordings '[fold' is not a valid regular expression"),
+        ("data.train.mono=true", "data.train.mono: several sources overlap in 50% of the frames"),
         (
             "data.train.mix_in={{share: 0.5, data_dir: {data}, keep_features: true}}",
-            "data.train.mix_in.keep_features does nothing: set data.train.keep_features",
+            "data.train.mix_in.keep_features has no effect: set data.train.keep_features",
         ),
     ],
 )
@@ -984,14 +995,14 @@ def test_data_that_would_be_none_or_mean_nothing_is_refused(train, tiny_data, ov
 
 
 def test_wav_mix_does_not_go_with_features_that_are_kept(train):
-    with pytest.raises(ValueError, match=r"keep_features does not go with augmentation.wav_mix"):
+    with pytest.raises(ValueError, match=r"keep_features does not work with augmentation.wav_mix"):
         train("data.train.keep_features=true", "augmentation={wav_mix: {}}")
-    with pytest.raises(ValueError, match="WavMix mixes waveforms"):
+    with pytest.raises(ValueError, match="wav_mix needs waveforms"):
         AugMix(wav_mix={})(torch.zeros(2, 7, 10, 64), Events.empty(), 1)
 
 
 def test_mono_clips_have_no_features_to_keep(train, sound_folder):
-    with pytest.raises(ValueError, match="keep_features does not go with mono clips"):
+    with pytest.raises(ValueError, match="keep_features does not work with mono clips"):
         train(
             "data.train.source=mono_clips",
             "data.train.keep_features=true",
