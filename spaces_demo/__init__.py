@@ -24,12 +24,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         " the package",
     )  # fmt: skip
     parser.add_argument("--host", help="address to listen on; default: this machine only")
-    parser.add_argument("--port", type=whole_number(1, 65535), help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--port", type=whole_number(1, 65535), help="port to listen on; default: the first free one from 7860"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--trust-remote-code", action="store_true", default=os.environ.get("PSELDNET_TRUST_REMOTE_CODE") == "1",
-        help="run the code of models that visitors name, which can do anything on this machine; or set"
-        " PSELDNET_TRUST_REMOTE_CODE=1",
+        help="run the code of models that visitors name, which can do anything on this machine (same as"
+        " PSELDNET_TRUST_REMOTE_CODE=1)",
     )  # fmt: skip
     return parser.parse_args(arguments)
 

@@ -20,20 +20,20 @@ MAX_MINUTES, MAX_MEGABYTES = 10, 100
 TAKES = f"WAV, FLAC, OGG or AMB of up to {MAX_MINUTES} minutes and {MAX_MEGABYTES} MB"
 # Advice on channels that the model does not take, by the number it takes and the number there are.
 CHANNEL_ADVICE = {
-    (4, 1): "One channel holds no direction, and nothing can bring it back: record with an ambisonic or a tetrahedral"
+    (4, 1): "One channel carries no direction, which cannot be recovered: record with an ambisonic or a tetrahedral"
     " microphone.",
-    (4, 2): "Two channels can only tell left from right: name a model for stereo under Options, or record with an"
+    (4, 2): "Two channels can only tell left from right: enter a model for stereo under Options, or record with an"
     " ambisonic microphone.",
     (4, 3): "A channel is missing: export all four, W, Y, Z and X, from the program that recorded them.",
-    (2, 1): "One channel holds no direction, and nothing can bring it back: record in stereo.",
+    (2, 1): "One channel carries no direction, which cannot be recovered: record in stereo.",
 }
 HIGHER_ORDER = (
-    "This is ambisonics of order {order}: use its first four channels, which you get by"
+    "This is ambisonics of order {order}: extract its first four channels with"
     " sox {name} first-order.wav remix 1 2 3 4."
 )
 OTHER_CHANNELS = {
     4: "Export the four channels of the ambisonic or tetrahedral microphone alone.",
-    2: "Mix it down to left and right, or name a model for ambisonics under Options.",
+    2: "Mix it down to left and right, or enter a model for ambisonics under Options.",
 }
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
     """
     name = Path(path).name
     if not Path(path).is_file():
-        raise ValueError(f"{name} is no longer here, as recordings are deleted after a while: choose it again")
+        raise ValueError(f"{name} is no longer on the server, which deletes recordings after a while: choose it again")
     megabytes = Path(path).stat().st_size / 2**20
     if megabytes > MAX_MEGABYTES:
         problem = f"{name}: {megabytes:.0f} MB, and the limit is {MAX_MEGABYTES} MB"

@@ -191,7 +191,7 @@ class Finder:
             if example in {known["id"] for known in examples()}:
                 recording = str(EXAMPLES / f"{example}.flac")
             if not recording or channel_format not in AMBISONIC:
-                raise ValueError("single events can be heard alone in ambisonic recordings only")
+                raise ValueError("single events can be played alone in ambisonic recordings only")
             path = Path(folder, "solo.mp3")
             rate = self.own.network.config.sampling_rate
             measure(recording, rate, channel_format)
@@ -244,7 +244,7 @@ def refuse_addresses(block) -> None:
 
     async def move_files_alone(path: str | Path | None) -> str | None:
         if path is not None and is_http_url_like(str(path)):
-            raise friendly("Addresses are not fetched here: download the recording, then upload it.")
+            raise friendly("Web addresses are not opened here: download the recording, then upload it.")
         return await move(path)
 
     block.async_move_resource_to_block_cache = move_files_alone
@@ -330,7 +330,7 @@ def check_address(host: str, port: int) -> None:
             return
         except OSError as error:
             reason = error.strerror
-    raise ValueError(f"--host {host}{f' --port {port}' * bool(port)}: {reason}: give another one")
+    raise ValueError(f"--host {host}{f' --port {port}' * bool(port)}: {reason}: choose another one")
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -54,10 +54,10 @@ def build(folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program `python -m spaces_demo.build`."""
     parser = CommandParser(prog="python -m spaces_demo.build", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what to make; what is there is replaced")
+    parser.add_argument("folder", type=Path, help="folder to write; an existing one is replaced")
     folder = parser.parse_args(arguments).folder
     build(folder)
-    print(f"{folder}: hf upload user/space {folder} . --repo-type space")
+    print(f"{folder}: to publish it, run hf upload user/space {folder} . --repo-type space")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Listener:
         try:
             with answering():
                 if not (len(visitor) <= MAX_ID and channels.isdecimal() and rate.isdecimal()):
-                    raise ValueError("The microphone's request was not understood: reload the page")
+                    raise ValueError("The page sent an invalid request: reload it")
                 self._let_in(visitor, microphone)
                 yield from self._frames(microphone, int(channels), int(rate), channel_format, model.strip())
             over = f"Live listening ends after {MAX_SECONDS // 60} minutes: press Listen live to continue."
@@ -123,7 +123,7 @@ class Listener:
     def _let_in(self, visitor: str, microphone: Microphone) -> None:
         with self._entrance:
             if visitor in self.microphones:
-                raise ValueError("You are listening already: wait a few seconds and try again")
+                raise ValueError("You are already listening: wait a few seconds and try again")
             if len(self.microphones) >= MAX_LISTENERS:
                 raise ValueError(f"This server is already listening to {MAX_LISTENERS} microphones: try again later")
             self.microphones[visitor] = microphone
@@ -137,7 +137,7 @@ class Listener:
         needed = CHANNEL_FORMATS[channel_format].num_channels
         if channels < needed:
             raise ValueError(
-                f"Your microphone gives {channels} channel{'s' * (channels != 1)}, and this model needs {needed}."
+                f"Your microphone has {channels} channel{'s' * (channels != 1)}, but this model needs {needed}."
                 f" {channel_advice(channels, needed)}"
             )
         if rate > MAX_RATE:

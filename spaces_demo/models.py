@@ -106,7 +106,7 @@ def check_files(sizes: dict[str, int]) -> None:
     """
     if "adapter_config.json" in sizes:
         raise ValueError(
-            "it is an adapter, which is refused here as it names another model: merge it with its base and push that"
+            "it is an adapter, which is refused here as it loads another model: merge it with its base and push that"
         )
     for name in SETTINGS:
         if sizes.get(name, 0) > MAX_SETTINGS_BYTES:
@@ -137,7 +137,7 @@ def check_settings(folder: Path) -> None:
             _check_setting(f"{name}: {key}", value, LIMITS.get(key, MAX_NUMBER), MAX_ITEMS.get(key, MAX_STAGES))
         rate, hop = settings.get("sampling_rate", 24000), settings.get("hop_length") or 240
         if not (isinstance(rate, int) and isinstance(hop, int) and 0 < rate <= MAX_FRAMES_PER_SECOND * hop):
-            raise ValueError(f"{name}: more than {MAX_FRAMES_PER_SECOND} frames a second are refused here")
+            raise ValueError(f"{name}: more than {MAX_FRAMES_PER_SECOND} frames per second are not accepted here")
         file.write_text(json.dumps(settings), encoding="utf-8")
     check_network(folder)
 
@@ -158,7 +158,7 @@ def check_network(folder: Path) -> None:
                     module.forward = torch.empty_like  # step by step it would take a minute
             network(torch.zeros(features))
     except Exception as error:  # settings of strangers may fail in any way
-        raise ValueError(f"its settings make no network that can be used here: {first_line(error)}") from None
+        raise ValueError(f"its settings define a network that cannot be used here: {first_line(error)}") from None
 
 
 class SizeLimit(TorchDispatchMode):
@@ -220,5 +220,5 @@ def _load_with_code(folder: Path) -> tuple[PSELDNetForSELD, PSELDNetFeatureExtra
         extractor = AutoFeatureExtractor.from_pretrained(folder, **trust)
         network = AutoModelForAudioFrameClassification.from_pretrained(folder, config=config, **trust)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{folder}: cannot be loaded: {first_line(error)}") from None
+        raise ValueError(f"{folder} cannot be loaded: {first_line(error)}") from None
     return network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), extractor

@@ -84,7 +84,7 @@ def truncated_file(make_recording) -> Path:
 
 
 BAD_FILES = {
-    "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channel where .*nothing can bring it back"),
+    "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channel where .*which cannot be recovered"),
     "stereo": (lambda make: make("stereo.flac", channels=2), "stereo.flac: 2 channels .*a model for stereo"),
     "second order": (
         lambda make: make("2nd order.wav", channels=9),
@@ -125,7 +125,7 @@ def test_no_address_is_fetched_whatever_it_is_given_as(server, scene):
     client = Client(server.url, verbose=False)
     address = {"path": f"{server.url}/example/scene.flac", "meta": {"_type": "gradio.FileData"}}
     for inputs in ([address, "ambix", "", 0, 0], [handle_file(scene), "ambix", address, 0, 0]):
-        with pytest.raises(AppError, match="Addresses are not fetched here"):
+        with pytest.raises(AppError, match="Web addresses are not opened here"):
             client.predict(*inputs, api_name="/detect")
 
 
@@ -165,8 +165,8 @@ def test_the_program_names_an_address_that_it_cannot_listen_to_in_one_line(capsy
     with pytest.raises(SystemExit):
         main(["--port", "99999"])
     assert capsys.readouterr().err.splitlines() == [
-        f"pseldnet-demo: error: --host 127.0.0.1 --port {port}: Address already in use: give another one",
-        "pseldnet-demo: error: --host 192.0.2.1: Cannot assign requested address: give another one",
+        f"pseldnet-demo: error: --host 127.0.0.1 --port {port}: Address already in use: choose another one",
+        "pseldnet-demo: error: --host 192.0.2.1: Cannot assign requested address: choose another one",
         "pseldnet-demo: error: argument --port: '99999' is not a whole number from 1 up to 65535",
     ]
 

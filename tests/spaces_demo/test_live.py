@@ -61,14 +61,14 @@ def test_of_stereo_all_is_told_in_front(listener, stereo_model):
 
 def test_too_few_channels_are_said_with_what_is_needed(listener):
     (line,) = listener.tell("visitor", channels="1", rate=str(RATE))
-    assert line["error"].startswith("Your microphone gives 1 channel, and this model needs 4. One channel holds no")
+    assert line["error"].startswith("Your microphone has 1 channel, but this model needs 4. One channel carries no")
     assert not listener.microphones
 
 
 @pytest.mark.parametrize("query", [{}, {"channels": "four", "rate": "1"}, {**FOUR, "rate": "-1"}])
 def test_what_is_no_microphone_is_refused(listener, query):
     (line,) = listener.tell("visitor", **query)
-    assert "reload the page" in line["error"]
+    assert "sent an invalid request: reload it" in line["error"]
 
 
 @pytest.mark.parametrize("rate", ["9", "24001", "999990"])
@@ -80,7 +80,7 @@ def test_a_rate_that_cannot_be_used_is_said(listener, rate):
 def test_a_few_are_heard_at_once_each_of_them_once(listener):
     heard = [listener.tell(f"visitor {number}", **FOUR) for number in range(MAX_LISTENERS)]
     assert all("scene" in next(told) for told in heard)
-    assert "listening already" in next(listener.tell("visitor 0", **FOUR))["error"]
+    assert "already listening" in next(listener.tell("visitor 0", **FOUR))["error"]
     assert "already listening to 2 microphones" in next(listener.tell("another", **FOUR))["error"]
     heard[0].close()  # as when the visitor leaves
     assert "scene" in next(listener.tell("another", **FOUR))

@@ -550,7 +550,7 @@ def test_a_microphone_of_too_few_channels_is_refused_in_words_that_help(page):
     page.click("#live")
     page.wait_for_selector("#error:not([hidden])", timeout=60000)
     message = page.inner_text("#error p")
-    assert message.startswith("Your microphone gives 2 channels, and this model needs 4. Two channels can only")
+    assert message.startswith("Your microphone has 2 channels, but this model needs 4. Two channels can only")
     assert page.is_enabled("#live")
 
 

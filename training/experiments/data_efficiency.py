@@ -71,9 +71,9 @@ examples:
       --recipes data_efficiency/default_model --pretrain-override teacher.module=tagger.py \\
       --classes bird cow drill gunshot insect laughter telephone train
 
-sounds/ has one folder a class, with audio files in it. The same command goes on with an interrupted experiment, and
-adds what more --seeds and --methods ask for. The last example is for the network of the recipe default_model, trained
-anew without eight of its classes. In the end the output folder has results.json, table.md and data_efficiency.png.
+sounds/ has one folder of audio files per class. Run the same command again to continue an interrupted experiment, or
+with more --seeds or --methods to add runs. The last example is for the network of the recipe default_model, trained
+anew without eight of its classes. At the end, the output folder has results.json, table.md and data_efficiency.png.
 """
 
 
@@ -91,7 +91,9 @@ def split_classes(events: Path, folder: Path, task: Sequence[str] | None = None)
         raise ValueError(f"{events} has no class {', '.join(unknown)}")
     task = set(task or names[EVERY - 1 :: EVERY])
     if not 0 < len(task) < len(names):
-        raise ValueError(f"{events} has {len(names)} classes, {len(task)} for the task: both tasks need some")
+        raise ValueError(
+            f"{events} has {len(names)} classes, {len(task)} of them for the task: both tasks need at least one"
+        )
     parts = folder / "pretrain", folder / "target"
     for name in names:
         link = parts[name in task] / name
@@ -115,7 +117,9 @@ def claim(folder: Path, settings: dict) -> None:
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
         if differing := [name for name in settings if known.get(name) != settings[name]]:
-            raise ValueError(f"{folder} holds an experiment with other {', '.join(differing)}: take another folder")
+            raise ValueError(
+                f"{folder} holds an experiment that differs in {', '.join(differing)}: choose another folder"
+            )
     write_atomically(path, json.dumps(settings, indent=2) + "\n")
 
 
@@ -299,7 +303,7 @@ def plot(runs: Sequence[dict], scenes: int, path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-@program("python -m training.experiments.data_efficiency", interrupted="the same command goes on where it stopped")
+@program("python -m training.experiments.data_efficiency", interrupted="run the same command again to continue")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program `python -m training.experiments.data_efficiency`."""
     parser = CommandParser(
@@ -309,14 +313,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--sounds", required=True, type=Path, metavar="DIR", help="isolated sounds, one folder a class")
-    add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
+    add("--sounds", required=True, type=Path, metavar="DIR", help="isolated sounds, one folder per class")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder for all results")
     add("--recipes", default=RECIPES, metavar="NAME", help="folder of packaged recipes (default: %(default)s)")
     add("--classes", nargs="+", metavar="NAME", help="classes of the task (default: every third)")
-    add("--pretrained", type=Path, metavar="DIR", help="start from this network, in place of training one")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="some of them (default: all)")
-    add("--seeds", type=whole_number(1), default=3, metavar="N", help="times that each run is repeated (default: 3)")
-    add("--updates", type=whole_number(1), metavar="N", help="of each run (default: as in the recipe target)")
+    add("--pretrained", type=Path, metavar="DIR", help="start from this network instead of training one")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods to compare (default: all)")
+    add("--seeds", type=whole_number(1), default=3, metavar="N", help="repeat each run with N seeds (default: 3)")
+    add("--updates", type=whole_number(1), metavar="N", help="updates of each run (default: as in the recipe target)")
     add("--pretrain-updates", type=whole_number(1), metavar="N", help="default: as in the recipe pretrain")
     add("--pretrain-override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change that recipe")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change all recipes")

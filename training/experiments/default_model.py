@@ -159,17 +159,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = CommandParser(prog="python -m training.experiments.default_model", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", help="folder of the training run")
-    add("--sounds", required=True, metavar="DIR", help="the isolated sounds that it was trained on")
-    add("--scene-recipe", default="default_model", help="default: %(default)s")
+    add("--sounds", required=True, metavar="DIR", help="isolated sounds that it was trained on")
+    add("--scene-recipe", default="default_model", help="recipe of the scenes to score it on (default: %(default)s)")
     add("--trained-on", required=True, metavar="TEXT", help="what the model was trained on, for its card")
-    add("--output", type=Path, metavar="DIR", help="where to write it (default: packaged, in the folder of the run)")
+    add("--output", type=Path, metavar="DIR", help="folder to write (default: packaged, in the folder of the run)")
     add("--sounds-of", metavar="TEXT", help="what the sounds are, for its card (default: the name of their folder)")
-    add("--interference", metavar="DIR", help="sounds of none of the classes, to try those held out (default: none)")
-    add("--beside", metavar="MODEL", help="a model to be scored on the same scenes, by the classes that both know")
+    add("--interference", metavar="DIR", help="sounds of other classes, to count false alarms on (default: none)")
+    add("--beside", metavar="MODEL", help="another model to score on the same scenes, for the classes that both know")
     options = parser.parse_args(arguments)
     options.output = options.output or Path(options.run, "packaged")
     finish(options)
-    print(f"{options.output}: its README.md has the scores; to keep it, copy it over {DEFAULT_MODEL}")
+    print(f"{options.output}: its README.md has the scores; to keep the model, copy the folder over {DEFAULT_MODEL}")
 
 
 def finish(options: argparse.Namespace) -> None:
@@ -187,7 +187,7 @@ def finish(options: argparse.Namespace) -> None:
         check_extractor(extractor, other.config)
     sounds = sounds_from_folder(options.sounds, extractor.sampling_rate).measure()
     if list(sounds.class_names) != list(model.config.id2label.values()):
-        raise ValueError(f"the classes in {options.sounds} are not those of {options.run}")
+        raise ValueError(f"the classes in {options.sounds} are not those of the model in {options.run}")
     recipe = read_scene_recipe(options.scene_recipe)
     recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=ROOMS))
 

@@ -100,7 +100,7 @@ def make_scene(scene_set: SceneSet, sources: Sequence[Source]) -> Scene:
     held_out = set(map(int, scene_set.sound_numbers())).difference(trained_on.tolist())
     numbers = {sounds.sounds[number].name: number for number in held_out}
     if missing := [name for name, *_ in sources if name not in numbers]:
-        raise ValueError(f"no sounds of this folder that are held out and long enough: {', '.join(missing)}")
+        raise ValueError(f"these sounds are not held out, or too short: {', '.join(missing)}")
     room, rate = scene_set.room(0), recipe.sampling_rate
     events = []
     for track, (name, start, azimuth, snr) in enumerate(sources):
@@ -125,9 +125,9 @@ def credits_text(table: Path) -> str:
     for name in dict.fromkeys(name for _, sources in SCENES.values() for name, *_ in sources):
         row = rows.get(name, {})
         if absent := sorted({"attribution", "source_collection", "licence", "redistributable"} - row.keys()):
-            raise ValueError(f"{table} has no {absent[0]} of {name}: whether it may be passed on is not known")
+            raise ValueError(f"{table} has no {absent[0]} of {name}, so it is unknown whether it may be redistributed")
         if row["redistributable"] != "yes":
-            raise ValueError(f"{name} may not be passed on: choose another sound")
+            raise ValueError(f"{name} may not be redistributed: choose another sound")
         lines.append(f"- `{name}`: {row['attribution']}; {row['source_collection']}, {row['licence']}")
     return f"""# Credits of the examples
 

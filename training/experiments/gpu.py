@@ -53,8 +53,8 @@ examples:
   python -m training.experiments.gpu run packed/sounds --output runs/gpu --override \\
       teacher.module=tagger.py data.train.interference_dir=packed/others model.pretrained=runs/default_model
 
-`pack` writes sounds as Opus at 24 kHz, in about 60 % of what they take as Ogg Vorbis, with the table of their
-recordings. In the end the output folder of `run` has tests.txt, the model in half precision and table.md.
+`pack` writes sounds as Opus at 24 kHz, at about 60 % of their size as Ogg Vorbis, with the table of their
+recordings. At the end, the output folder of `run` has tests.txt, the model in half precision and table.md.
 """
 
 
@@ -65,14 +65,16 @@ def pack(sounds_dir: Path, folder: Path) -> None:
         ValueError: there are no sounds, one cannot be read, or one would be overwritten.
     """
     if folder.resolve().is_relative_to(sounds_dir.resolve()):
-        raise ValueError(f"{folder} lies in {sounds_dir}, whose sounds are read: give another folder")
+        raise ValueError(f"{folder} lies in {sounds_dir}, where the sounds are read from: choose another folder")
     bank = sounds_from_folder(sounds_dir).measure()
     rows, packed = ["path\tsource_id\tsplit"], set()
     for index, sound in enumerate(tqdm(bank.sounds, desc="packed", unit="sound")):
         path = folder / Path(sound.name).with_suffix(".ogg")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path in packed:
-            raise ValueError(f"two sounds would be {path.relative_to(folder)}: rename one, such as {sound.name}")
+            raise ValueError(
+                f"two sounds would be written to {path.relative_to(folder)}: rename one, such as {sound.name}"
+            )
         packed.add(path)
         soundfile.write(path, bank.read(index), bank.sampling_rate, format="OGG", subtype="OPUS")
         rows.append(f"{path.relative_to(folder).as_posix()}\t{sound.recording}\t{sound.split}")
@@ -116,9 +118,9 @@ def throughput(trainer: SELDTrainer) -> Iterator[Row]:
     device, size = trainer.args.device, trainer.args.train_batch_size
     bank = trainer.train_dataset.bank
     scenes = [bank.scene_set.scene(number) for number in range(size)]
-    yield Row("the sounds of a scene played, one core", seconds_of(lambda: bank.plan(scenes), device, 3) / size)
+    yield Row("playing the sounds of a scene, one core", seconds_of(lambda: bank.plan(scenes), device, 3) / size)
     plan = bank.plan(scenes)
-    yield Row(f"a scene rendered, {device.type}", seconds_of(lambda: bank.mix(plan), device, 3) / size)
+    yield Row(f"rendering a scene, {device.type}", seconds_of(lambda: bank.mix(plan), device, 3) / size)
     waveforms = bank.mix(plan).to(device)
     extract = trainer.feature_extractor.features
     yield Row("features of a scene", seconds_of(lambda: extract(waveforms), device, REPEATS) / size)
@@ -129,12 +131,12 @@ def throughput(trainer: SELDTrainer) -> Iterator[Row]:
     batch, begin = next(batches), time.perf_counter()
     loaded = size * sum(1 for _ in islice(batches, 2 * REPEATS))
     workers = f"{trainer.args.dataloader_num_workers} workers"
-    loading = Row("a scene loaded", (time.perf_counter() - begin) / max(loaded, 1), workers)
+    loading = Row("loading a scene", (time.perf_counter() - begin) / max(loaded, 1), workers)
     yield loading
     del batches
     trainer.model.train()
     prepare = Row(
-        "a scene made ready on the device: rendered, augmented, features, answers",
+        "preparing a scene on the device: rendering, augmentation, features, answers",
         seconds_of(lambda: trainer._prepare_inputs(batch), device, 3) / size,
     )
     yield prepare
@@ -154,7 +156,7 @@ def throughput(trainer: SELDTrainer) -> Iterator[Row]:
         on_device = prepare.seconds * size + row.seconds * views
         share = 100 * loading.seconds * size / (loading.seconds * size + on_device)
         yield Row(
-            "the same for a whole scene, ready-making and loading beside it",
+            "the same per scene, including preparation, with loading in parallel",
             max(on_device / size, loading.seconds),
             f"loading alone is {share:.0f} % of both",
         )
@@ -192,7 +194,7 @@ def training_steps(trainer: SELDTrainer, inputs: dict) -> Iterator[Row]:
             continue
         used = 100 * counter.get_total_flops() / seconds / peak
         remark = f"{used:.0f} % of the {peak / 1e12:.1f} TFLOP/s of a product of {side}² matrices"
-        yield Row(f"a training step a view, {views} at a time{how}", seconds / views, remark)
+        yield Row(f"a training step per view, {views} at a time{how}", seconds / views, remark)
 
 
 def gpu_tests(path: Path) -> None:
@@ -242,7 +244,7 @@ def run(options: argparse.Namespace) -> None:
     }
     recipe = read_recipe(options.recipe, [*(f"{key}={value}" for key, value in values.items()), *options.override])
     if recipe.peft:
-        raise ValueError(f"the recipe {options.recipe} trains an adapter: this is for whole models")
+        raise ValueError(f"the recipe {options.recipe} trains an adapter: set peft to null to train the whole model")
     training = bool({"training", "table"} & set(parts))
     if "tests" in parts:
         if training:
@@ -261,7 +263,7 @@ def run(options: argparse.Namespace) -> None:
         for row in throughput(trainer):
             rows.append(row.cells())
             print(*rows[-1], sep="  ", flush=True)
-            write_atomically(output / "table.md", markdown_table(["what", "ms", "a second", ""], rows) + "\n")
+            write_atomically(output / "table.md", markdown_table(["what", "ms", "per second", ""], rows) + "\n")
 
 
 def train_until(trainer: SELDTrainer, deadline: float, updates: int | None) -> None:
@@ -278,7 +280,7 @@ def train_until(trainer: SELDTrainer, deadline: float, updates: int | None) -> N
 
     begin, end = time.monotonic(), deadline - EVALUATION_SECONDS
     if end <= begin and not updates:
-        raise ValueError(f"no time is left to train, {begin - end:.0f} s too little: give more --minutes")
+        raise ValueError(f"no time is left to train, {begin - end:.0f} s too little: increase --minutes")
     warmup = max(trainer.args.warmup_steps, 1)
     falling = FALLING * max(end - begin, 1.0)
 
@@ -302,7 +304,7 @@ def save(trainer: SELDTrainer, recipe: Recipe, output: Path) -> None:
     trainer.save_model(str(output / "model"))
     lighten(output / "model")
     write_recipe(recipe, output / "model" / "recipe.yaml", names_only=True)
-    print(f"{trainer.state.global_step} updates, {trainer.args.train_batch_size} scenes each", flush=True)
+    print(f"{trainer.state.global_step} updates of {trainer.args.train_batch_size} scenes each", flush=True)
     trainer.save_metrics("eval", trainer.evaluate())
     print(trainer.score_table(), flush=True)
 
@@ -317,17 +319,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="write sounds small enough to travel")
-    packing.add_argument("sounds", type=Path, help="isolated sounds, one folder a class")
-    packing.add_argument("folder", type=Path, help="where to write them")
+    packing = commands.add_parser("pack", help="compress sounds for transfer")
+    packing.add_argument("sounds", type=Path, help="isolated sounds, one folder per class")
+    packing.add_argument("folder", type=Path, help="folder to write them to")
     running = commands.add_parser("run", help="test, measure and train")
     add = running.add_argument
-    add("sounds", type=Path, help="isolated sounds, one folder a class")
-    add("--output", required=True, type=Path, metavar="DIR", help="folder of all that is made")
-    add("--minutes", type=number(above=0), default=9.0, help="for all of it (default: %(default)g)")
-    add("--updates", type=whole_number(1), metavar="N", help="of the training at most (default: as many as fit)")
-    add("--recipe", default="default_model", help="of a training on rendered scenes (default: %(default)s)")
-    add("--only", nargs="+", choices=PARTS, help="some of it (default: all)")
+    add("sounds", type=Path, help="isolated sounds, one folder per class")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder for all results")
+    add("--minutes", type=number(above=0), default=9.0, help="total time (default: %(default)g)")
+    add("--updates", type=whole_number(1), metavar="N", help="train for N updates at most (default: as many as fit)")
+    add("--recipe", default="default_model", help="recipe of a training on rendered scenes (default: %(default)s)")
+    add("--only", nargs="+", choices=PARTS, help="parts to run (default: all)")
     add("--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the recipe")
     options = parser.parse_args(arguments)
     require("accelerate", "datasets", "peft", "pyarrow")

@@ -108,7 +108,7 @@ def test_an_experiment_is_done_once_and_goes_on_where_it_stopped(program, monkey
     assert [path for path, time in done.items() if path.stat().st_mtime_ns != time] == [lost]
 
     program(*chosen, "--override", "training.weight_decay=0")
-    assert "other override" in capsys.readouterr().err
+    assert "differs in override" in capsys.readouterr().err
 
 
 def test_table_gives_mean_and_standard_deviation_over_the_seeds():

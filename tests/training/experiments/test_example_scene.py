@@ -52,12 +52,12 @@ def test_a_sound_that_was_trained_on_or_may_not_be_passed_on_is_an_error(sounds,
     command = ["--sounds", str(sounds), "--output", str(tmp_path / "made")]
     monkeypatch.setattr(example_scene, "SCENES", {"one": (0, [(known, 0.5, 90.0, 20.0)])})
     assert main(command)
-    assert f"no sounds of this folder that are held out and long enough: {known}" in capsys.readouterr().err
+    assert f"these sounds are not held out, or too short: {known}" in capsys.readouterr().err
     monkeypatch.setattr(example_scene, "SCENES", {"one": (0, [(bell, 0.5, 90.0, 20.0)])})
     table = sounds / "SOURCES.tsv"
     table.write_text(table.read_text().replace(f"{bell}\tyes", f"{bell}\tno"))
     assert main(command)
-    assert f"{bell} may not be passed on" in capsys.readouterr().err
+    assert f"{bell} may not be redistributed" in capsys.readouterr().err
     table.write_text("path\tlicence\n")
     assert main(command)
     assert f"SOURCES.tsv has no attribution of {bell}" in capsys.readouterr().err

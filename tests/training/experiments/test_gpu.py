@@ -34,13 +34,20 @@ def test_sounds_are_packed_and_a_table_and_a_model_are_made(tmp_path, write_reco
     output = tmp_path / "out"
     arguments = ["run", str(tmp_path / "packed"), "--output", str(output), "--updates", "1"]
     assert main([*arguments, "--only", "training", "table", "--override", *overrides]) == 0
-    assert "1 updates, 2 scenes each" in capsys.readouterr().out
+    assert "1 updates of 2 scenes each" in capsys.readouterr().out
     table = (output / "table.md").read_text()
-    for what in ("rendered, cpu", "features", "answers", "loaded", "training step a view, 4 at a time", "prediction"):
+    for what in (
+        "rendering a scene, cpu",
+        "features",
+        "answers",
+        "loading",
+        "training step per view, 4 at a time",
+        "prediction",
+    ):
         assert what in table
     too_short = ["run", str(tmp_path / "packed"), "--output", str(tmp_path / "short"), "--minutes", "0.1"]
     assert main([*too_short, "--only", "training", "--override", *overrides]) == 2
-    assert re.search(r"no time is left to train, \d+ s too little: give more --minutes\n$", capsys.readouterr().err)
+    assert re.search(r"no time is left to train, \d+ s too little: increase --minutes\n$", capsys.readouterr().err)
     model, _ = load(str(output / "model"), "cpu")
     assert list(model.config.id2label.values()) == ["bell", "cow"]
 
@@ -50,5 +57,5 @@ def test_sounds_are_not_packed_over_themselves(tmp_path, write_recordings, capsy
     files = {path: path.read_bytes() for path in sounds.rglob("*.*")}
     for folder in (sounds, sounds / "packed"):
         assert main(["pack", str(sounds), str(folder)]) == 2
-        assert "whose sounds are read: give another folder" in capsys.readouterr().err
+        assert "where the sounds are read from: choose another folder" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sounds.rglob("*.*")} == files
