@@ -24,7 +24,7 @@ MAX_FRAMES, MAX_CLASSES = 3_600_000, 10_000
 
 
 def frames_spanned(num_feature_frames: int, feature_frames_per_frame: int) -> int:
-    """Frames of events that so many feature frames span, the last of which may be partly filled; at least one."""
+    """Return how many event frames the feature frames span, at least one; the last may be partly filled."""
     return max(-(-(num_feature_frames - 1) // feature_frames_per_frame), 1)
 
 

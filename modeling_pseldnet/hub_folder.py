@@ -153,11 +153,12 @@ def take_pushed_extractor(config: PSELDNetConfig, folder: str | os.PathLike, nam
 
 
 def adopt_saved_extractor(config: PSELDNetConfig, place: str | os.PathLike, **options) -> None:
-    """Has a config say what features its network takes, by the extractor that is saved with that, if one is.
+    """Set the features of a config to those of the extractor that is saved with it, if there is one.
 
     Args:
+        config: config of the network; it is changed.
         place: folder or Hub repository.
-        options: of loading, such as `subfolder`.
+        options: loading options, such as `subfolder`.
     """
     extractor = _extractor_at(place, config, **{"local_files_only": False, **options})
     if extractor is not None:

@@ -268,12 +268,12 @@ def check_single_sources(windows: SegmentedDataset) -> None:
 
 
 def overlap_of(events: Events) -> str:
-    """The largest number of simultaneous events of a recording, as scores name it: `ov1`, `ov2`, …"""
+    """Name the largest number of simultaneous events of a recording as scores do: `ov1`, `ov2`, …"""
     return f"ov{np.bincount(events.frame).max(initial=0)}"
 
 
 def check_overlap(windows: Windows, metric: str) -> None:
-    """Refuses a metric that is of recordings with so many simultaneous events, where there are none.
+    """Check that there are recordings for a metric of those with a certain number of simultaneous events.
 
     Raises:
         ValueError: there are none.
@@ -283,7 +283,7 @@ def check_overlap(windows: Windows, metric: str) -> None:
     there = {overlap_of(events) for _, events in windows.dataset.references()}
     if metric.partition("_")[0] not in there:
         raise ValueError(
-            f"training.metric_for_best_model {metric!r} is of recordings of which data.eval has none: there are"
+            f"training.metric_for_best_model {metric!r} cannot be computed, as data.eval has no such recordings, only"
             f" {', '.join(sorted(there))}"
         )
 

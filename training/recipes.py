@@ -197,7 +197,7 @@ def read_recipe(source: str | os.PathLike, overrides: Sequence[str] = ()) -> Rec
 
 
 def _check_sides(data: dict[str, Any], overridden: set[str]) -> None:
-    """Refuses an override of both sides of the data where one has a value of its own, which counts more."""
+    """Refuse an override of both sides of the data if one has its own value, which takes precedence."""
     for side, name in product(("train", "eval"), schema_of(DataRecipe)):
         if f"data.{name}" in overridden and name in (data.get(side) or {}) and f"data.{side}.{name}" not in overridden:
             raise ValueError(

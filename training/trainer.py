@@ -61,7 +61,7 @@ class TellEpoch(TrainerCallback):
 
 
 class DrawApart(TrainerCallback):
-    """Gives each process random numbers of its own: by the seed of the run all would augment and drop alike."""
+    """Seed each process differently, as otherwise all would draw the same augmentation and dropout."""
 
     def on_train_begin(self, args, state, control, **_) -> None:
         if args.process_index > 0:
@@ -112,7 +112,7 @@ class SELDTrainer(SavingTrainer):
         if muon_learning_rate is not None:
             rates = {"muon_learning_rate": muon_learning_rate, "learning_rate": args.learning_rate}
             optimizer = (muon_factory, {**rates, "weight_decay": args.weight_decay})
-        # The order of the windows is that of all processes, whatever each draws.
+        # All processes share the order of the windows, whatever each draws.
         args.data_seed = args.seed if args.data_seed is None else args.data_seed
         labels = list(model.config.id2label.values())
         train_numbers = train_windows and train_windows.class_numbers(labels)

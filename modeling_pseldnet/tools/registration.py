@@ -89,7 +89,7 @@ def _register_trainer() -> None:
                 config.complete_card(folder)
 
     def into_adapter(load: Callable[..., None]) -> Callable[..., None]:
-        """A method of `Trainer` that loads the weights of a checkpoint, of an adapter too."""
+        """Wrap a `Trainer` method that loads a checkpoint so that it also loads adapters."""
 
         @functools.wraps(load)
         def load_weights(trainer: Trainer, *arguments, **options) -> None:
