@@ -34,10 +34,13 @@ class CommandParser(argparse.ArgumentParser):
         """Exit with an error (names and reason) if any of these arguments, which would be ignored, are given."""
         given = [name for name in names if getattr(options, name) != self.get_default(name)]
         if given:
-            self.error(f"{', '.join(name.replace('_', '-') for name in given)}: {why}")
+            flags = {action.dest: [*action.option_strings, action.dest][0] for action in self._actions}
+            self.error(f"{', '.join(flags[name] for name in given)}: {why}")
 
 
-def program(name: str, interrupted: str = "what is written is whole") -> Callable[[Callable], Callable[..., int]]:
+def program(
+    name: str, interrupted: str = "files written so far are complete"
+) -> Callable[[Callable], Callable[..., int]]:
     """Turn a function of command-line arguments, which may return a status, into the entry point of a program.
 
     An exception becomes one line on standard error and status 2: only its message if that explains the error
@@ -150,7 +153,8 @@ def _read_number(kind: type, least: float, most: float, above: float, text: str)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and least <= value <= most and value > above):
-        bounds = [f"from {least:g}"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+        low = "from" if most < math.inf else "of at least"
+        bounds = [f"{low} {least:g}"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
         bounds += [f"up to {most:g}"] * (most < math.inf)
         what = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"{text!r} is not {' '.join([what, *bounds])}")

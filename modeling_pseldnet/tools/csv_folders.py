@@ -24,14 +24,14 @@ def find_csv(*sides: Sequence[Path]) -> list[dict[str, Path]]:
         for name, path in named:
             key = f"{_subset(path)}/{name}" if name in repeated else name
             if key in of_side:
-                raise ValueError(f"{of_side[key]} and {path} have the same name: score one folder after the other")
+                raise ValueError(f"{of_side[key]} and {path} have the same name: score the folders separately")
             of_side[key] = path
     for name in repeated:
         keys = [{key for key in of_side if key.endswith(f"/{name}")} for of_side in found]
         if all(keys) and not set.intersection(*keys):
             paths = [of_side[key] for of_side, several in zip(found, keys, strict=True) for key in several]
             there = ", ".join(map(str, paths))
-            raise ValueError(f"files have the same name, {name}: score one folder after the other ({there})")
+            raise ValueError(f"several files are named {name}: score the folders separately ({there})")
     return found
 
 

@@ -74,10 +74,10 @@ def evaluate_files(
             names it.
     """
     if labels and num_classes not in (None, len(labels)):
-        raise ValueError(f"{num_classes} classes, and {len(labels)} labels: leave the number out, or give all labels")
+        raise ValueError(f"{num_classes} classes, but {len(labels)} labels: leave the number out, or give all labels")
     reference_paths, prediction_paths = find_csv(reference, prediction)
     if not reference_paths.keys() & prediction_paths.keys():
-        raise ValueError(f"no CSV file of {_join(prediction)} is named like one of {_join(reference)}")
+        raise ValueError(f"no CSV file in {_join(prediction)} has the same name as one in {_join(reference)}")
     names = sorted(reference_paths)
     references = _read(reference_paths, names, "polar")
     predictions = _read(prediction_paths, names, coordinates)
@@ -88,13 +88,13 @@ def evaluate_files(
         for name, events in zip(names, predictions, strict=True):
             if (highest := int(events.class_id.max(initial=0))) >= num_classes:
                 known, advice = (
-                    ("labels name", "all of the task's")
+                    ("labels only name", "give the labels of all classes of the task")
                     if labels
-                    else ("references have", "the number of the task's with --num-classes")
+                    else ("references only have", "set --num-classes to that of the task")
                 )
                 raise ValueError(
-                    f"{prediction_paths[name]}: class {highest}, and the {known} {num_classes} classes, 0 to"
-                    f" {num_classes - 1}: give {advice}, or leave the class out"
+                    f"{prediction_paths[name]}: class {highest} is predicted, but the {known} classes 0 to"
+                    f" {num_classes - 1}: {advice}, or leave the class out"
                 )
     _warn_of_frames(names, references, predictions)
     scores = seld_scores(
@@ -125,18 +125,20 @@ def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predicti
     longer = [name for name, a, b in zip(names, last, predicted, strict=True) if a and b > 2 * a + 10]
     if 2 * len(longer) > len(names):
         logger.warning(
-            f"{len(longer)} of {len(names)} predictions, such as {longer[0]}, go on for more than twice as long as"
-            " their references, which leaves the rest out: a frame is 100 ms"
+            f"{len(longer)} of {len(names)} predictions, such as {longer[0]}, are more than twice as long as their"
+            " references, after which nothing is scored: check that a frame is 100 ms"
         )
 
 
 def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence[str] | None) -> Events:
     """Map the class indices of predictions to those of the task, by name."""
     if not of_task:
-        raise ValueError("the labels of the predictions are given, and not those of the references")
+        raise ValueError("prediction_labels (--prediction-labels) needs labels (--labels)")
     used = np.unique(events.class_id)
     if len(used) and used[-1] >= len(labels):
-        raise ValueError(f"prediction of {name}: class {used[-1]}, and {len(labels)} labels of predictions")
+        raise ValueError(
+            f"prediction of {name}: class {used[-1]}, but the prediction labels only name {len(labels)} classes"
+        )
     index = np.zeros(len(labels), dtype=np.int64)
     try:
         index[used] = class_mapping([labels[class_id] for class_id in used], of_task)
@@ -153,7 +155,7 @@ def _read(paths: dict[str, Path], names: Sequence[str], coordinates: str) -> lis
 def _number(name: str, word: str) -> int:
     if match := re.search(rf"{word}(\d+)", name):
         return int(match[1])
-    raise ValueError(f"{name}: no {word} in the name, such as {word}1, which --by {word} needs")
+    raise ValueError(f"{name}: --by {word} needs names with {word} and a number, such as {word}1")
 
 
 def _join(values: Sequence) -> str:
@@ -202,7 +204,7 @@ def _undefined_to_none(value):
 def _check(task: str, folder: str, reference: Sequence[Path] | None, num_classes: int | None) -> int:
     """Print the problems of a submission, and return 1 if there are any, otherwise 0."""
     problems = check_submission(task, Path(folder), reference, num_classes or 13)
-    print("\n".join(problems) or f"{folder}: as {task} takes it")
+    print("\n".join(problems) or f"{folder}: no problems found for {task}")
     return 1 if problems else 0
 
 
@@ -253,7 +255,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.check_submission:
         of_scores = ("prediction", "variant", "average", "jackknife", "by", "prediction_labels", "json", "coordinates")
-        parser.refuse(options, of_scores, "of scores: leave it out with --check-submission")
+        parser.refuse(options, of_scores, "not used with --check-submission")
     elif not options.reference or not options.prediction:
         parser.error("give --reference and --prediction, or --check-submission")
     elif options.json and not options.json.parent.is_dir():

@@ -31,9 +31,9 @@ def read_labels(path: str | os.PathLike) -> list[str]:
         return list_labels({path: read_numbered_labels(path)})
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"{path}: no labels in it")
+        raise ValueError(f"{path}: contains no labels")
     if all(re.match(r"\d+[,;]", name) for name in names[1:]) and len(names) > 1:
-        raise ValueError(f"{path}: it looks like a table with commas: separate index, MID and label by tabs")
+        raise ValueError(f"{path}: looks comma-separated: separate index, MID and label by tabs")
     _refuse_twice(path, names)
     return names
 
@@ -78,7 +78,7 @@ def list_labels(files: Mapping[str | os.PathLike, Mapping[int, str]]) -> list[st
 def _refuse_twice(path: str | os.PathLike, labels: Sequence[str]) -> None:
     if len(set(labels)) < len(labels):
         twice = next(name for name in labels if labels.count(name) > 1)
-        raise ValueError(f"{path}: two classes are called {twice!r}: give each a name of its own")
+        raise ValueError(f"{path}: two classes are called {twice!r}: rename one")
 
 
 def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.ndarray:
@@ -91,7 +91,7 @@ def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.nd
     """
     for labels in (from_labels, to_labels):
         if twice := sorted({name for name in labels if list(labels).count(name) > 1}):
-            raise ValueError(f"two classes are called {twice[0]!r}: give each a name of its own")
+            raise ValueError(f"two classes are called {twice[0]!r}: rename one")
     index = {name: number for number, name in enumerate(to_labels)}
     if unknown := [name for name in from_labels if name not in index]:
         more = ", …" if len(unknown) > 3 else ""
@@ -106,9 +106,9 @@ def _labels_of_config(path: Path, text: str) -> list[str]:
     try:
         labels = {int(index): name for index, name in json.loads(text)["id2label"].items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(f"{path}: not the config of a model, it has no id2label") from None
+        raise ValueError(f"{path}: not the config of a model, as it has no id2label") from None
     if not all(isinstance(name, str) for name in labels.values()):
-        raise ValueError(f"{path}: a name in id2label is no text")
+        raise ValueError(f"{path}: a name in id2label is not text")
     return list_labels({path: labels})
 
 

@@ -41,7 +41,7 @@ def read_threshold(text: str) -> float | list[float]:
         return [float(line) for line in Path(text).read_text(encoding="utf-8-sig").split()]
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"threshold {text!r}: neither a number nor a file of numbers, one a class ({error})"
+            f"threshold {text!r}: neither a number nor a file with one number per class ({error})"
         ) from None
 
 
@@ -71,7 +71,7 @@ def output_stems(paths: list[str], output: Path, suffixes: list[str], overwrite:
                     problem = f"its results would replace those of {first}: give another --output"
                     yield file, ValueError(f"{file}: {problem}")
             elif there and file.exists() and stem.parent.samefile(file.parent):
-                problem = f"{there[0]} is there already: give another --output, or replace it with --overwrite"
+                problem = f"{there[0]} already exists: give another --output, or replace it with --overwrite"
                 yield file, ValueError(f"{file}: {problem}")
             else:
                 yield file, stem
@@ -110,8 +110,8 @@ class Predictor:
         self.model, self.extractor = load(options.model, options.device)
         if options.layout not in (None, "metadata") and not self.model.config.distance:
             raise ValueError(
-                f"{options.model}: a CSV of {options.layout} has distances, which this model does not tell: leave"
-                " --layout out, or take a model with distances"
+                f"{options.model}: --layout {options.layout} needs distances, which this model does not estimate:"
+                " leave it out, or use a model with distances"
             )
         self.model = in_dtype(self.model, options.dtype)
 
@@ -209,9 +209,9 @@ def listen(options: argparse.Namespace) -> None:
     if options.stream != "stdin":
         blocks = read_device(options.stream, sampling_rate, *block, warn)
     elif sys.stdin is None:
-        raise ValueError("standard input is closed: pipe raw samples to it, as arecord -t raw gives them")
+        raise ValueError("standard input is closed: pipe raw samples to it, as from arecord -t raw")
     elif sys.stdin.isatty():
-        raise ValueError("standard input is a terminal: pipe raw samples to it, as arecord -t raw gives them")
+        raise ValueError("standard input is a terminal: pipe raw samples to it, as from arecord -t raw")
     else:
         if os.name == "posix":
             # A non-blocking pipe returns None if there is no data yet.
@@ -263,13 +263,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--device", help="where to run, such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="numbers to compute"
-        " with; default: %(default)s: bfloat16 if the processor or GPU has matrix units for it, else float32"
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="number format for"
+        " computation; default: %(default)s: bfloat16 if the processor or GPU has matrix units for it, else float32"
     )  # fmt: skip
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="windows at once; default: %(default)s")
     parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="spread files over a Ray cluster")
     parser.add_argument(
-        "--workers", type=whole_number(1), default=2, help="Ray workers, a core each; default: %(default)s"
+        "--workers", type=whole_number(1), default=2, help="number of Ray workers, one core each; default: %(default)s"
     )
     parser.add_argument(
         "--layout", choices=ROWS, help="CSV layout: metadata, as in all data sets, with distances in centimetres;"
@@ -294,22 +294,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--rate", type=whole_number(1), help="sampling rate in Hz, a multiple of 10; default: the model's"
     )
     live.add_argument(
-        "--delay", type=number(0), default=0.5, help="seconds to hear after a frame before it is printed; default:"
-        " %(default)s"
+        "--delay", type=number(0), default=0.5, help="seconds of sound to wait for after a frame before printing it;"
+        " default: %(default)s"
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.stream:
         unfit = ("audio", "output", "tta", "batch_size", "ray", "workers", "layout", "overwrite", "plot", "json")
         options.audio = options.audio or None
-        parser.refuse(options, unfit, "not with --stream, which prints the events of one stream")
+        parser.refuse(options, unfit, "cannot be used with --stream, which only prints events")
     elif not options.audio:
-        parser.error("name recordings or folders of them, or listen with --stream")
+        parser.error("give audio files or folders of them, or listen with --stream")
     else:
-        parser.refuse(options, ("format", "rate", "delay"), "of a live stream alone: give --stream too")
+        parser.refuse(options, ("format", "rate", "delay"), "only for live streams: add --stream")
         if any(place.is_file() for place in (options.output, *options.output.parents)):
-            parser.error(f"--output {options.output}: a file is there: name a folder")
+            parser.error(f"--output {options.output}: a file is in the way: give another folder")
         if not options.ray:
-            parser.refuse(options, ("workers",), "of a Ray cluster alone: give --ray too")
+            parser.refuse(options, ("workers",), "only with --ray")
     return options
 
 

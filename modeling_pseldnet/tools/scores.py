@@ -127,7 +127,7 @@ def seld_scores(
         for kind, events in (("reference", reference), ("prediction", prediction)):
             _check(events, num_classes, rules.has_distance, f"{kind} of {name}")
         if rules.has_distance and len(reference) and reference.distance.min() <= 0:
-            raise ValueError(f"reference of {name}: a distance is not above 0")
+            raise ValueError(f"reference of {name}: distances must be above 0")
 
     if num_frames is None:
         num_frames = [_default_num_frames(*pair, rules) for pair in zip(references, predictions, strict=True)]
@@ -151,7 +151,7 @@ def _check(events: Events, num_classes: int, has_distance: bool, where: str) -> 
             f"{where}: class {outside[0]} is not one of the {num_classes} classes, 0 to {num_classes - 1}"
         )
     if has_distance and (events.distance is None or np.isnan(events.distance).any()):
-        raise ValueError(f"{where}: no distances, which dcase2024 and dcase2025 score; choose another variant")
+        raise ValueError(f"{where}: no distances, which dcase2024 and dcase2025 need: choose another variant")
 
 
 def _default_num_frames(reference: Events, prediction: Events, rules: Variant) -> int:

@@ -171,8 +171,8 @@ def samples_of(seconds: float, sampling_rate: int) -> int:
     """
     if sampling_rate < LOWEST_RATE or sampling_rate % FRAMES_PER_SECOND:
         raise ValueError(
-            f"a rate of {sampling_rate} Hz: give a multiple of {FRAMES_PER_SECOND} Hz from {LOWEST_RATE} on, such as"
-            " 48000"
+            f"a rate of {sampling_rate} Hz is not possible: give a multiple of {FRAMES_PER_SECOND} Hz, at least"
+            f" {LOWEST_RATE}, such as 48000"
         )
     return round(seconds * FRAMES_PER_SECOND) * (sampling_rate // FRAMES_PER_SECOND)
 
@@ -198,12 +198,12 @@ def read_pcm(file: BinaryIO, sample_format: str, num_channels: int, num_samples:
         if beginning and len(data) >= 4:
             beginning = False
             if data.startswith(SOUND_FILES):
-                raise ValueError("the stream is a sound file with a header: send raw samples, as arecord -t raw does")
+                raise ValueError("the stream is a sound file with a header: send raw samples, as from arecord -t raw")
         if len(data) == size or not piece:
             whole = len(data) - len(data) % (num_channels * dtype.itemsize)
             block = np.frombuffer(data[:whole], dtype).reshape(-1, num_channels).T.astype(np.float32)
             if not np.isfinite(block).all():
-                raise ValueError(f"samples that are NaN or infinite: is the stream really {sample_format}?")
+                raise ValueError(f"some samples are NaN or infinite: is the stream really {sample_format}?")
             if whole:
                 yield block / np.float32(full_scale)
             data = b""
@@ -229,7 +229,7 @@ def read_device(
         sounddevice = require("sounddevice")
     except OSError as error:
         raise ValueError(
-            f"a sound device takes PortAudio ({first_line(error)}): install it, or pipe raw samples to standard input"
+            f"a sound device needs PortAudio ({first_line(error)}): install it, or pipe raw samples to standard input"
         ) from None
     name = int(device) if device.isdecimal() else device
     lost = False
@@ -245,7 +245,7 @@ def read_device(
                 yield samples.T.copy()
     except (sounddevice.PortAudioError, ValueError) as error:
         raise ValueError(
-            f"sound device {device!r} cannot be used, {num_channels} channels at {sampling_rate} Hz:"
+            f"sound device {device!r} cannot be used with {num_channels} channels at {sampling_rate} Hz:"
             f" {first_line(error)}; python -m sounddevice lists devices"
         ) from None
 

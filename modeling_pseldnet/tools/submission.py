@@ -39,7 +39,7 @@ TASKS = {
             6: "frame,class,track,azimuth,elevation,distance",
             7: "frame,class,track,x,y,z,distance",
         },
-        "write frame,class,track,azimuth,elevation, with a distance or without",
+        "write frame,class,track,azimuth,elevation, with or without a distance",
         None,
         None,
     ),
@@ -72,9 +72,7 @@ def check_submission(task: str, folder: Path, reference: list[Path] | None = Non
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
     files, expected = find_csv([folder], reference or [])
     found = [] if files else [f"{folder}: no CSV files"]
-    found += [
-        f"{name}: missing, which the scorer passes over in silence" for name in sorted(expected.keys() - files.keys())
-    ]
+    found += [f"{name}: missing, and the scorer silently skips it" for name in sorted(expected.keys() - files.keys())]
     if expected:
         found += [f"{name}: no recording has this name" for name in sorted(files.keys() - expected.keys())]
     for name, path in sorted(files.items()):
@@ -101,7 +99,7 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
         yield f"{' or '.join(map(str, sorted(widths)))} columns, which the scorer misreads: {task.others}"
         return
     if len(widths) > 1:
-        yield f"rows of {' and '.join(map(str, sorted(widths)))} columns: write all alike"
+        yield f"rows have {' and '.join(map(str, sorted(widths)))} columns: use one number throughout"
         return
     cartesian = widths == {7}
     try:
@@ -114,11 +112,11 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
         yield str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
         return
     if not all(cell.strip().isdecimal() for line in rows for cell in line.split(",")[:3]):
-        yield "frames, classes or tracks written with a point, which the scorer cannot read: write 3, not 3.0"
+        yield "frames, classes or tracks have a decimal point, which the scorer cannot read: write 3, not 3.0"
     if task.header is None and looks_cartesian(table) != cartesian:
-        yield f"the scorer takes its columns for {task.columns[table.shape[1]]}, and the numbers look otherwise"
+        yield f"the scorer reads the columns as {task.columns[table.shape[1]]}, but the numbers look different"
     elif task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):
-        yield "its angles look like radians, and the scorer takes degrees"
+        yield "angles look like radians, but the scorer expects degrees"
     if task.in_metres is not None:
         distance = table[:, 4 if name == "dcase2025" else -1]
         if unknown := int(np.isnan(distance).sum()):
@@ -129,9 +127,9 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
 
 def _unit_problems(task: Task, distance: np.ndarray) -> Iterator[str]:
     if task.in_metres and np.median(distance) > FAR_METRES:
-        yield f"distances up to {distance.max():g} look like centimetres, and the scorer takes metres: divide by 100"
+        yield f"distances up to {distance.max():g} look like centimetres, but the scorer needs metres: divide by 100"
     if not task.in_metres and distance.max() < NEAR_CENTIMETRES:
-        yield f"distances up to {distance.max():g} look like metres, and the scorer takes centimetres: multiply by 100"
+        yield f"distances up to {distance.max():g} look like metres, but the scorer needs centimetres: multiply by 100"
 
 
 def _row_problems(
@@ -139,19 +137,19 @@ def _row_problems(
 ) -> Iterator[str]:
     source = np.column_stack([events.frame, events.class_id, events.track])
     if (highest := events.class_id.max()) >= num_classes:
-        yield f"class {highest} of {num_classes} classes"
+        yield f"class {highest} is out of range: classes are 0 to {num_classes - 1}"
     if name == "dcase2025":
         _, rows_of_class = np.unique(source[:, :2], axis=0, return_counts=True)
         if (table % 1 != 0).any():
-            yield "numbers that are not whole, which the scorer cuts off or cannot read"
+            yield "some numbers are not whole, which the scorer truncates or cannot read"
         if outside := int((events.frame >= CLIP_FRAMES_2025).sum()):
             yield f"{outside} rows are beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"
         if folded := int((fold_azimuth(events.azimuth) != events.azimuth).sum()):
             yield f"{folded} azimuths beyond 90°: they are scored as if folded to the front"
         if rows_of_class.max() > MOST_TRACKS_2025:
-            yield f"more than {MOST_TRACKS_2025} rows of a class in a frame"
+            yield f"more than {MOST_TRACKS_2025} rows per class and frame"
         return
     if repeated := len(source) - len(np.unique(source, axis=0)):
-        yield f"{repeated} rows repeat frame, class and track: number the tracks, some scorers keep the last alone"
+        yield f"{repeated} rows repeat frame, class and track: number the tracks, as some scorers keep only the last"
     if last_frame is not None and last_frame >= 0 and (beyond := int((events.frame > last_frame).sum())):
-        yield f"{beyond} rows are beyond frame {last_frame}, the last that is annotated"
+        yield f"{beyond} rows are beyond frame {last_frame}, the last annotated one"

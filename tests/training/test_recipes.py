@@ -216,7 +216,7 @@ def test_recipes_that_inherit_each_other_or_are_no_yaml_are_named(tmp_path):
         (["l3das22/scratch_plain"], "L3DAS22"),
         (["l3das22/ov1_adapterbit"], "model.pretrained is missing"),
         (["synth_accdoa", "--only-evaluate"], "the model to score, such as runs/synth_accdoa"),
-        (["synth_accdoa", "--only-evaluate", "--resume"], "resume: not used with --only-evaluate"),
+        (["synth_accdoa", "--only-evaluate", "--resume"], "--resume: not used with --only-evaluate"),
         (["synth_einv2"], "huggingface.co/datasets/Jinbo-HU/PSELDNets"),
         (["synth_accdoa", "--override", "data.train.source=scenes"], "one folder per class"),
         (["synth_accdoa", "--override", "data.source=fsd"], "unknown data source 'fsd': choose from dcase2021"),

@@ -398,4 +398,4 @@ def test_no_action_or_no_scenes_is_a_usage_error(tmp_path, capsys):
         with pytest.raises(SystemExit) as caught:
             main([str(tmp_path), *options])
         assert caught.value.code == 2
-    assert "not a whole number from 1" in capsys.readouterr().err
+    assert "not a whole number of at least 1" in capsys.readouterr().err

@@ -152,7 +152,7 @@ def test_whatever_is_printed_can_be_encoded():
         (cli.number(above=0), "0", "'0' is not a number above 0"),
         (cli.number(), "inf", "'inf' is not a number"),
         (cli.whole_number(1, 9), "0", "'0' is not a whole number from 1 up to 9"),
-        (cli.whole_number(), "1.5", "'1.5' is not a whole number from 0"),
+        (cli.whole_number(), "1.5", "'1.5' is not a whole number of at least 0"),
     ],
 )
 def test_options_take_numbers_that_make_sense(kind, text, message):

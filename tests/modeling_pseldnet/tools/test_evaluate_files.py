@@ -63,7 +63,7 @@ def test_predictions_in_shorter_frames_are_told_in_words(folders, caplog):
     path = folders / "prediction/fold4_room2_mix001.csv"
     path.write_text("".join(f"{frame},0,0,0,10,250\n" for frame in range(5 * 21)))
     evaluate_files([folders / "reference"], [folders / "prediction"])
-    assert "1 of 1 predictions, such as fold4_room2_mix001.csv, go on for more than twice" in caplog.text
+    assert "1 of 1 predictions, such as fold4_room2_mix001.csv, are more than twice" in caplog.text
 
 
 def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path):
@@ -81,9 +81,9 @@ def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path)
 
 
 def test_labels_are_as_many_as_the_classes(folders):
-    with pytest.raises(ValueError, match="3 classes, and 2 labels"):
+    with pytest.raises(ValueError, match="3 classes, but 2 labels"):
         evaluate_files([folders / "reference"], [folders / "prediction"], num_classes=3, labels=["one", "two"])
-    with pytest.raises(ValueError, match="the labels name 1 classes, 0 to 0: give all of the task's"):
+    with pytest.raises(ValueError, match="the labels only name classes 0 to 0: give the labels of all"):
         evaluate_files([folders / "reference"], [folders / "prediction"], labels=["one"])
 
 
@@ -129,12 +129,12 @@ def test_cartesian_predictions_score_like_polar_ones(folders):
     [
         ("prediction/fold4_room10_mix001.csv", "0,0,0,10,20\n1,0,0,ten,20\n", [], "fold4_room10_mix001.csv, line 2"),
         ("prediction/fold4_room10_mix001.csv", b"\xff\xfe\x00", [], "fold4_room10_mix001.csv"),
-        ("prediction/twice/fold4_room2_mix001.csv", "", [], "have the same name"),
-        ("reference/mix001.csv", "", ["--by", "room"], "mix001.csv: no room in the name"),
+        ("prediction/twice/fold4_room2_mix001.csv", "", [], "several files are named fold4_room2_mix001.csv"),
+        ("reference/mix001.csv", "", ["--by", "room"], "mix001.csv: --by room needs names with room"),
         ("reference/mix001.csv", "0,4,0,0,0\n", ["--num-classes", "3"], "reference of mix001.csv: class 4"),
         ("reference/mix001.csv", "0,0,0,0,0\n", ["--variant", "dcase2024"], "reference of mix001.csv: no distances"),
         ("reference/mix001.csv", "", ["--prediction", "nowhere"], "nowhere is not a folder"),
-        ("elsewhere/mix001.csv", "", ["--reference", "elsewhere"], "is named like one of elsewhere"),
+        ("elsewhere/mix001.csv", "", ["--reference", "elsewhere"], "has the same name as one in elsewhere"),
         ("reference/mix001.csv", "", ["--json", "nowhere/scores.json"], "nowhere is not a folder"),
         ("reference/mix001.csv", "", ["--average", "median"], "invalid choice: 'median'"),
     ],
@@ -155,7 +155,7 @@ def test_the_number_of_classes_is_that_of_the_references_whatever_is_predicted(f
     name.write_text(name.read_text() + "0,30,0,0,0,100\n")
     assert main(arguments(folders)) == 2
     error = capsys.readouterr().err
-    assert f"{name}: class 30, and the references have" in error
+    assert f"{name}: class 30 is predicted, but the references only have classes 0" in error
     assert "--num-classes" in error
     assert main(arguments(folders, "--num-classes", "31")) == 0
     assert "31 classes" in capsys.readouterr().out

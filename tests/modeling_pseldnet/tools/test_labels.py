@@ -40,14 +40,14 @@ def test_labels_are_read_from_every_kind_of_list(tmp_path, name, text):
         ("a.tsv", b"0\t-\tspeech\n0\t-\tdoor\n", "line 2: class 0 is 'door' here"),
         ("a.tsv", b"0\t-\tdoor\n1\t-\tdoor\n", "two classes are called 'door'"),
         ("a.txt", b"door\nbell\ndoor\n", "two classes are called 'door'"),
-        ("a.csv", b"index,mid,display_name\n0,/m/0,door\n1,/m/1,bell\n", "a table with commas"),
+        ("a.csv", b"index,mid,display_name\n0,/m/0,door\n1,/m/1,bell\n", "looks comma-separated"),
         ("a.tsv", b"0\tspeech\n", "line 1: expected index, MID and label"),
         ("a.tsv", b"index\tmid\tname\n0\t-\tdoor\n", "line 1: expected index, MID and label, .* and no header"),
-        ("a.txt", b"\n", "no labels in it"),
+        ("a.txt", b"\n", "contains no labels"),
         ("a.txt", b"\xff\xfe", "not a readable list of labels"),
         ("a.json", b"[1]", "not the config of a model"),
         ("a.json", b"{", "not the config of a model"),
-        ("a.json", b'{"id2label": {"0": 1}}', "a name in id2label is no text"),
+        ("a.json", b'{"id2label": {"0": 1}}', "a name in id2label is not text"),
     ],
 )
 def test_a_broken_list_is_named(tmp_path, name, content, message):

@@ -106,7 +106,7 @@ def bad_files(folder, write_recording):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("stereo.wav", "2 channels where first-order ambisonics has 4"),
+        ("stereo.wav", "2 channels, but first-order ambisonics has 4"),
         ("broken.flac", "unreadable|truncated"),
         ("truncated.wav", "truncated"),
         ("truncated.ogg", "truncated"),
@@ -203,7 +203,7 @@ def test_what_lies_beside_a_recording_is_replaced_only_when_asked_for(predict, w
     own.write_text("0,1,0,30,10\n")
     status, _, error = predict(recording, *options, output=recording.parent)
     assert status == 2
-    assert f"{own} is there already" in complaints(error)[0]
+    assert f"{own} already exists" in complaints(error)[0]
     assert own.read_text() == "0,1,0,30,10\n"
     assert predict(recording, recording, *options, "--overwrite", output=recording.parent)[0] == 0
     assert own.read_bytes() != b"0,1,0,30,10\n"
@@ -254,8 +254,8 @@ def test_numbers_that_make_no_sense_are_refused(predict, write_recording, capsys
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--delay", "1"], "delay: of a live stream alone"),
-        (["--workers", "8"], "workers: of a Ray cluster alone"),
+        (["--delay", "1"], "--delay: only for live streams"),
+        (["--workers", "8"], "--workers: only with --ray"),
     ],
 )
 def test_options_that_would_be_passed_over_are_refused(predict, capsys, options, complaint):
@@ -269,7 +269,7 @@ def test_a_file_where_the_folder_for_results_is_to_be_is_refused_at_once(predict
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
         predict("recording.wav", output=tmp_path / place)
-    assert f"--output {tmp_path / place}: a file is there" in capsys.readouterr().err
+    assert f"--output {tmp_path / place}: a file is in the way" in capsys.readouterr().err
 
 
 def test_two_recordings_of_one_name_do_not_replace_each_other(predict, write_recording):
@@ -325,7 +325,7 @@ def test_files_shared_out_over_ray_give_the_same_bytes(predict, write_recording,
         (["--hop", "0.33"], "multiple of 0.1 s"),
         (["--device", "toaster"], "device 'toaster'"),
         (["--channel-format", "mono"], "channel format 'mono' does not go with logmel_iv features"),
-        (["--layout", "dcase2024"], "a CSV of dcase2024 has distances, which this model does not tell"),
+        (["--layout", "dcase2024"], "--layout dcase2024 needs distances, which this model does not estimate"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(predict, write_recording, options, complaint):

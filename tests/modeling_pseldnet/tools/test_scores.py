@@ -274,7 +274,7 @@ def test_only_pseldnets_leaves_classes_without_a_match_out_of_the_macro_mean():
             "prediction of mix1: class 2 is not one of the 2",
         ),
         ({"variant": "dcase2024"}, "reference of recording 0: no distances"),
-        ({"variant": "dcase2024", "references": [still([0], distance=0.0)]}, "a distance is not above 0"),
+        ({"variant": "dcase2024", "references": [still([0], distance=0.0)]}, "distances must be above 0"),
     ],
 )
 def test_unusable_input_is_named(change, message):

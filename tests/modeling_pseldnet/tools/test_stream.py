@@ -182,11 +182,11 @@ def test_silence_has_no_events(model, extractor, sampling_rate):
     [
         ([np.zeros((2, 100))], RATE, {}, r"a block of shape \(2, 100\): give blocks of shape \(4, samples\)"),
         ([np.zeros((100, 4))], RATE, {}, r"shape \(100, 4\): .*it looks transposed: give block.T"),
-        ([np.zeros((4, RATE)), np.full((4, 100), np.nan)], RATE, {}, "the stream, near 1.0 s: samples that are NaN"),
+        ([np.zeros((4, RATE)), np.full((4, 100), np.nan)], RATE, {}, "the stream, near 1.0 s: some samples are NaN"),
         ([], None, {}, "sampling rate is missing"),
-        ([], 44101, {}, "a rate of 44101 Hz: give a multiple of 10 Hz"),
-        ([], RATE, {"delay_seconds": 0.25}, "a delay of 0.25 s: give a multiple of 0.1 s"),
-        ([], RATE, {"delay_seconds": None}, "a delay of None s: give a multiple of 0.1 s"),
+        ([], 44101, {}, "a rate of 44101 Hz is not possible: give a multiple of 10 Hz"),
+        ([], RATE, {"delay_seconds": 0.25}, "a delay of 0.25 s is not possible: give a multiple of 0.1 s"),
+        ([], RATE, {"delay_seconds": None}, "a delay of None s is not possible: give a multiple of 0.1 s"),
         ([], RATE, {"delay_seconds": 11}, "up to the window of 10 s"),
         ([], RATE, {"channel_format": "mono"}, "channel format 'mono'"),
     ],
@@ -304,7 +304,11 @@ def test_a_pipe_that_does_not_wait_is_waited_for(listen):
         (b"", ["--delay", "12"], "a delay of 12.0 s"),
         (b"", ["--every", "0.25"], "multiple of 0.1 s"),
         (b"", ["--channel-format", "mono"], "channel format 'mono'"),
-        (b"", ["recording.wav", "--tta", "--layout", "metadata"], "audio, tta, layout: not with --stream"),
+        (
+            b"",
+            ["recording.wav", "--tta", "--layout", "metadata"],
+            "audio, --tta, --layout: cannot be used with --stream",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_status_2(listen, data, options, complaint):

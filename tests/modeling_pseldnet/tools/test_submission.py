@@ -42,17 +42,17 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
     ("task", "text", "told"),
     [
         ("dcase2024", "0,1,0,30,10,240\n", "look like centimetres"),
-        ("dcase2024", "0,1,0,0.5,0.5,0.1\n", "and the numbers look otherwise"),
-        ("dcase2024", "0,1,0,30,10,2.4,0\n", "and the numbers look otherwise"),
+        ("dcase2024", "0,1,0,0.5,0.5,0.1\n", "but the numbers look different"),
+        ("dcase2024", "0,1,0,30,10,2.4,0\n", "but the numbers look different"),
         ("dcase2023", "0,1,0,0.53,0.17\n", "look like radians"),
         ("dcase2024", "0,1,0,30,10\n", "5 columns, which the scorer misreads"),
         ("dcase2024", "frame,class,track,azimuth,elevation,distance\n0,1,0,30,10,2\n", "line 1 is a header"),
-        ("dcase2024", "0,14,0,30,10,2\n", "class 14 of 13"),
+        ("dcase2024", "0,14,0,30,10,2\n", "class 14 is out of range: classes are 0 to 12"),
         ("dcase2024", "0,1,0,30,10,2\n0,1,0,90,10,2\n", "1 rows repeat frame, class and track"),
         ("dcase2023", "0.0,1.0,0.0,30,10\n", "write 3, not 3.0"),
         ("dcase2024", "0,1,0.0,30,10,2\n", "write 3, not 3.0"),
         ("dcase2023", "0,1,30,10\n", "4 columns, which the scorer misreads"),
-        ("dcase2023", "0,1,0,0.5,0.5,0.1\n", "and the numbers look otherwise"),
+        ("dcase2023", "0,1,0,0.5,0.5,0.1\n", "but the numbers look different"),
         ("dcase2024", "0,1,0,30,10,nan\n", "1 rows have no distance"),
         ("dcase2024", "0,1,0,0.5,0.5,0.1,nan\n", "1 rows have no distance"),
         ("dcase2023", "0,1,0,30,100\n", "elevation in"),
@@ -77,7 +77,7 @@ def test_files_that_are_missing_and_frames_beyond_the_end_are_told(problems, tmp
         (reference / name).write_text("0,1,0,30,10,240\n9,1,0,30,10,240\n")
     assert problems("dcase2024", "10,1,0,30,10,2.4\n", reference=[reference]) == [
         "",
-        "1 rows are beyond frame 9, the last that is annotated",
+        "1 rows are beyond frame 9, the last annotated one",
     ]
     arguments = ["--check-submission", "dcase2024", str(tmp_path / "submission"), "--reference", str(reference)]
     assert main(arguments) == 1
@@ -88,4 +88,4 @@ def test_files_that_are_missing_and_frames_beyond_the_end_are_told(problems, tmp
     assert main(["--check-submission", "dcase2020", str(tmp_path / "submission")]) == 2
     assert "task must be one of" in capsys.readouterr().err
     assert status_of(main, [*arguments, "--jackknife", "--json", "scores.json"]) == 2
-    assert "jackknife, json: of scores: leave it out with --check-submission" in capsys.readouterr().err
+    assert "--jackknife, --json: not used with --check-submission" in capsys.readouterr().err

@@ -24,9 +24,9 @@ _CITATION = """
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions, references: one list of rows a recording, as in DCASE metadata: `[frame, class, track, azimuth,
-        elevation]` with frames of 100 ms and angles in degrees, for `dcase2024` with the distance in metres as sixth,
-        for `dcase2025` with whether it is on screen, 0 or 1, as seventh.
+    predictions, references: one list of rows per recording, as in DCASE metadata: `[frame, class, track, azimuth,
+        elevation]` with frames of 100 ms and angles in degrees; `dcase2024` adds the distance in metres as the sixth
+        column, `dcase2025` also onscreen (0 or 1) as the seventh.
     num_classes, num_frames, variant, jackknife, groups: see `modeling_pseldnet.tools.scores.seld_scores`.
 
 Returns:
