@@ -54,9 +54,9 @@ def _read_adapter_config(place: str | os.PathLike, **options) -> dict | None:
     try:
         config = json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        raise ValueError(f"{place} is an adapter, and its {name} is no JSON") from None
+        raise ValueError(f"{place} is an adapter, but its {name} is not valid JSON") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{place} is an adapter, and its {name} is no JSON object")
+        raise ValueError(f"{place} is an adapter, but its {name} is not a JSON object")
     return config
 
 
@@ -69,18 +69,18 @@ def adapter_config(model: str | os.PathLike) -> dict | None:
     """
     if "/" not in os.fspath(model) and not os.path.exists(model):
         # Asking the Hub would take a minute without a network.
-        raise OSError(f"{model!r} is neither a folder nor the name of a model on the Hub, which is user/name")
+        raise OSError(f"{model!r} is neither a folder nor a Hub model, whose name would be user/name")
     config = _read_adapter_config(model)
     if config is None:
         return None
     for key in ("base_model_name_or_path", "peft_type"):
         if not isinstance(config.get(key), str) or not config[key]:
-            advice = ": write there where the model is that it was trained on" if key.startswith("base") else ""
-            raise ValueError(f"{model} is an adapter, and its adapter_config.json names no {key}{advice}")
+            advice = ": add the folder or Hub name of its base model" if key.startswith("base") else ""
+            raise ValueError(f"{model} is an adapter, but its adapter_config.json has no {key}{advice}")
     modules = config.get("modules_to_save")
     if modules is not None and not (isinstance(modules, list) and all(isinstance(name, str) for name in modules)):
         raise ValueError(
-            f"{model} is an adapter, and the modules_to_save of its adapter_config.json are no list of names"
+            f"{model} is an adapter, but modules_to_save in its adapter_config.json is not a list of names"
         )
     return config
 
@@ -111,8 +111,8 @@ def check_no_adapter(model: nn.Module) -> None:
     """
     if has_adapter(model):
         raise ValueError(
-            "the model has an adapter in it, over which there can be no other: train that one on, merge it where its"
-            " method can, as modeling_pseldnet.load does with LoRA, or start from the model it was trained on"
+            "the model already has an adapter, and a second one on top is not supported: continue training it, merge"
+            " it (modeling_pseldnet.load merges LoRA), or start from its base model"
         )
 
 
@@ -126,8 +126,8 @@ def check_one_model(place: str | os.PathLike) -> None:
     base = _known_of_adapter(folder).get("base_model_name_or_path") if has_weights(folder) else None
     if base and not same_place(base, folder):
         raise ValueError(
-            f"{folder} holds a model and an adapter for another one: move one of them to a folder of its own or, if"
-            f" this folder was renamed, write its new name in place of {base} in adapter_config.json"
+            f"{folder} holds a model and an adapter for another model: move one of them to another folder or, if this"
+            f" folder was renamed, replace {base} by its new name in adapter_config.json"
         )
 
 
@@ -166,11 +166,13 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
     is_beside = not base or same_place(base, Path(adapter, where.get("subfolder", "")))
     of_base = {} if is_beside else _known_of_adapter(base)
     if of_base and not has_weights(Path(base)) and not same_place(base, config.name_or_path):
-        raise ValueError(f"{adapter} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
+        raise ValueError(
+            f"{adapter} was trained on top of another adapter, {base}: load both with modeling_pseldnet.load"
+        )
     if of_base.get("peft_type") == "LORA" and has_weights(Path(base)):
         # A model loaded from there may already contain that adapter.
         raise ValueError(
-            f"{adapter} is an adapter for {base}, which has another one beside it: move that to a folder of its own"
+            f"{base}, the base model of the adapter {adapter}, has another adapter in its folder: move that one out"
         )
     try:
         saved = type(config).from_pretrained(adapter, **where)
@@ -179,8 +181,8 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
     nameless = list(config.id2label.values()) == [f"LABEL_{index}" for index in range(config.num_labels)]
     if saved.id2label != config.id2label and not (nameless and saved.num_labels == config.num_labels):
         raise ValueError(
-            f"the adapter {adapter} is for {saved.num_labels} classes ({_first(saved)}) and the model has"
-            f" {config.num_labels} ({_first(config)}), not the same: modeling_pseldnet.load gives it with its own"
+            f"the adapter {adapter} has other classes ({saved.num_labels}: {_first(saved)}) than the model"
+            f" ({config.num_labels}: {_first(config)}): load it with modeling_pseldnet.load, which keeps its classes"
         )
 
 

@@ -61,7 +61,7 @@ def check_output(output: str | os.PathLike, overwrite: bool, made_from: str | os
     if made_from is not None and Path(made_from).resolve().is_relative_to(output.resolve()):
         raise ValueError(f"{made_from} lies in {output}, which would be replaced: give another folder")
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} is there already: choose another folder, or replace it with --overwrite")
+        raise FileExistsError(f"{output} already exists: choose another folder, or replace it with --overwrite")
 
 
 def save_hub_folder(

@@ -79,13 +79,13 @@ class AdapterBitConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PeftType.ADAPTERBIT
         if not self.positions or not set(self.positions) <= {"attention", "mlp"}:
-            raise ValueError(f"positions are {self.positions}: take 'attention', 'mlp' or both")
+            raise ValueError(f"positions are {self.positions}: use 'attention', 'mlp' or both")
         if self.r is not None and self.r < 1:
-            raise ValueError(f"r is {self.r}: a bottleneck has a width of at least 1")
+            raise ValueError(f"r is {self.r}: the width of a bottleneck must be at least 1")
         if self.r is None and not self.mlp_ratio > 0:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio}: take a number above 0")
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}: it must be above 0")
         if isinstance(self.scale, str) and self.scale != "learnable":
-            raise ValueError(f"scale is {self.scale!r}: take a number or 'learnable'")
+            raise ValueError(f"scale is {self.scale!r}: use a number or 'learnable'")
 
     @property
     def target_modules(self) -> set[str]:

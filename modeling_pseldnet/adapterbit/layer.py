@@ -15,7 +15,9 @@ class AdapterBitLayer(nn.Module, BaseTunerLayer):
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         if not isinstance(adapter_names, str) and len(adapter_names) > 1:
-            raise ValueError(f"each AdapterBit adapter has its own biases: activate one of {adapter_names} at a time")
+            raise ValueError(
+                f"AdapterBit adapters have biases of their own: activate only one of {adapter_names} at a time"
+            )
         super().set_adapter(adapter_names, inference_mode=inference_mode)
 
     def active_in(self, parts: nn.ModuleDict) -> str | None:
@@ -51,7 +53,7 @@ class AdapterBitBottleneck(AdapterBitLayer):
         weights = [module.weight for module in self.base_layer.modules() if isinstance(module, nn.Linear)]
         if not weights:
             raise ValueError(
-                f"a {type(self.base_layer).__name__} holds no linear layer that a bottleneck could follow"
+                f"no bottleneck fits a {type(self.base_layer).__name__}, which has no linear layer: name other modules"
             )
         width, self.device = weights[-1].shape[0], weights[-1].device
         bottleneck_width = config.bottleneck_width(width)

@@ -66,8 +66,8 @@ class AdapterBitModel(BaseTuner):
     def _prepare_model(self, peft_config: AdapterBitConfig, model: nn.Module) -> None:
         if not any(self._check_target_module_exists(peft_config, name) for name, _ in model.named_modules()):
             raise ValueError(
-                f"the model has no module named {' or '.join(sorted(peft_config.target_modules))}: AdapterBit is for"
-                " transformers such as HTS-AT and PaSST; name other places with attention_modules and mlp_modules"
+                f"the model has no module named {' or '.join(sorted(peft_config.target_modules))}: AdapterBit fits"
+                " transformers such as HTS-AT and PaSST; for others, set attention_modules and mlp_modules"
             )
 
     def _create_and_replace(
@@ -108,7 +108,7 @@ class AdapterBitModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise NotImplementedError(
-            "AdapterBit bottlenecks are not linear and cannot be merged: keep the adapter beside"
+            "AdapterBit bottlenecks are not linear and cannot be merged: keep the adapter separate"
         )
 
     def unload(self) -> nn.Module:

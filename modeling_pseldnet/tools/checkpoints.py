@@ -24,12 +24,12 @@ def read_network(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor]
     content = load_checkpoint(checkpoint)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise ValueError(f"{checkpoint}: holds no `state_dict`, as a Lightning checkpoint does")
+        raise ValueError(f"{checkpoint}: not a Lightning checkpoint, as it has no `state_dict`")
     network, ignored = {}, []
     for key, value in state.items():
         match = re.fullmatch(r"net\.(?:_orig_mod\.)?(.+)", str(key))
         if match and not isinstance(value, torch.Tensor):
-            raise ValueError(f"{checkpoint}: the entry {key} is no tensor")
+            raise ValueError(f"{checkpoint}: the entry {key} is not a tensor")
         if match:
             network[match[1]] = value
         else:
@@ -57,10 +57,10 @@ def load_checkpoint(checkpoint: str | os.PathLike) -> Any:
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = found[1] if found else "objects of Python"
             raise ValueError(
-                f"{checkpoint}: refused, it holds more than tensors ({what}) and reading it could run code: save its"
-                " state_dict alone, as torch.save({'state_dict': …}, file), where you trust it"
+                f"{checkpoint}: refused, as it contains more than tensors ({what}) and reading it could run code: if"
+                " you trust it, save only its state_dict with torch.save({'state_dict': …}, file)"
             ) from None
-        raise ValueError(f"{checkpoint}: not a checkpoint of torch.save, or a broken one") from None
+        raise ValueError(f"{checkpoint}: not a torch.save checkpoint, or a broken one") from None
 
 
 def _is_pickle(path: str | os.PathLike) -> bool:

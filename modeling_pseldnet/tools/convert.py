@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "checkpoint",
         nargs="?",
-        help="PSELDNets checkpoint (.ckpt) or, with --audioset, one of the encoder alone; leave out with --published",
+        help="PSELDNets checkpoint (.ckpt) or, with --audioset, that of an encoder; omit with --published",
     )
     parser.add_argument("output", nargs="?", help="folder to write")
     parser.add_argument(
@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="start a new network, for --labels, from an AudioSet checkpoint of HTS-AT, PaSST or PANNs CNN14",
     )
-    parser.add_argument("--sampling-rate", type=int, default=24000, help="of the network, in Hz; default: %(default)s")
+    parser.add_argument(
+        "--sampling-rate", type=int, default=24000, help="sampling rate of the network in Hz; default: %(default)s"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)
     if options.audioset and options.labels is None:
@@ -57,11 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
         _convert_published(parser, options)
         return
     if options.output is None:
-        parser.error("name a checkpoint and the folder to write, or a model of the authors by --published")
+        parser.error("give a checkpoint and the folder to write, or a published model with --published NAME")
     labels = read_labels(options.labels) if options.labels else None
     given = {name: getattr(options, name) for name in ("backbone", "output_format", "sampling_rate", "overwrite")}
     if options.audioset:
-        parser.refuse(options, ("loss_type",), "not with --audioset, which starts a new network")
+        parser.refuse(options, ("loss_type",), "cannot be used with --audioset, which starts a new network")
         from .convert_audioset import convert_audioset
 
         report = convert_audioset(options.checkpoint, options.output, labels=labels, **given)
@@ -77,7 +79,7 @@ def _convert_published(parser: CommandParser, options: argparse.Namespace) -> No
     if options.published == "list":
         print(list_published())
         return
-    hint = "--published NAME takes the folder to write and, if need be, --labels and --overwrite"
+    hint = "--published NAME takes only the folder to write and, optionally, --labels and --overwrite"
     if options.checkpoint is None:
         parser.error(hint)
     parser.refuse(options, ("output", "audioset", "backbone", "output_format", "loss_type", "sampling_rate"), hint)

@@ -46,7 +46,7 @@ def split_checkpoint(checkpoint: str | os.PathLike, network_checkpoint: str | os
     network, _ = read_network(checkpoint)
     bottlenecks = {key: network.pop(key) for key in list(network) if ".adapter." in key}
     if not bottlenecks:
-        raise ValueError(f"{checkpoint}: no entries named `….adapter.…`: convert it with pseldnet-convert")
+        raise ValueError(f"{checkpoint}: has no AdapterBit entries (`….adapter.…`): convert it with pseldnet-convert")
     torch.save({"state_dict": {f"net.{key}": value for key, value in network.items()}}, network_checkpoint)
     return bottlenecks
 
@@ -75,7 +75,7 @@ def save_adapter(
     state, _ = convert_state_dict(bottlenecks, network.config.backbone)
     matches = {key: BOTTLENECK.fullmatch(key) for key in state}
     if unknown := [key for key, match in matches.items() if match is None]:
-        raise ValueError(f"{len(unknown)} entries are no bottlenecks: {', '.join(unknown[:5])}")
+        raise ValueError(f"{len(unknown)} entries are not bottlenecks: {', '.join(unknown[:5])}")
     narrow, wide = next((value.shape for key, value in state.items() if key.endswith(".fc1.weight")), (1, 2))
     places = {match["place"] for match in matches.values()}
     config = AdapterBitConfig(mlp_ratio=narrow / wide, scale=scale, positions=sorted(places))
@@ -88,7 +88,9 @@ def save_adapter(
         key for key in model.get_base_model().state_dict() if ".adapterbit_down." in key or ".adapterbit_up." in key
     }
     if differing := sorted(expected.symmetric_difference(renamed)):
-        raise ValueError(f"{len(differing)} bottlenecks are missing or have no place in {base}: {differing[0]}, …")
+        raise ValueError(
+            f"{len(differing)} bottlenecks are missing or do not belong in {base}, such as {differing[0]}"
+        )
     try:
         model.get_base_model().load_state_dict(renamed, strict=False)
     except RuntimeError as error:
@@ -111,12 +113,14 @@ def main(arguments: list[str] | None = None) -> int:
         " l3das22-adapter --labels classes.txt",
     )
     parser.add_argument(
-        "--scale", type=number(), default=0.1, help="of the bottlenecks' outputs; default: %(default)s"
+        "--scale", type=number(), default=0.1, help="factor of the bottlenecks' outputs; default: %(default)s"
     )
     parser.add_argument("checkpoint", help="Lightning checkpoint (.ckpt); no code in it is run")
     parser.add_argument("base", help="folder to write the network to")
     parser.add_argument("adapter", help="folder to write the adapter to")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="last: options of pseldnet-convert, for the network")
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, help="at the end: options of pseldnet-convert for the network"
+    )
     options = parser.parse_args(arguments)
     require("peft")
     from ..hub_folder import check_output
@@ -130,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         if status := convert([str(network_checkpoint), options.base, *options.options]):
             return status
     save_adapter(bottlenecks, options.base, adapter, scale=options.scale)
-    print(f"{options.adapter}: {len(bottlenecks)} entries of bottlenecks used, with biases, statistics and heads")
+    print(f"{options.adapter}: {len(bottlenecks)} bottleneck entries used, with biases, statistics and heads")
     return 0
 
 

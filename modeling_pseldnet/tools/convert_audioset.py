@@ -81,7 +81,7 @@ def _read_encoder(
             unused.append(key)
     state, _ = convert_state_dict(known, backbone)
     if not any(name.startswith("pseldnet.encoder.") for name in state):
-        raise ValueError(f"{checkpoint}: holds nothing of {backbone}: is it a checkpoint of another encoder?")
+        raise ValueError(f"{checkpoint}: contains no {backbone} entries: is it a checkpoint of another encoder?")
     return state, unused
 
 

@@ -30,8 +30,8 @@ class ConversionReport:
     def __str__(self) -> str:
         examples = f" ({', '.join(self.ignored[:3])}{', …' if len(self.ignored) > 3 else ''})" if self.ignored else ""
         return (
-            f"classes: {self.classes}; {self.used} entries of the network used, {self.remade} that hold nothing learnt"
-            f" remade, {len(self.ignored)} of other parts ignored{examples}"
+            f"{self.classes} classes; {self.used} entries used, {self.remade} constant entries recreated,"
+            f" {len(self.ignored)} unrelated entries ignored{examples}"
         )
 
 
@@ -69,10 +69,10 @@ def convert_checkpoint(
     from ..output_formats import FORMATS
 
     if backbone not in RENAMES or output_format not in FORMATS:
-        raise ValueError(f"no conversion for {backbone!r} with {output_format!r}")
+        raise ValueError(f"backbone {backbone!r} with output format {output_format!r} cannot be converted")
     if loss_type != "tpit" and output_format not in ("einv2", "seddoa"):
         raise ValueError(
-            f"the loss type {loss_type} is of einv2 and seddoa alone, not of {output_format}: leave it out"
+            f"loss type {loss_type} applies only to einv2 and seddoa, not to {output_format}: leave it out"
         )
     check_output(output, overwrite, checkpoint)
     network, ignored = read_network(checkpoint)
@@ -83,12 +83,12 @@ def convert_checkpoint(
     num_classes, rest = divmod(head, numbers_a_class)
     if rest:
         raise ValueError(
-            f"{checkpoint}: the head gives {head} numbers a frame, which is no multiple of the {numbers_a_class} that"
-            f" {output_format} has for a class: is it another output format?"
+            f"{checkpoint}: the head has {head} outputs per frame, not a multiple of the {numbers_a_class} per class"
+            f" of {output_format}: is it another output format?"
         )
     if labels is not None and len(labels) != num_classes:
         raise ValueError(
-            f"{checkpoint}: {num_classes} classes with {output_format}, and {len(labels)} labels:"
+            f"{checkpoint}: {num_classes} classes with {output_format}, but {len(labels)} labels:"
             " give the class list, and the output format, of this checkpoint"
         )
     names = labels if labels is not None else [f"class {index}" for index in range(num_classes)]
@@ -123,5 +123,5 @@ def _load_strictly(model: PSELDNetForSELD, state: dict[str, torch.Tensor], check
     if extra := sorted(state.keys() - model.state_dict().keys()):
         has_adapter = any(".adapter." in name for name in extra)
         hint = ": convert it with modeling_pseldnet.tools.convert_adapterbit" if has_adapter else ""
-        raise ValueError(f"{checkpoint}: {len(extra)} entries that the network has not, such as {extra[0]}{hint}")
+        raise ValueError(f"{checkpoint}: {len(extra)} unexpected entries, such as {extra[0]}{hint}")
     model.load_state_dict(state)

@@ -151,7 +151,8 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
             state.update(_split_qkv(name, value))
     if unknown:
         raise ValueError(
-            f"{len(unknown)} entries are no part of {backbone}: {', '.join(unknown[:5])}{', …' if unknown[5:] else ''}"
+            f"{len(unknown)} entries do not belong to {backbone}:"
+            f" {', '.join(unknown[:5])}{', …' if unknown[5:] else ''}"
         )
     for leaf, channels in input_norm.items():
         parts = [channels[channel] for channel in sorted(channels)]

@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `pseldnet-export`; returns the exit status."""
     parser = CommandParser(
         prog="pseldnet-export",
-        description="Writes a model, its features included, as one ONNX or torch.export file.",
+        description="Exports a model with its feature extraction to one ONNX or torch.export file.",
         epilog="example: pseldnet-export user/pseldnet-htsat pseldnet-htsat.onnx",
     )
     parser.add_argument("model", help="folder or Hub repository of a converted or trained model")

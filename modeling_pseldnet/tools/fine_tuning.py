@@ -83,7 +83,9 @@ class DataCollatorForSELD:
         events = [self._events(row) for row in rows]
         if any(of_row is None for of_row in events):
             if any(of_row is not None for of_row in events):
-                raise ValueError("some recordings of a batch have events and others none: leave these out")
+                raise ValueError(
+                    "only some recordings of the batch have events: add events to the others or remove them"
+                )
             return dict(batch)
         labels = [self._labels(*parts) for parts in zip(waveforms, num_frames, events, strict=True)]
         return {**batch, "labels": torch.stack(labels)}
@@ -110,15 +112,15 @@ class DataCollatorForSELD:
                 source = (source, row.get("sampling_rate"))
         else:
             raise ValueError(
-                f"a row of {', '.join(map(str, row)) or 'nothing'} is no recording: give audio, waveform or"
+                f"a row with {', '.join(map(str, row)) or 'no columns'} is not a recording: give audio, waveform or"
                 " input_features, and events"
             )
         seconds = self.config.window_seconds
         with Recording(source, rate, self.channel_format) as recording:
             if recording.num_samples > seconds * rate:
                 raise ValueError(
-                    f"{recording.name}: {recording.seconds:.2f} s, and the model takes {seconds} s at once: cut it in"
-                    " windows, as datasets_scripts.segments.SegmentedDataset does"
+                    f"{recording.name}: {recording.seconds:.2f} s is longer than the model's window, {seconds} s: cut"
+                    " it into windows, as datasets_scripts.segments.SegmentedDataset does"
                 )
             num_frames = row.get("num_frames") or ceil(10 * recording.num_samples / rate)
             return recording.read_window(0, seconds * rate), num_frames
@@ -131,7 +133,9 @@ class DataCollatorForSELD:
         if self.class_numbers is None or not len(events):
             return events
         if events.class_id.max() >= len(self.class_numbers):
-            raise ValueError(f"class {events.class_id.max()} is not one of the {len(self.class_numbers)} of the data")
+            raise ValueError(
+                f"class {events.class_id.max()} is not one of the data's {len(self.class_numbers)} classes"
+            )
         return events.replace(class_id=self.class_numbers[events.class_id])
 
     def _labels(self, waveform: np.ndarray, num_frames: int, events: Events) -> torch.Tensor:
@@ -163,7 +167,7 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
         names = ("frame", "class", "track", "azimuth", "elevation", "distance")
         columns = {name: events[name] for name in names if events.get(name) is not None}
         if missing := [name for name in names if name not in (*columns, "track", "distance")]:
-            raise ValueError(f"columns of events without {', '.join(missing)}: give {', '.join(names[:5])}")
+            raise ValueError(f"the columns of events lack {', '.join(missing)}: give {', '.join(names[:5])}")
         columns = {**columns, "track": columns.get("track", np.zeros(len(columns["frame"])))}
         found = Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
         return found if events.get("onscreen") is None else found.replace(onscreen=events["onscreen"])
@@ -210,7 +214,7 @@ class SELDMetrics:
         if self.windows is not None:
             recording, start = np.asarray(self.windows.recording), np.asarray(self.windows.start)
             if len(recording) != len(labels):
-                raise ValueError(f"{len(labels)} windows were evaluated, and {len(recording)} are to be scored")
+                raise ValueError(f"{len(labels)} windows were evaluated, but {len(recording)} are to be scored")
         rows = [np.flatnonzero(recording == number) for number in dict.fromkeys(recording.tolist())]
         recordings = [
             self._recording({name: value[of_one] for name, value in outputs.items()}, labels[of_one], start[of_one])

@@ -106,7 +106,9 @@ def load_for_transfer(
     if nameless:
         id2label = {index: f"class {index}" for index in range(num_labels)}
     if num_labels is not None and len(id2label) != num_labels:
-        raise ValueError(f"id2label names {len(id2label)} classes and num_labels is {num_labels}: give one of them")
+        raise ValueError(
+            f"id2label names {len(id2label)} classes, but num_labels is {num_labels}: give only one of the two"
+        )
     if hasattr(source, "get_base_model"):
         source = source.get_base_model()
     if not isinstance(source, PSELDNetForSELD):
@@ -132,8 +134,8 @@ def _in_a_line(model: str) -> Iterator[None]:
             f"{model}: cannot be loaded: its weights are broken or cut off, copy them again ({describe(error)})"
         ) from None
     except Exception as error:
-        place = "" if os.path.exists(model) else "no such folder, and from the Hub it "
-        raise ValueError(f"{model}: {place}cannot be loaded: {describe(error)}") from None
+        what = "cannot be loaded" if os.path.exists(model) else "no such folder, and it cannot be loaded from the Hub"
+        raise ValueError(f"{model}: {what}: {describe(error)}") from None
 
 
 def read_config(model: str) -> PSELDNetConfig:
@@ -175,7 +177,7 @@ def load_adapter(model: str, config: PSELDNetConfig):
     adapter = adapter_config(model)
     base, method = place_of(adapter["base_model_name_or_path"]), adapter["peft_type"]
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise ValueError(f"{model} is an adapter of a method, {method}, that PEFT does not know")
+        raise ValueError(f"{model} is an adapter of type {method}, which PEFT does not know")
     # The base may lack modules that the adapter has, such as heads for other classes.
     own_modules = adapter.get("modules_to_save") or ()
     try:
@@ -197,8 +199,8 @@ def load_adapter(model: str, config: PSELDNetConfig):
             _check_complete(loading, besides=own_modules)
     except OSError as error:
         raise ValueError(
-            f"it is an adapter for {base}, which cannot be loaded: put that model there, or write its place to"
-            f" base_model_name_or_path in adapter_config.json ({describe(error)})"
+            f"it is an adapter for {base}, which cannot be loaded: put that model there, or set"
+            f" base_model_name_or_path in adapter_config.json to where it is ({describe(error)})"
         ) from None
     if not same:
         base_network, network = network, PSELDNetForSELD(config)
@@ -232,7 +234,7 @@ def _blaming(file: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError) as error:
-        raise ValueError(f"its {file} is not as it should be ({describe(error)})") from None
+        raise ValueError(f"its {file} is malformed ({describe(error)})") from None
 
 
 def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:
@@ -240,4 +242,4 @@ def _check_complete(loading: dict, besides: Iterable[str] = ()) -> None:
     names = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
     missing = [name for name in names if not is_of(name, besides)]
     if missing:
-        raise ValueError(f"{len(missing)} weights are missing or of another shape, {missing[0]} among them")
+        raise ValueError(f"{len(missing)} weights are missing or have another shape, such as {missing[0]}")

@@ -92,7 +92,7 @@ def convert_published(
     files, commit = _list_files()
     checkpoint = _find(f"{name}.ckpt", files, "another version of this package may know it by another name")
     # Look for the class list before the slow download of the weights.
-    listed = None if labels else _find(LABELS, files, "give the classes by --labels, or labels= in Python")
+    listed = None if labels else _find(LABELS, files, "give the classes with --labels, or labels= in Python")
     return convert_checkpoint(
         _download(checkpoint, commit),
         output,
@@ -125,8 +125,8 @@ def _list_files() -> tuple[list[str], str]:
         return [file.rfilename for file in info.siblings], info.sha
     except RepositoryNotFoundError:
         raise ValueError(
-            f"the authors' data set repository {REPOSITORY} is not on the Hub, or not open to you: convert a"
-            " checkpoint that you have by pseldnet-convert CHECKPOINT OUTPUT"
+            f"the authors' data set repository {REPOSITORY} is not on the Hub, or not accessible to you:"
+            " convert a downloaded checkpoint with pseldnet-convert CHECKPOINT OUTPUT"
         ) from None
     except Exception as error:
         raise ValueError(f"the Hub cannot be reached for {REPOSITORY}: {describe(error)}") from None
@@ -139,7 +139,7 @@ def _find(wanted: str, files: list[str], advice: str) -> str:
         return min(found, key=lambda file: (not file.startswith(f"{FOLDER}/"), len(file), file))
     suffix = PurePosixPath(wanted).suffix
     alike = [file for file in files if file.endswith(suffix)]
-    there = f"of {suffix} there are {', '.join(alike[:10])}{', …' if alike[10:] else ''}" if alike else (
+    there = f"its {suffix} files are {', '.join(alike[:10])}{', …' if alike[10:] else ''}" if alike else (
         f"no {suffix} among its {len(files)} files"
     )  # fmt: skip
     raise ValueError(f"{REPOSITORY} has no file {wanted}: {there}; {advice}")

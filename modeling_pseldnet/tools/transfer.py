@@ -92,12 +92,12 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
     """
     if has_adapter(source):
         raise ValueError(
-            "the source has an adapter in it: merge it where its method can, by merge_and_unload(), or start from the"
-            " model it was trained on"
+            "the source has an unmerged adapter: merge it with merge_and_unload() if its method allows that, or start"
+            " from its base model"
         )
     if model.config.backbone != source.config.backbone:
         raise ValueError(
-            f"the weights are those of a {source.config.backbone} encoder, and the network has {model.config.backbone}"
+            f"the weights are from a {source.config.backbone} encoder, but the network has {model.config.backbone}"
         )
     class_heads = tuple(f"heads.{head}." for head in source.output_format.class_heads)
     entries = {name: value for name, value in source.state_dict().items() if not name.startswith(class_heads)}
@@ -162,7 +162,7 @@ def transfer(model: PSELDNetForSELD, source: dict[str, torch.Tensor]) -> Transfe
     if unfit:
         raise ValueError(unfit[0] + (f", and {len(unfit) - 1} more entries do not fit" if len(unfit) > 1 else ""))
     if not any(name.startswith("pseldnet.") for name in kept):
-        raise ValueError("nothing of the encoder fits: it is of another architecture")
+        raise ValueError("no weights of the encoder fit: it has another architecture")
     entries = model.state_dict()
     for name, value in kept.items():
         entries[name].copy_(value)

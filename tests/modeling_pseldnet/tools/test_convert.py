@@ -45,8 +45,8 @@ def test_a_converted_checkpoint_gives_the_published_outputs(reference, values, c
     arguments = ["--backbone", "htsat", "--output-format", case["method"], "--sampling-rate", str(rate)]
     assert convert([str(checkpoint(name)), str(tmp_path / "model"), *arguments]) == 0
     printed = capsys.readouterr().out
-    assert f"classes: {case['num_classes']}; 208 entries of the network used" in printed
-    assert "17 that hold nothing learnt remade, 2 of other" in printed
+    assert f"{case['num_classes']} classes; 208 entries used" in printed
+    assert "17 constant entries recreated, 2 unrelated entries ignored" in printed
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "model")
     model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "model").eval()
     assert model.num_parameters() == case["parameters"]
@@ -150,7 +150,7 @@ def test_an_entry_that_is_missing_misshapen_or_unknown_is_named(checkpoint, tmp_
     [
         (None, "no such file"),
         (b"not a checkpoint", "checkpoint"),
-        ({"weights": 1}, "holds no `state_dict`"),
+        ({"weights": 1}, "it has no `state_dict`"),
         ({"state_dict": {"other.x": torch.zeros(1)}}, "no entries named `net.…`"),
     ],
 )
@@ -170,13 +170,13 @@ def test_labels_must_be_as_many_as_classes(checkpoint, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("speech\nfootsteps\n")
     arguments = ["--output-format", "accdoa", "--labels", str(tmp_path / "labels.txt")]
     assert convert([str(checkpoint("htsat-accdoa-13")), str(tmp_path / "model"), *arguments]) == 2
-    assert "13 classes with accdoa, and 2 labels" in capsys.readouterr().err
+    assert "13 classes with accdoa, but 2 labels" in capsys.readouterr().err
 
 
 def test_a_loss_that_the_output_format_has_not_is_refused(tmp_path, capsys):
     arguments = ["--output-format", "accdoa", "--loss-type", "aggregated"]
     assert convert([str(tmp_path / "some.ckpt"), str(tmp_path / "model"), *arguments]) == 2
-    assert "the loss type aggregated is of einv2 and seddoa alone, not of accdoa" in capsys.readouterr().err
+    assert "loss type aggregated applies only to einv2 and seddoa, not to accdoa" in capsys.readouterr().err
 
 
 def test_a_file_gives_way_where_it_is_to_be_replaced(checkpoint, tmp_path, capsys):
@@ -198,4 +198,4 @@ def test_what_is_no_checkpoint_is_told_in_a_line(tmp_path, capsys, content):
     assert error.count("\n") == 1
     torch.save({"state_dict": {"net.a": content if isinstance(content, int) else "text"}}, path)
     assert main([str(path), str(tmp_path / "model")]) == 2
-    assert capsys.readouterr().err == f"pseldnet-convert: error: {path}: the entry net.a is no tensor\n"
+    assert capsys.readouterr().err == f"pseldnet-convert: error: {path}: the entry net.a is not a tensor\n"

@@ -40,7 +40,7 @@ def test_a_published_checkpoint_gives_the_published_outputs(values, reference, t
     torch.save(values.published_checkpoint(NAME), tmp_path / "published.ckpt")
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     assert main([str(tmp_path / "published.ckpt"), str(base), str(adapter)]) == 0
-    assert "96 entries of bottlenecks" in capsys.readouterr().out
+    assert "96 bottleneck entries" in capsys.readouterr().out
     assert (adapter / "adapter_model.safetensors").stat().st_size < 20e6
 
     model = PSELDNetForSELD.from_pretrained(base)
@@ -90,9 +90,9 @@ def misname(bottlenecks: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop, r"missing or have no place .*stages\.3\.blocks\.0\.mlp\.adapterbit_up\.default\.bias"),
+        (drop, r"missing or do not belong in .*stages\.3\.blocks\.0\.mlp\.adapterbit_up\.default\.bias"),
         (widen, r"do not fit .*stages\.3\.blocks\.0\.mlp\.adapterbit_down\.default\.bias"),
-        (misname, r"no bottlenecks: .*adapter\.gate\.weight"),
+        (misname, r"are not bottlenecks: .*adapter\.gate\.weight"),
     ],
 )
 def test_bottlenecks_that_do_not_fit_are_named_and_nothing_is_written(base, tmp_path, damage, message):
@@ -112,7 +112,7 @@ def test_errors_are_one_line(tmp_path, capsys):
     for arguments, message in (
         ([tmp_path / "absent.ckpt", tmp_path / "base", tmp_path / "adapter"], "no such file"),
         ([plain, tmp_path / "base", tmp_path / "adapter"], "convert it with pseldnet-convert"),
-        ([plain, tmp_path / "base", full], "is there already"),
+        ([plain, tmp_path / "base", full], "already exists"),
         ([plain, tmp_path / "base", tmp_path / "base"], "which would be replaced"),
         ([plain, tmp_path / "both" / "base", tmp_path / "both"], "which would be replaced"),
     ):

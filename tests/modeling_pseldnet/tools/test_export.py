@@ -205,7 +205,7 @@ def test_a_model_whose_extractor_is_anothers_is_refused(run, folder, tmp_path):
     (copy / "preprocessor_config.json").write_text(json.dumps({**settings, "feature_size": 32}))
     status, _, error = run(copy, tmp_path / "model.pt2")
     assert status == 2
-    assert "features with a feature_size of 32 do not fit the model, which takes 64" in error.splitlines()[-1]
+    assert "features with a feature_size of 32 do not fit the model, which needs 64" in error.splitlines()[-1]
 
 
 def test_packages_that_onnx_needs_are_named_before_any_work(run, folder, tmp_path, monkeypatch):

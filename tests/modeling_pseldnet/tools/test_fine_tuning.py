@@ -199,10 +199,10 @@ def test_classes_of_the_data_are_matched_by_name():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"audio": (noise(1.2), 24000), "events": EVENTS}, "1.20 s, and the model takes 1 s at once: cut it"),
-        ({"events": EVENTS}, "a row of events is no recording"),
-        ({"audio": (noise(1.0), 24000), "events": [[0, 3, 0, 0, 0]]}, "class 3 is not one of the 3 of the model"),
-        ({"audio": (noise(1.0), 24000), "events": {"frame": [0]}}, "without class, azimuth, elevation"),
+        ({"audio": (noise(1.2), 24000), "events": EVENTS}, "1.20 s is longer than the model's window, 1 s: cut it"),
+        ({"events": EVENTS}, "a row with events is not a recording"),
+        ({"audio": (noise(1.0), 24000), "events": [[0, 3, 0, 0, 0]]}, "class 3 is not one of the model's 3 classes"),
+        ({"audio": (noise(1.0), 24000), "events": {"frame": [0]}}, "columns of events lack class, azimuth, elevation"),
         ({"audio": (noise(1.0)[:3], 24000), "events": EVENTS}, "3 channels"),
     ],
 )
@@ -243,7 +243,7 @@ def test_padded_frames_are_not_scored():
     expected = seld_scores([front, front[:5]], [front, front[:5]], 3)
     assert found["micro_F"] == expected["micro"]["F"] == 1.0
     windows = SimpleNamespace(recording=[0], start=[0])
-    with pytest.raises(ValueError, match="2 windows were evaluated, and 1 are to be scored"):
+    with pytest.raises(ValueError, match="2 windows were evaluated, but 1 are to be scored"):
         SELDMetrics(model, windows)(EvalPrediction(outputs, labels))
 
 

@@ -149,7 +149,7 @@ def test_a_model_of_other_features_is_not_scored_beside_it_and_the_run_is_not_re
     config = PSELDNetConfig(**TINY, id2label=dict(enumerate(CLASSES)), sampling_rate=32000, hop_length=320)
     PSELDNetForSELD(config).save_pretrained(tmp_path / "before")
     program("--beside", tmp_path / "before")
-    assert "with a sampling_rate of 24000 do not fit the model, which takes 32000" in capsys.readouterr().err
+    assert "with a sampling_rate of 24000 do not fit the model, which needs 32000" in capsys.readouterr().err
     program("--output", tmp_path / "run")
     assert "which would be replaced: give another folder" in capsys.readouterr().err
     assert load(str(tmp_path / "run"), "cpu")
