@@ -26,13 +26,13 @@ def a_to_b_matrix(directions: np.ndarray = TETRAHEDRON, omnidirectional_part: fl
     """Return the float32 matrix (4, capsules) that [`a_to_b_format`] applies."""
     directions = np.asarray(directions, dtype=np.float64)
     if directions.ndim != 2 or directions.shape[1] != 3 or not np.linalg.norm(directions, axis=1).all():
-        raise ValueError(f"directions of capsules must be vectors (capsules, 3), got shape {directions.shape}")
+        raise ValueError(f"directions of capsules must be vectors (capsules, 3), not of shape {directions.shape}")
     x, y, z = (1 - omnidirectional_part) * (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
     capsules = np.stack([np.full_like(x, omnidirectional_part), y, z, x], axis=1)
     if np.linalg.matrix_rank(capsules, tol=1e-6) < 4:
         raise ValueError(
-            "these capsules do not tell W, Y, Z and X apart: it takes four directional ones that do not look along"
-            " a plane or cone"
+            "W, Y, Z and X cannot be derived from these capsules: use at least four directional ones whose directions"
+            " do not all lie in a plane or on a cone"
         )
     return np.linalg.pinv(capsules).astype(np.float32)
 
@@ -68,7 +68,7 @@ def a_to_b_format(
     matrix = a_to_b_matrix(directions, omnidirectional_part)
     waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim != 2 or len(waveform) != matrix.shape[1]:
-        raise ValueError(f"expected shape ({matrix.shape[1]}, samples), a row a capsule, got {waveform.shape}")
+        raise ValueError(f"expected shape ({matrix.shape[1]}, samples), one row per capsule, got {waveform.shape}")
     return matrix @ waveform
 
 

@@ -40,8 +40,8 @@ LARGEST_SAMPLE = 100.0
 INTEGER_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 ACCEPTED = (
-    "a path, the bytes of a file, a file object, an array (channels, samples) with its rate as a tuple, a dict of"
-    " 'array' or 'raw' and 'sampling_rate' or of 'path' and 'bytes', or a decoder of datasets"
+    "a path, the bytes of a file, a file object, a tuple of an array (channels, samples) and its rate, a dict with"
+    " 'array' or 'raw' and 'sampling_rate' or with 'path' and 'bytes', or a decoder of datasets"
 )
 
 
@@ -126,9 +126,9 @@ class Recording:
             if isinstance(samples, ArraySamples) and samples.num_samples == expected:
                 hint = "it looks transposed, give array.T"
             channels = f"{samples.num_channels} channel{'s' * (samples.num_channels != 1)}"
-            raise ValueError(f"{samples.name}: {channels} where {kind.description} has {expected}: {hint}")
+            raise ValueError(f"{samples.name}: {channels}, but {kind.description} has {expected}: {hint}")
         if samples.num_samples == 0:
-            raise ValueError(f"{samples.name}: no samples in it: record it again or leave it out")
+            raise ValueError(f"{samples.name}: contains no samples: record it again or leave it out")
 
     @property
     def name(self) -> str:
@@ -230,7 +230,7 @@ def open_samples(source) -> "ArraySamples | FileSamples":
         return FileSamples(file, str(getattr(source, "name", "the file")))
     if isinstance(source, tuple | list) and len(source) == 2 and (source[1] is None or np.ndim(source[1]) == 0):
         return ArraySamples(*source)
-    raise ValueError(f"a {type(source).__name__} is no recording: give {ACCEPTED}")
+    raise ValueError(f"a {type(source).__name__} is not a recording: give {ACCEPTED}")
 
 
 def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
@@ -245,7 +245,7 @@ def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
         return FileSamples(io.BytesIO(source["bytes"]), name)
     if source.get("path") is not None:
         return FileSamples(source["path"], name)
-    raise ValueError(f"a dict of {', '.join(map(str, source)) or 'nothing'} is no recording: give {ACCEPTED}")
+    raise ValueError(f"a dict with {', '.join(map(str, source)) or 'no keys'} is not a recording: give {ACCEPTED}")
 
 
 def checked_rate(rate, name: str) -> int:
@@ -262,7 +262,7 @@ def checked_rate(rate, name: str) -> int:
         raise ValueError(f"{name}: a sampling rate of {rate!r}: give a whole number of Hz") from None
     if not LOWEST_RATE <= whole <= HIGHEST_RATE:
         raise ValueError(
-            f"{name}: a sampling rate of {whole} Hz, which no audio has: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+            f"{name}: a sampling rate of {whole} Hz, which is implausible: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
         )
     return whole
 
@@ -277,7 +277,8 @@ def float_samples(samples: np.ndarray | torch.Tensor):
     name = str(samples.dtype).removeprefix("torch.") if isinstance(samples, torch.Tensor) else samples.dtype.name
     if name not in INTEGER_SCALES and name not in FLOATS:
         raise ValueError(
-            f"samples of type {name}: give floats of full scale 1, or integers of type {', '.join(INTEGER_SCALES)}"
+            f"samples of type {name}: give floats with a full scale of 1, or integers of type"
+            f" {', '.join(INTEGER_SCALES)}"
         )
     as_float = samples.float() if isinstance(samples, torch.Tensor) else samples.astype(np.float32, copy=False)
     if name in FLOATS:
@@ -293,11 +294,11 @@ def check_samples(largest: float, name: str) -> None:
         ValueError: it is NaN, infinite or far beyond full scale.
     """
     if not np.isfinite(largest):
-        raise ValueError(f"{name}: samples that are NaN or infinite: repair the file or leave it out")
+        raise ValueError(f"{name}: some samples are NaN or infinite: repair the file or leave it out")
     if largest > LARGEST_SAMPLE:
         raise ValueError(
-            f"{name}: samples up to {largest:.3g} where full scale is 1: divide integers that were made floats by"
-            " their full scale, such as 32768 for 16 bit"
+            f"{name}: samples up to {largest:.3g}, but full scale is 1: if they were integers, divide them by their"
+            " full scale, such as 32768 for 16 bit"
         )
 
 
@@ -311,8 +312,8 @@ def as_channels(array) -> np.ndarray | torch.Tensor:
         return array
     if isinstance(array, list | tuple) and any(hasattr(row, "dtype") and np.ndim(row) == 1 for row in array):
         raise ValueError(
-            f"a list of {len(array)} arrays of one axis is taken for as many mono recordings: give np.stack(them) if"
-            " they are the channels of one"
+            f"a list of {len(array)} 1-D arrays is read as mono recordings: if they are channels of one recording,"
+            " pass np.stack(arrays)"
         )
     try:
         return np.asarray(array, dtype=np.float32)
@@ -335,8 +336,8 @@ class ArraySamples:
         self._array = as_channels(array)
         if self._array.ndim == 1:
             raise ValueError(
-                f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}: what datasets"
-                " decodes as ['array'] is the mean of the channels; take get_all_samples().data"
+                f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}: ['array'] of"
+                " datasets is the mean of the channels; use get_all_samples().data"
             )
         if self._array.ndim != 2:
             raise ValueError(f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}")
@@ -365,7 +366,7 @@ class FileSamples:
 
     def __init__(self, file, name: str):
         if isinstance(file, str | os.PathLike) and not Path(file).is_file():
-            there = "a pipe or folder, which cannot be sought in: give a file"
+            there = "a pipe or folder, which does not support seeking: give a file"
             raise ValueError(f"{name}: {there if Path(file).exists() else 'no such file'}")
         self.name, self._opened = name, []
         try:
@@ -398,9 +399,9 @@ class FileSamples:
             self._file = soundfile.SoundFile(flac_with_length(stream) if longer else named)
         self._opened.insert(0, self._file)
         if self._file.frames > MOST_SAMPLES:
-            raise ValueError(f"{self.name}: it does not say how long it is: write it anew, e.g. with FFmpeg")
+            raise ValueError(f"{self.name}: its header gives no length: rewrite it, e.g. with FFmpeg")
         if is_truncated(self._file.extra_info):
-            raise ValueError(f"{self.name}: truncated, it ends before its header says: copy it again")
+            raise ValueError(f"{self.name}: truncated, shorter than its header says: copy it again")
         self.rate = checked_rate(self._file.samplerate, self.name)
         self.num_channels, self.num_samples = self._file.channels, self._file.frames
 
@@ -417,7 +418,7 @@ class FileSamples:
             raise ValueError(f"{self.name}: unreadable at {begin / self.rate:.1f} s ({error})") from None
         if part.shape[1] < end - begin:
             broken = (begin + part.shape[1]) / self.rate
-            raise ValueError(f"{self.name}: truncated, it breaks off at {broken:.1f} s: copy it again")
+            raise ValueError(f"{self.name}: truncated, it ends at {broken:.1f} s: copy it again")
         return part
 
     def close(self) -> None:

@@ -70,11 +70,11 @@ def read_wave_header(file, name: str) -> WaveHeader | None:
     begin = position + 8
     if kind == b"RF64" and begin + size > end:
         # What libsndfile's report does not tell.
-        raise ValueError(f"{name}: truncated, it ends before its header says: copy it again")
+        raise ValueError(f"{name}: truncated, shorter than its header says: copy it again")
     longer = _samples_go_on(file, begin, begin + size, end)
     subtype = RAW_SUBTYPES.get((coding, bits))
     if longer and subtype is None:
-        raise ValueError(f"{name}: it goes on where its header says that it ends: write it anew, e.g. with FFmpeg")
+        raise ValueError(f"{name}: it has samples after the end given in its header: rewrite it, e.g. with FFmpeg")
     return WaveHeader(guid[4:] == B_FORMAT, longer, begin, rate, channels, subtype)
 
 
@@ -96,7 +96,7 @@ def check_ambix(path: str | os.PathLike) -> None:
         ValueError: the file declares itself FuMa.
     """
     if is_fuma(path):
-        raise ValueError(f"{path} says that it is FuMa: write it anew as W, Y, Z, X (AmbiX)")
+        raise ValueError(f"{path} is marked as FuMa: convert it to AmbiX (W, Y, Z, X)")
 
 
 def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
@@ -201,11 +201,11 @@ def check_ogg_pages(file, name: str) -> None:
         if not header.startswith(b"OggS"):
             return
         if begun and header[5] & OGG_BEGINS:
-            raise ValueError(f"{name}: several recordings one after the other in one OGG: write it anew as FLAC")
+            raise ValueError(f"{name}: contains several chained recordings: convert it to FLAC")
         begun |= not header[5] & OGG_BEGINS
         position += 27 + header[26] + sum(file.read(header[26]))
     if begun and position != end:
-        raise ValueError(f"{name}: truncated, it breaks off in a page: copy it again")
+        raise ValueError(f"{name}: truncated, its last OGG page is incomplete: copy it again")
 
 
 def is_truncated(report: str) -> bool:

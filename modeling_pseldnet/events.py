@@ -130,12 +130,13 @@ class Events:
             return cls.empty()
         if any(len(row) not in (5, 6, 7) or len(row) != len(rows[0]) for row in rows):
             raise ValueError(
-                "rows of events must all be frame, class, track, azimuth, elevation[, distance[, onscreen]]"
+                "rows of events must all have the columns frame, class, track, azimuth, elevation[, distance[,"
+                " onscreen]]"
             )
         try:
             table = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError("rows of events must hold numbers alone") from None
+            raise ValueError("rows of events must contain only numbers") from None
         for complaint, wrong in _wrong_rows(table[:, :6], "polar").items():
             if wrong.any():
                 raise ValueError(f"row {int(wrong.argmax())}: {complaint}")
@@ -282,7 +283,7 @@ def read_csv(path: str | os.PathLike, coordinates: str = "auto") -> Events:
     if metres is not None:
         _warn_of_units(path, metres, coordinates)
     if coordinates == "polar" and looks_like_radians(table[:, 3:]):
-        logger.warning(f"{path}: angles are taken for degrees, but look like radians: write them in degrees")
+        logger.warning(f"{path}: angles are read as degrees, but look like radians: write them in degrees")
     azimuth, elevation = table[:, 3:].T if coordinates == "polar" else vector_to_direction(table[:, 3:])
     onscreen = columns.get("onscreen")
     if onscreen is not None and not np.isin(onscreen, (0, 1)).all():
@@ -350,7 +351,7 @@ def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tup
     found = "cartesian" if looks_cartesian(table) else "polar"
     if coordinates != "auto" and width > 5 and found != coordinates:
         logger.warning(
-            f"{path}: read as {coordinates}, but its numbers look {found}: take coordinates {found!r} or 'auto'"
+            f"{path}: read as {coordinates}, but its numbers look {found}: use coordinates {found!r} or 'auto'"
         )
     coordinates = found if coordinates == "auto" else coordinates
     if width not in LAYOUTS[coordinates]:
@@ -370,7 +371,7 @@ def _warn_of_units(path: str | os.PathLike, metres: np.ndarray, coordinates: str
     if not len(metres):
         return
     if metres.max() < NEAREST_METRES if coordinates == "polar" else np.median(metres) > FARTHEST_METRES:
-        logger.warning(f"{path}: distances are taken for {taken}, but look like {other}: write them in {taken}")
+        logger.warning(f"{path}: distances are read as {taken}, but look like {other}: write them in {taken}")
 
 
 def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
@@ -409,7 +410,7 @@ def write_csv(path: str | os.PathLike, events: Events, layout: str = "metadata")
         raise ValueError(f"layout must be one of {', '.join(ROWS)}, not {layout!r}")
     known = np.zeros(0) if events.distance is None else events.distance[~np.isnan(events.distance)]
     if layout != "metadata" and len(known) < len(events):
-        raise ValueError(f"{path}: a CSV of {layout} has distances, and events have none")
+        raise ValueError(f"{path}: layout {layout} needs distances, but the events have none")
     if not all(np.isfinite(column).all() for column in (events.azimuth, events.elevation, known)):
         raise ValueError(f"{path}: an angle or a distance is not finite")
     events = events.sort() if len(known) else events.replace(distance=None).sort()

@@ -354,7 +354,7 @@ def test_wrong_audio_is_named(audio, message, starss23, prepare, write_audio):
 def test_a_file_that_says_that_it_is_fuma_is_refused_as_windows_are_read_without_its_header(starss23, prepare):
     path = starss23 / "foa_dev/dev-test-sony/fold4_room23_mix012.wav"
     path.write_bytes(b_format(np.zeros((4, 24000))))
-    with pytest.raises(DatasetGenerationError, match=f"{path} says that it is FuMa"):
+    with pytest.raises(DatasetGenerationError, match=f"{path} is marked as FuMa"):
         prepare(STARSS23, starss23)
 
 

@@ -126,4 +126,4 @@ def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys)
     assert "no audio in a folder named foa_dev or foa" in lines[0]
     assert "events without a distance" in lines[1]
     assert "no labels in a folder named metadata_dev or metadata" in lines[2]
-    assert "fold4_room2_mix001.wav says that it is FuMa" in lines[3]
+    assert "fold4_room2_mix001.wav is marked as FuMa" in lines[3]

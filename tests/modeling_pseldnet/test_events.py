@@ -165,9 +165,9 @@ def test_rows_become_events_and_rows_again_with_distances_in_metres():
         ([[0, 0, 0, np.inf, 0]], "not finite"),
         ([[0, 0, 0, 0, 91]], "elevation"),
         ([[0, 0, 0, 0, 0, -1]], "distance is negative"),
-        ([[0, 0, 0, 0]], "rows of events must all be"),
-        ([[0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]], "rows of events must all be"),
-        ([[0, 0, 0, "left", 0]], "numbers alone"),
+        ([[0, 0, 0, 0]], "rows of events must all have"),
+        ([[0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]], "rows of events must all have"),
+        ([[0, 0, 0, "left", 0]], "contain only numbers"),
         ([[0, 0, 0, 0, 0, 1, 5]], "onscreen must be 0 or 1"),
     ],
 )
@@ -259,16 +259,16 @@ def test_vectors_that_are_read_as_angles_are_told_in_words(tmp_path, caplog):
 def test_distances_in_another_unit_are_told_in_words(tmp_path, caplog):
     (tmp_path / "metres.csv").write_text("0,1,0,40,10,2.5\n1,1,0,41,10,3.5\n")
     read_csv(tmp_path / "metres.csv")
-    assert "metres.csv: distances are taken for centimetres, but look like metres" in caplog.text
+    assert "metres.csv: distances are read as centimetres, but look like metres" in caplog.text
     read_csv(csv_of(tmp_path / "seven.csv", [0, 1], [1, 1], [0, 0], *vectors(ROWS).T, [250, 100]))
-    assert "seven.csv: distances are taken for metres, but look like centimetres" in caplog.text
+    assert "seven.csv: distances are read as metres, but look like centimetres" in caplog.text
 
 
 def test_angles_in_radians_are_told_in_words_and_small_angles_are_not(tmp_path, caplog):
     read_csv(csv_of(tmp_path / "degrees.csv", [0, 1], [1, 1], [0, 0], [1, -2.5], [0, 1.5]))
     assert not caplog.messages
     read_csv(csv_of(tmp_path / "radians.csv", [0, 1], [1, 1], [0, 0], np.radians([40, -170]), np.radians([10, 20])))
-    assert "radians.csv: angles are taken for degrees, but look like radians" in caplog.text
+    assert "radians.csv: angles are read as degrees, but look like radians" in caplog.text
 
 
 def test_a_header_names_the_columns(tmp_path):

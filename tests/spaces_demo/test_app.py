@@ -84,7 +84,7 @@ def truncated_file(make_recording) -> Path:
 
 
 BAD_FILES = {
-    "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channel where .*which cannot be recovered"),
+    "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channel, but .*which cannot be recovered"),
     "stereo": (lambda make: make("stereo.flac", channels=2), "stereo.flac: 2 channels .*a model for stereo"),
     "second order": (
         lambda make: make("2nd order.wav", channels=9),
