@@ -300,7 +300,9 @@ class PSELDNetConfig(PreTrainedConfig):
         if key == "id2label" and isinstance(value, dict):
             super().__setattr__("label2id", _inverse(value))
             if classes and list(classes.values()) != list(value.values()) and isinstance(self.threshold, list):
-                logger.warning("thresholds of other classes are dropped: 0.5 is taken for all; set config.threshold")
+                logger.warning(
+                    "the classes changed, so the per-class thresholds were reset to 0.5: set config.threshold"
+                )
                 super().__setattr__("threshold", 0.5)
 
     @classmethod
@@ -318,7 +320,9 @@ class PSELDNetConfig(PreTrainedConfig):
             kwargs["threshold"] = kwargs.pop("threshold")
             config_dict = {**config_dict, "threshold": 0.5}
         elif isinstance(threshold, list) and isinstance(classes, dict) and len(threshold) != len(classes):
-            logger.warning(f"{len(threshold)} thresholds for {len(classes)} classes are dropped: 0.5 is taken for all")
+            logger.warning(
+                f"the config has {len(threshold)} thresholds for {len(classes)} classes: 0.5 is used for all instead"
+            )
             config_dict = {**config_dict, "threshold": 0.5}
         if isinstance(named := kwargs.get("id2label"), Mapping) and kwargs.get("num_labels") == len(named):
             # Tutorials give both; transformers would count the classes of the file by it first.
@@ -347,7 +351,7 @@ class PSELDNetConfig(PreTrainedConfig):
         if classes is not None:
             names = classes.values() if isinstance(classes, Mapping) else ()
             if nameless := [name for name in names if not isinstance(name, str)]:
-                raise ValueError(f"id2label has {nameless[0]!r} for a name: give text")
+                raise ValueError(f"id2label has {nameless[0]!r} as a class name: names must be text")
             _check_numbering(classes)
             if count not in (None, len(classes)):
                 logger.warning(f"num_labels={count} replaces the {len(classes)} classes of id2label")
@@ -398,14 +402,16 @@ class PSELDNetConfig(PreTrainedConfig):
         self._check_features()
         self._check_classes()
         if self.output_format not in ("accdoa", "multi_accdoa") and (self.onscreen or self.num_axes != 3):
-            raise ValueError(f"onscreen and two axes go with accdoa or multi_accdoa, not with {self.output_format}")
+            raise ValueError(
+                f"onscreen and num_axes 2 need output_format accdoa or multi_accdoa, not {self.output_format}"
+            )
         {"htsat": self._check_htsat, "passt": self._check_passt}.get(self.backbone, self._check_crnn)()
         if self.decoder != "none":
             self._check_decoder()
         if self.approximate_parameters > MAX_PARAMETERS:
             raise ValueError(
-                f"a network of about {self.approximate_parameters / 1e9:.1f} billion parameters, more than"
-                f" {MAX_PARAMETERS / 1e9:.0f}: take smaller numbers"
+                f"the network would have about {self.approximate_parameters / 1e9:.1f} billion parameters, more than"
+                f" the allowed {MAX_PARAMETERS / 1e9:.0f}: use smaller numbers"
             )
 
     def _check_numbers(self) -> None:
@@ -424,10 +430,13 @@ class PSELDNetConfig(PreTrainedConfig):
             fitting, rest = divmod(self.sampling_rate, 100)
             raise ValueError(
                 f"hop_length {self.hop_length} does not divide 100 ms at {self.sampling_rate} Hz:"
-                f" take {'a sampling_rate that is a multiple of 100' if rest else fitting}"
+                f" use {'a sampling_rate that is a multiple of 100' if rest else fitting}"
             )
         if self.window_frames > MAX_WINDOW_FRAMES:
-            raise ValueError(f"a window has {self.window_frames} frames, more than {MAX_WINDOW_FRAMES}")
+            raise ValueError(
+                f"a window has {self.window_frames} frames, more than the allowed {MAX_WINDOW_FRAMES}: use a shorter"
+                " window_seconds or a larger hop_length"
+            )
 
     def _check_features(self) -> None:
         if self.feature_type is None:
@@ -438,7 +447,7 @@ class PSELDNetConfig(PreTrainedConfig):
             raise ValueError(f"feature_type {self.feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
         if (channels := FEATURE_TYPES[self.feature_type].num_channels) != self.num_channels:
             raise ValueError(
-                f"{self.feature_type} features have {channels} channels, and num_channels is {self.num_channels}"
+                f"{self.feature_type} features have {channels} channels, but num_channels is {self.num_channels}"
             )
 
     def _check_classes(self) -> None:
@@ -452,71 +461,75 @@ class PSELDNetConfig(PreTrainedConfig):
         thresholds = self.threshold if isinstance(self.threshold, list) else [self.threshold]
         if isinstance(self.threshold, list) and len(thresholds) != len(labels):
             raise ValueError(
-                f"threshold has {len(thresholds)} numbers for {len(labels)} classes: give one, or one a class"
+                f"threshold has {len(thresholds)} numbers for {len(labels)} classes: give one, or one per class"
             )
         if not all(0 < threshold < 1 for threshold in thresholds):
             raise ValueError("threshold must lie between 0 and 1")
 
     def _check_htsat(self) -> None:
         if self.decoder not in (None, "none"):
-            raise ValueError(f"HTS-AT has no decoder: take 'none' in place of {self.decoder!r}")
+            raise ValueError(f"HTS-AT has no decoder: set decoder to 'none' instead of {self.decoder!r}")
         stages, folds = len(self.depths), self.spec_size // self.num_mel_bins
         if len(self.num_heads) != stages:
-            raise ValueError(f"num_heads has {len(self.num_heads)} stages and depths {stages}: give as many")
+            raise ValueError(f"num_heads has {len(self.num_heads)} entries and depths {stages}: give one per stage")
         if self.spec_size % self.num_mel_bins:
-            raise ValueError(f"num_mel_bins {self.num_mel_bins} do not divide spec_size {self.spec_size}")
+            raise ValueError(f"num_mel_bins {self.num_mel_bins} does not divide spec_size {self.spec_size}")
         if self.window_frames + 1 > folds * self.spec_size:
             raise ValueError(
-                f"a window of {self.window_seconds} s has {self.window_frames + 1} frames, and a spec_size of"
-                f" {self.spec_size} with {self.num_mel_bins} mel bins holds {folds * self.spec_size}: take a shorter"
-                " window_seconds or a larger spec_size"
+                f"a window of {self.window_seconds} s has {self.window_frames + 1} frames, but spec_size"
+                f" {self.spec_size} with {self.num_mel_bins} mel bins holds only {folds * self.spec_size}: use a"
+                " shorter window_seconds or a larger spec_size"
             )
         smallest = self.patch_size * 2 ** (stages - 1)
         if self.num_mel_bins % smallest or self.spec_size % smallest:
             raise ValueError(
                 f"num_mel_bins {self.num_mel_bins} and spec_size {self.spec_size} must be multiples of {smallest}:"
-                f" patch_size {self.patch_size}, halved by {stages} depths"
+                f" patch_size {self.patch_size}, doubled from stage to stage, of which depths has {stages}"
             )
         if (self.spec_size // self.patch_size) ** 2 > MAX_TOKENS:
             raise ValueError(
-                f"a spec_size of {self.spec_size} has more than {MAX_TOKENS} patches: take a larger patch_size"
+                f"spec_size {self.spec_size} gives more than {MAX_TOKENS} patches: use a larger patch_size"
             )
         for stage, heads in enumerate(self.num_heads):
             side, width = self.spec_size // self.patch_size // 2**stage, self.embed_dim * 2**stage
             if side % min(self.window_size, side):
                 raise ValueError(f"window_size {self.window_size} does not divide the {side} patches of stage {stage}")
             if width % heads:
-                raise ValueError(f"num_heads: a width of {width} cannot be shared by {heads} heads in stage {stage}")
+                raise ValueError(f"num_heads: {heads} heads do not divide the width {width} of stage {stage}")
 
     def _check_passt(self) -> None:
         if self.patch_size < self.patch_stride or (self.patch_size - self.patch_stride) % 2:
             raise ValueError(
-                f"patch_size {self.patch_size} must be patch_stride {self.patch_stride} or an even number more"
+                f"patch_size {self.patch_size} must be patch_stride {self.patch_stride} or larger by an even number"
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"num_attention_heads: a width of {self.hidden_size} cannot be shared by {self.num_attention_heads}"
+                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
             )
         bins, steps = self.num_mel_bins // self.patch_stride, self.window_frames // self.patch_stride
         if min(bins, steps) < 1 or bins * steps > MAX_TOKENS:
-            raise ValueError(f"{bins} bins and {steps} steps of patches: give 1 to {MAX_TOKENS} by patch_stride")
+            raise ValueError(
+                f"patch_stride {self.patch_stride} gives {bins} x {steps} patches: there must be 1 to {MAX_TOKENS}"
+            )
         bins, steps = bins - self.frequency_patchout, steps - self.time_patchout
         if min(bins, steps) < 1 or bins * steps <= self.unstructured_patchout:
-            raise ValueError("patchout leaves no patch: take smaller numbers")
+            raise ValueError("patchout leaves no patches: use smaller numbers")
         if self.output_format == "einv2" and self.time_patchout + self.frequency_patchout + self.unstructured_patchout:
-            raise ValueError("patchout would leave out other patches in each branch of einv2: take 0")
+            raise ValueError("patchout would drop different patches in the two branches of einv2: set it to 0")
 
     def _check_crnn(self) -> None:
         halvings = min(len(self.hidden_sizes), 5)
         if self.num_mel_bins < 2**halvings:
-            raise ValueError(f"num_mel_bins {self.num_mel_bins} cannot be halved {halvings} times, as hidden_sizes do")
+            raise ValueError(
+                f"num_mel_bins {self.num_mel_bins} cannot be halved {halvings} times, as hidden_sizes requires"
+            )
 
     def _check_decoder(self) -> None:
         width = self.hidden_size if self.backbone == "passt" else self.hidden_sizes[-1]
         parts = 2 if self.decoder == "gru" else self.decoder_attention_heads
         if width % parts or (self.decoder == "conformer" and width % 2):
             what = "two directions" if self.decoder == "gru" else f"{parts} decoder_attention_heads"
-            raise ValueError(f"a width of {width} cannot be shared by {what} of the decoder")
+            raise ValueError(f"the width {width} of the decoder cannot be divided among {what}")
 
     @property
     def approximate_parameters(self) -> int:

@@ -336,11 +336,13 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         """
         refuse_unknown(kwargs, ("sampling_rate", "return_tensors", "device", "padding"), "the feature extractor")
         if padding not in (True, "longest"):
-            raise ValueError(f"padding {padding!r}: shorter recordings are padded to the longest, padding=True")
+            raise ValueError(
+                f"padding {padding!r} is not supported: use padding=True, which pads to the longest recording"
+            )
         self._check_rate(sampling_rate)
         recordings = [self._checked(recording, device) for recording in _as_list(waveform)]
         if not recordings:
-            raise ValueError("the batch holds no recording")
+            raise ValueError("the batch contains no recordings")
         lengths = [recording.shape[-1] for recording in recordings]
         if len(set(lengths)) == 1:
             features = self.features(torch.stack(recordings))
@@ -357,12 +359,12 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
     def _check_rate(self, sampling_rate) -> None:
         if sampling_rate is None:
             logger.warning_once(
-                "give sampling_rate to the feature extractor, so that audio of a wrong rate is refused"
+                "pass sampling_rate to the feature extractor, so that it rejects audio at another rate"
             )
         elif checked_rate(sampling_rate, "the audio") != self.sampling_rate:
             raise ValueError(
-                f"the audio is at {sampling_rate} Hz and the model takes {self.sampling_rate} Hz: resample it, e.g. by"
-                f" torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})"
+                f"the audio is at {sampling_rate} Hz, but the model needs {self.sampling_rate} Hz: resample it, e.g."
+                f" with torchaudio.functional.resample(waveform, {sampling_rate}, {self.sampling_rate})"
             )
 
     def _checked(self, recording, device) -> torch.Tensor:
@@ -379,9 +381,9 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             elif recording.ndim == 1 and expected == 1:
                 hint = "; give waveform[None]"
             elif recording.ndim == 1:
-                hint = "; what datasets decodes as ['array'] is the mean of the channels: take get_all_samples().data"
+                hint = "; ['array'] of datasets is the mean of the channels: use get_all_samples().data"
             raise ValueError(
-                f"expected {self._type.audio}, shape ({expected}, samples), and got shape"
+                f"expected {self._type.audio}, shape ({expected}, samples), but got shape"
                 f" {tuple(recording.shape)}{hint}"
             )
         if recording.shape[1] == 0:
@@ -431,9 +433,9 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         unknown = {name for row in processed_features for name in row} - {"input_features", "attention_mask", "labels"}
         if unknown or any("input_features" not in row for row in processed_features):
             raise ValueError(
-                f"a batch is padded of input_features, attention_mask and labels, not of {', '.join(sorted(unknown))}"
+                f"cannot pad {', '.join(sorted(unknown))}: only input_features, attention_mask and labels"
                 if unknown
-                else "input_features are missing from what is to be padded"
+                else "input_features are missing: they are what is padded"
             )
         features, masks, labels = [], [], []
         for row in processed_features:
@@ -454,7 +456,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"a recording has {longest} frames, more than a max_length of {max_length}")
             longest = max_length
         elif padding not in (True, "longest"):
-            raise ValueError(f"padding {padding!r}: take True, or 'max_length' with a max_length")
+            raise ValueError(f"padding {padding!r} is not supported: use True, or 'max_length' with a max_length")
         longest = -(-longest // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
         data = {
             "input_features": _stack_padded(features, 1, longest, self.padding_value),
@@ -462,8 +464,10 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         }
         if labels:
             if len(labels) != len(features):
-                raise ValueError("labels are missing from some of what is to be padded")
-            # As many frames as a model tells of so many feature frames.
+                raise ValueError(
+                    "only some recordings of the batch have labels: add labels to the others or remove them"
+                )
+            # As many frames as a model outputs for that many feature frames.
             spanned = frames_spanned(longest, max(self.sampling_rate // (10 * self.hop_length), 1))
             data["labels"] = _stack_padded(labels, 0, max(spanned, *map(len, labels)), PADDED_LABEL)
         if return_tensors == "np":

@@ -21,12 +21,12 @@ def check_extractor(extractor: PSELDNetFeatureExtractor, config: PSELDNetConfig)
         ValueError: they differ in type, channels, bins, sampling rate, hop or FFT length; the message says which.
     """
     if config.feature_type not in (None, extractor.feature_type):
-        raise ValueError(f"{extractor.feature_type} features do not fit the model, which takes {config.feature_type}")
+        raise ValueError(f"{extractor.feature_type} features do not fit the model, which needs {config.feature_type}")
     for name, of_network in FITTING.items():
         given, taken = getattr(extractor, name), getattr(config, of_network)
         if taken not in (None, given):
             raise ValueError(
-                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which takes {taken}"
+                f"{extractor.feature_type} features with a {name} of {given} do not fit the model, which needs {taken}"
             )
 
 

@@ -98,7 +98,10 @@ class ACCDOAFormat:
         columns = {"distance": known_distance(events), "onscreen": events.onscreen}
         if "onscreen" in self.beside and columns["onscreen"] is None:
             if len(events):
-                raise ValueError("the model tells what is on screen, and the labels do not: set model.onscreen=false")
+                raise ValueError(
+                    "the model predicts onscreen, but the labels lack it: set onscreen=False (model.onscreen=false in"
+                    " a recipe)"
+                )
             columns["onscreen"] = np.zeros(0)
         numbers = np.column_stack([vector, *(columns[name] for name in self.beside)])
         labels = torch.zeros(num_frames, self.num_tracks, numbers.shape[1], self.num_classes, device=device)

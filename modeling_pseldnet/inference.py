@@ -319,7 +319,7 @@ def in_dtype(model: PreTrainedModel, dtype: torch.dtype | str | None) -> PreTrai
         ValueError: the type is unknown.
     """
     if dtype is not None and dtype != "auto" and dtype not in (*DTYPES, *DTYPES.values()):
-        raise ValueError(f"dtype {dtype!r} is unknown: use auto, {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {dtype!r} is unknown: use one of auto, {', '.join(DTYPES)}")
     dtype = fast_dtype(model.device) if dtype == "auto" else DTYPES.get(dtype, dtype)
     return model if dtype in (None, model.dtype) else deepcopy(model).to(dtype)
 
@@ -438,9 +438,9 @@ def checked_threshold(threshold, config) -> np.ndarray:
     try:
         values = np.asarray(threshold, dtype=np.float32)
     except (TypeError, ValueError):
-        raise ValueError(f"threshold {threshold!r}: give a number, or a list of one a class") from None
+        raise ValueError(f"threshold {threshold!r} is not a number, nor a list of one per class") from None
     if values.ndim > 1 or (values.ndim == 1 and len(values) != config.num_labels):
-        raise ValueError(f"{values.size} thresholds for {config.num_labels} classes: give one, or one a class")
+        raise ValueError(f"{values.size} thresholds for {config.num_labels} classes: give one, or one per class")
     if not ((values > 0) & (values < 1)).all():
         raise ValueError("a threshold must lie between 0 and 1")
     return values
@@ -456,7 +456,7 @@ def checked_frames(name: str, seconds: float, least: int, window_frames: int) ->
     frames = round(seconds * FRAMES_PER_SECOND) if is_number else -1
     if not least <= frames <= window_frames or abs(frames - seconds * FRAMES_PER_SECOND) > 1e-6:
         raise ValueError(
-            f"a {name} of {seconds} s: give a multiple of 0.1 s, up to the window of"
+            f"a {name} of {seconds} s is not possible: give a multiple of 0.1 s, up to the window of"
             f" {window_frames // FRAMES_PER_SECOND} s"
         )
     return frames

@@ -20,7 +20,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], function: str) ->
     known = list(known)
     for name in given:
         near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+        hint = f"did you mean {near[0]}?" if near else f"it accepts {', '.join(known)}"
         raise TypeError(f"{function} got an unknown argument: {name}; {hint}")
 
 

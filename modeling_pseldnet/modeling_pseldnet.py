@@ -226,14 +226,16 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
             kwargs.setdefault("ignore_mismatched_sizes", own_heads)
             base = place_of(adapter["base_model_name_or_path"])
             if is_adapter(Path(base)):
-                raise ValueError(f"{place} is an adapter over another one, {base}: modeling_pseldnet.load loads both")
+                raise ValueError(
+                    f"{place} was trained on top of another adapter, {base}: load both with modeling_pseldnet.load"
+                )
             base_config = cls.config_class.from_pretrained(base)
             if not own_heads:
                 check_adapter(base_config, place)
             if missing := cls._weights_besides(base_config, kwargs["config"], own):
                 raise ValueError(
-                    f"{len(missing)} weights of the network of {place} are neither there nor, in their shape, in"
-                    f" {base}, {missing[0]} among them: modeling_pseldnet.load makes them, as load_for_transfer did"
+                    f"{len(missing)} weights (such as {missing[0]}) are neither in the adapter {place} nor, with that"
+                    f" shape, in its base model {base}: load it with modeling_pseldnet.load, which creates them"
                 )
             place = base
         loaded, where = super().from_pretrained(place, *args, **kwargs), which_files(kwargs)
@@ -279,7 +281,7 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         if left_out := sorted({*missing, *loaded.unexpected_keys, *mismatched}):
             # transformers merely logs this.
             raise ValueError(
-                f"transformers leaves {len(left_out)} weights of the adapter out, {left_out[0]} among them: load it by"
+                f"transformers did not load {len(left_out)} weights of the adapter (such as {left_out[0]}): use"
                 " modeling_pseldnet.load or PeftModel.from_pretrained"
             )
         return loaded
@@ -368,8 +370,8 @@ def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
     """Use eager attention, which returns its weights, unlike SDPA."""
     chosen = config._attn_implementation
     logger.warning_once(
-        f"`{chosen}` attention does not give its weights: falling back to eager attention for"
-        ' `output_attentions=True`; load the model with attn_implementation="eager" to be without this warning'
+        f"`{chosen}` attention does not return its weights: falling back to eager attention for"
+        ' `output_attentions=True`; load the model with attn_implementation="eager" to avoid this warning'
     )
     config._attn_implementation_internal = "eager"
     try:
@@ -437,19 +439,19 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
         _, channels, num_frames, mel_bins = input_features.shape
         if (channels, mel_bins) != (self.config.num_channels, self.config.num_mel_bins):
             raise ValueError(
-                f"input_features have {channels} channels and {mel_bins} mel bins, the model takes"
+                f"input_features have {channels} channels and {mel_bins} mel bins, but the model needs"
                 f" {self.config.num_channels} and {self.config.num_mel_bins}: use the feature extractor saved with it"
             )
         if num_frames > self.max_frames:
             raise ValueError(
                 f"input_features have {num_frames} frames, more than the {self.max_frames} of"
-                f" {self.config.window_seconds} s: cut the recording in windows, as the pipeline does"
+                f" {self.config.window_seconds} s: cut the recording into windows, as the pipeline does"
             )
         normalised = self.input_norm(input_features.to(self.input_norm.weight.dtype))
         if attention_mask is not None:
             if attention_mask.shape != (len(input_features), num_frames):
                 raise ValueError(
-                    f"attention_mask is for {tuple(attention_mask.shape)} (batch, frames), input_features for"
+                    f"attention_mask has shape {tuple(attention_mask.shape)}, but input_features need (batch, frames)"
                     f" {(len(input_features), num_frames)}"
                 )
             normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)

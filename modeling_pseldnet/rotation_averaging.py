@@ -29,17 +29,18 @@ def rotation_averaging(
     """
     if feature_extractor.feature_type != "logmel_iv":
         raise ValueError(
-            f"averaging over rotations takes features of ambisonics, logmel_iv, not {feature_extractor.feature_type}"
+            f"averaging over rotations (tta) needs logmel_iv features, of ambisonics, not"
+            f" {feature_extractor.feature_type}"
         )
     names = model.output_format.output_names
     if names[0] != "accdoa":
         raise ValueError(
-            f"averaging over rotations takes accdoa or multi_accdoa outputs, not {model.config.output_format}"
+            f"averaging over rotations (tta) needs accdoa or multi_accdoa outputs, not {model.config.output_format}"
         )
 
     if model.config.num_axes == 2 or model.config.onscreen:
         # A source rotated to the back would be folded to the front, and would go off screen.
-        raise ValueError("averaging over rotations takes vectors of three axes, not two, and not what is on screen")
+        raise ValueError("averaging over rotations (tta) needs a model with three axes and without onscreen")
 
     def predict(input_features: torch.Tensor) -> dict[str, torch.Tensor]:
         answers = []

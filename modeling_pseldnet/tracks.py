@@ -37,7 +37,7 @@ def checked_labels(
     fitting = [(*output.shape[:2], *shape) for shape in shapes]
     if tuple(labels.shape) not in fitting:
         raise ValueError(
-            f"labels are for {tuple(labels.shape)}, the features and the output format for"
+            f"labels have shape {tuple(labels.shape)}, but the features and the output format need"
             f" {' or '.join(map(str, fitting))}"
         )
     counts = (labels != PADDED_LABEL).flatten(2).all(2)
@@ -114,7 +114,7 @@ def check_classes(events: Events, num_classes: int) -> None:
         ValueError: it lacks one.
     """
     if len(events) and events.class_id.max() >= num_classes:
-        raise ValueError(f"class {events.class_id.max()} is not one of the {num_classes} of the model")
+        raise ValueError(f"class {events.class_id.max()} is not one of the model's {num_classes} classes")
 
 
 def known_distance(events: Events) -> np.ndarray:

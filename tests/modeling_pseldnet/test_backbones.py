@@ -224,7 +224,7 @@ def test_wrong_fields_are_refused_by_name():
     }.items():
         with pytest.raises(Exception, match=complaint):
             tiny_config(**fields)
-    with pytest.raises(Exception, match="num_attention_heads: a width of 16 cannot be shared by 3"):
+    with pytest.raises(Exception, match="num_attention_heads 3 does not divide hidden_size 16"):
         PSELDNetForSELD(tiny_config(**{**PASST, "num_attention_heads": 3}))
 
 

@@ -201,12 +201,12 @@ def test_very_short_recordings_have_a_frame(num_samples):
 @pytest.mark.parametrize(
     ("waveform", "sampling_rate", "complaint"),
     [
-        (np.zeros((4, 24000)), 48000, "48000 Hz and the model takes 24000 Hz"),
+        (np.zeros((4, 24000)), 48000, "48000 Hz, but the model needs 24000 Hz"),
         (np.zeros((2, 24000)), 24000, r"shape \(4, samples\)"),
         (np.zeros((24000, 4)), 24000, "transposed"),
         (np.zeros(24000), 24000, r"shape \(4, samples\)"),
         (np.zeros((4, 0)), 24000, "no samples"),
-        (np.zeros((0, 4, 24000)), 24000, "the batch holds no recording"),
+        (np.zeros((0, 4, 24000)), 24000, "the batch contains no recordings"),
         (np.full((4, 24000), np.nan), 24000, "NaN"),
         (np.full((4, 24000), np.inf), 24000, "infinite"),
     ],
@@ -252,7 +252,7 @@ def test_integers_are_scaled_by_their_type():
 
 def test_four_mono_clips_are_not_one_ambisonic_recording_and_huge_samples_no_audio():
     extractor, wave = PSELDNetFeatureExtractor(), noise_from(30, 10)
-    with pytest.raises(ValueError, match="list of 4 arrays of one axis is taken for as many mono recordings"):
+    with pytest.raises(ValueError, match="list of 4 1-D arrays is read as mono recordings"):
         extractor(list(wave), sampling_rate=24000)
     with pytest.raises(ValueError, match="full scale is 1"):
         extractor(wave * 2.0**31, sampling_rate=24000)
@@ -303,7 +303,7 @@ def test_a_batch_that_is_padded_further_has_the_loss_of_its_recordings(options):
     [
         ([], {}, "the batch holds no recording"),
         ([{"labels": [0]}], {}, "input_features are missing"),
-        ([{"input_features": torch.zeros(7, 5, 64), "name": "a"}], {}, "not of name"),
+        ([{"input_features": torch.zeros(7, 5, 64), "name": "a"}], {}, "cannot pad name: only"),
         ([{"input_features": torch.zeros(5, 64)}], {}, "must be .channels, frames, bins."),
         ([{"input_features": torch.zeros(7, 5, 64)}], {"padding": "max_length", "max_length": 3}, "5 frames, more"),
         ([{"input_features": torch.zeros(7, 5, 64)}], {"padding": False}, "padding False"),

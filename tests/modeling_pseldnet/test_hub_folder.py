@@ -77,7 +77,7 @@ def test_a_model_is_saved_with_its_features_wherever_it_was_loaded_from(tmp_path
     for folder in ("new", "again"):
         assert load(tmp_path / folder, "cpu")[1].feature_type == "salsa_lite"
     PSELDNetFeatureExtractor().save_pretrained(tmp_path / "again")
-    with pytest.raises(ValueError, match="logmel_iv features do not fit the model, which takes salsa_lite"):
+    with pytest.raises(ValueError, match="logmel_iv features do not fit the model, which needs salsa_lite"):
         load(tmp_path / "again", "cpu")
     stereo, _ = load_for_transfer(model, num_channels=5, num_axes=2)
     assert stereo.config.feature_type is None
@@ -103,7 +103,7 @@ def test_a_model_is_saved_with_the_features_that_it_is_known_to_take(tmp_path):
         PSELDNetForSELD.from_pretrained(tmp_path / "run").save_pretrained(tmp_path / folder)
         assert AutoFeatureExtractor.from_pretrained(tmp_path / folder).n_fft == 512
     PSELDNetFeatureExtractor().save_pretrained(tmp_path / "new")
-    with pytest.raises(ValueError, match="features with a n_fft of 1024 do not fit the model, which takes 512"):
+    with pytest.raises(ValueError, match="features with a n_fft of 1024 do not fit the model, which needs 512"):
         load(tmp_path / "new", "cpu")
     assert load_for_transfer(model, num_channels=5, num_axes=2)[0].config.n_fft is None
 

@@ -72,7 +72,7 @@ USES = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [({"feature_type": "salsa_lite"}, "takes logmel_iv"), ({"sampling_rate": 16000}, "a sampling_rate of 16000")],
+    [({"feature_type": "salsa_lite"}, "needs logmel_iv"), ({"sampling_rate": 16000}, "a sampling_rate of 16000")],
 )
 def test_an_extractor_of_another_model_is_refused(use, options, complaint):
     model = PSELDNetForSELD(tiny_config(feature_type="logmel_iv"))
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_one_recording_is_told_of_that_alone(model, extractor
     first, error, last = detect_each(model, extractor, sources, channel_format="fuma", threshold=0.01)
     assert same(first, last)
     assert len(first) > 0
-    assert "near 0.0 s: samples up to 127 where full scale is 1" in str(error)
+    assert "near 0.0 s: samples up to 127, but full scale is 1" in str(error)
 
     predict = model.predict
 
@@ -205,8 +205,8 @@ def test_the_model_is_left_in_its_mode_and_gradients_work_afterwards(model, extr
     [
         ({"threshold": 0.0}, "between 0 and 1"),
         ({"threshold": [0.5, 0.5]}, "2 thresholds for 3 classes"),
-        ({"threshold": {"speech": 0.5}}, "threshold {'speech': 0.5}: give a number, or a list"),
-        ({"threshold": "low"}, "threshold 'low': give a number, or a list"),
+        ({"threshold": {"speech": 0.5}}, "threshold {'speech': 0.5} is not a number, nor a list"),
+        ({"threshold": "low"}, "threshold 'low' is not a number, nor a list"),
         ({"hop_seconds": 0.25}, "multiple of 0.1 s"),
         ({"hop_seconds": 11}, "multiple of 0.1 s"),
         ({"hop_seconds": float("nan")}, "multiple of 0.1 s"),
@@ -223,10 +223,10 @@ def test_values_out_of_range_are_refused(model, extractor, options, complaint):
 @pytest.mark.parametrize(
     ("feature_type", "channels", "other", "complaint"),
     [
-        ("logmel_gcc", 4, 2, "2 channels where a tetrahedral microphone array has 4"),
-        ("salsa_lite", 4, 32, "32 channels where a tetrahedral microphone array has 4"),
-        ("logmel", 1, 4, "4 channels where mono audio has 1"),
-        ("logmel_iv", 4, 1, "1 channel where first-order ambisonics has 4"),
+        ("logmel_gcc", 4, 2, "2 channels, but a tetrahedral microphone array has 4"),
+        ("salsa_lite", 4, 32, "32 channels, but a tetrahedral microphone array has 4"),
+        ("logmel", 1, 4, "4 channels, but mono audio has 1"),
+        ("logmel_iv", 4, 1, "1 channel, but first-order ambisonics has 4"),
     ],
 )
 def test_the_channels_of_a_recording_follow_the_features(write_recording, feature_type, channels, other, complaint):
@@ -301,7 +301,7 @@ def test_another_type_hardly_changes_what_is_found_and_leaves_the_model_alone(mo
     found, expected = detect(model, extractor, (wave, 24000), dtype=dtype), detect(model, extractor, (wave, 24000))
     assert model.dtype == torch.float32
     assert abs(len(found) - len(expected)) <= 0.1 * len(expected)
-    with pytest.raises(ValueError, match="dtype 'int8' is unknown: use auto, float32"):
+    with pytest.raises(ValueError, match="dtype 'int8' is unknown: use one of auto, float32"):
         detect(model, extractor, (wave, 24000), dtype="int8")
 
 

@@ -49,7 +49,7 @@ def test_inference_computes_what_training_does_whatever_the_batch(tiny_model):
 
 
 def test_labels_of_another_length_are_refused(tiny_model):
-    with pytest.raises(ValueError, match="labels are for"):
+    with pytest.raises(ValueError, match="labels have shape"):
         tiny_model(features(501), labels=torch.zeros(2, 100, 3, 3, 3))
 
 
@@ -191,7 +191,7 @@ def test_labels_of_another_format_are_refused_and_not_broadcast(name):
         good[0],
         good[:, :9],
     ):
-        with pytest.raises(ValueError, match="labels are for"):
+        with pytest.raises(ValueError, match="labels have shape"):
             model(features(101, batch=1), labels=wrong)
 
 
@@ -200,7 +200,7 @@ def test_arguments_that_nobody_takes_are_refused(tiny_model):
     for model in (tiny_model, tiny_model.pseldnet):
         with pytest.raises(TypeError, match="unknown argument: attention_maks; did you mean attention_mask"):
             model(features(101), attention_maks=mask)
-    with pytest.raises(ValueError, match=r"attention_mask is for \(2, 100\)"):
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 100\)"):
         tiny_model(features(101), attention_mask=mask[:, 1:])
     with pytest.raises(ValueError, match="input_features must be"):
         tiny_model(features(101)[0])

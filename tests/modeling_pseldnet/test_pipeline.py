@@ -60,7 +60,7 @@ print(json.dumps(events))
 
 
 def test_bad_input_is_named(detector, write_recording, tmp_path):
-    with pytest.raises(ValueError, match="2 channels where first-order ambisonics has 4"):
+    with pytest.raises(ValueError, match="2 channels, but first-order ambisonics has 4"):
         detector(str(write_recording(num_channels=2)))
     with pytest.raises(ValueError, match="no such file"):
         detector(str(tmp_path / "nothing.wav"))

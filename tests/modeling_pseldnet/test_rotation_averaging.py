@@ -142,18 +142,18 @@ def test_the_answer_to_a_real_recording_turns_with_it(real):
 
 @pytest.mark.parametrize("output_format", ["einv2", "seddoa"])
 def test_outputs_that_are_no_vectors_are_refused(output_format):
-    with pytest.raises(ValueError, match=f"takes accdoa or multi_accdoa outputs, not {output_format}"):
+    with pytest.raises(ValueError, match=f"needs accdoa or multi_accdoa outputs, not {output_format}"):
         detect(network(output_format), EXTRACTOR, (noise(1).numpy(), 24000), tta=True)
 
 
 @pytest.mark.parametrize("fields", [{"num_axes": 2}, {"onscreen": True}])
 def test_what_does_not_turn_with_the_sound_field_is_refused(fields):
     model = PSELDNetForSELD(tiny_config(output_format="accdoa", **fields))
-    with pytest.raises(ValueError, match="takes vectors of three axes, not two"):
+    with pytest.raises(ValueError, match="needs a model with three axes"):
         detect(model, EXTRACTOR, (noise(1).numpy(), 24000), tta=True)
 
 
 def test_features_without_ambisonics_are_refused():
     model = PSELDNetForSELD(tiny_config(num_channels=10))
-    with pytest.raises(ValueError, match="takes features of ambisonics, logmel_iv, not logmel_gcc"):
+    with pytest.raises(ValueError, match="needs logmel_iv features, of ambisonics, not logmel_gcc"):
         detect(model, PSELDNetFeatureExtractor(feature_type="logmel_gcc"), (noise(1).numpy(), 24000), tta=True)

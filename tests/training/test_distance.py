@@ -113,7 +113,7 @@ def test_a_network_for_stereo_begins_from_one_for_ambisonics_as_load_for_transfe
     assert (model.config.feature_type, model.config.num_channels) == ("stereo", 5)
     for name, weight in expected.pseldnet.named_parameters():
         torch.testing.assert_close(model.pseldnet.get_parameter(name), weight, msg=name)
-    with pytest.raises(ValueError, match="stereo features do not fit the model, which takes logmel_iv"):
+    with pytest.raises(ValueError, match="stereo features do not fit the model, which needs logmel_iv"):
         run(stereo, only_evaluate=True)
 
 

@@ -623,7 +623,7 @@ def test_a_recipe_chooses_the_features_and_a_model_that_starts_from_another_keep
     second = train(*array, start, data_dir=array_data, output_dir=tmp_path / "second")
     for extractor in (second.feature_extractor, AutoFeatureExtractor.from_pretrained(tmp_path / "second")):
         assert (extractor.feature_type, extractor.n_fft) == ("logmel_gcc", 512)
-    with pytest.raises(ValueError, match="salsa_lite features do not fit the model, which takes logmel_gcc"):
+    with pytest.raises(ValueError, match="salsa_lite features do not fit the model, which needs logmel_gcc"):
         train(*array, start, "features.feature_type=salsa_lite", data_dir=array_data, only_evaluate=True)
 
 
