@@ -483,8 +483,8 @@ class PSELDNetConfig(PreTrainedConfig):
         smallest = self.patch_size * 2 ** (stages - 1)
         if self.num_mel_bins % smallest or self.spec_size % smallest:
             raise ValueError(
-                f"num_mel_bins {self.num_mel_bins} and spec_size {self.spec_size} must be multiples of {smallest}:"
-                f" patch_size {self.patch_size}, doubled from stage to stage, of which depths has {stages}"
+                f"num_mel_bins {self.num_mel_bins} and spec_size {self.spec_size} must be multiples of {smallest},"
+                f" which is patch_size {self.patch_size} doubled in each of {stages - 1} stages after the first"
             )
         if (self.spec_size // self.patch_size) ** 2 > MAX_TOKENS:
             raise ValueError(

@@ -149,7 +149,7 @@ def test_outputs_that_are_no_vectors_are_refused(output_format):
 @pytest.mark.parametrize("fields", [{"num_axes": 2}, {"onscreen": True}])
 def test_what_does_not_turn_with_the_sound_field_is_refused(fields):
     model = PSELDNetForSELD(tiny_config(output_format="accdoa", **fields))
-    with pytest.raises(ValueError, match="needs a model with three axes"):
+    with pytest.raises(ValueError, match="needs a model with three axes and without onscreen"):
         detect(model, EXTRACTOR, (noise(1).numpy(), 24000), tta=True)
 
 

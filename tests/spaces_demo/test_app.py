@@ -85,16 +85,16 @@ def truncated_file(make_recording) -> Path:
 
 BAD_FILES = {
     "mono": (lambda make: make("mono.wav", channels=1), "mono.wav: 1 channel, but .*which cannot be recovered"),
-    "stereo": (lambda make: make("stereo.flac", channels=2), "stereo.flac: 2 channels .*a model for stereo"),
+    "stereo": (lambda make: make("stereo.flac", channels=2), "stereo.flac: 2 channels, .*a model for stereo"),
     "second order": (
         lambda make: make("2nd order.wav", channels=9),
         "of order 2: .* sox '2nd order.wav' first-order.wav",
     ),
-    "other channels": (lambda make: make("six.wav", channels=6), "six.wav: 6 channels .*Export the four"),
+    "other channels": (lambda make: make("six.wav", channels=6), "six.wav: 6 channels, .*Export the four"),
     "too long": (lambda make: make("long.flac", seconds=601, sampling_rate=2000), "10:01 minutes, .* is 10:"),
     "not audio": (text_file, "text.wav: not readable audio"),
     "truncated": (truncated_file, "truncated.wav: truncated"),
-    "empty": (lambda make: make("empty.wav", seconds=0), "empty.wav: no samples"),
+    "empty": (lambda make: make("empty.wav", seconds=0), "empty.wav: contains no samples"),
 }
 
 
