@@ -579,7 +579,7 @@ def test_recordings_that_cannot_be_scored_are_named_before_a_model_is_trained(tr
 
 
 def test_a_metric_of_recordings_that_there_are_none_of_is_refused_before_a_model_is_trained(train, tmp_path):
-    with pytest.raises(ValueError, match=r"'ov3_F' is of recordings of which data\.eval has none: .* ov1, ov2"):
+    with pytest.raises(ValueError, match=r"'ov3_F' cannot be computed, .* no such recordings, only ov1, ov2"):
         train("training.metric_for_best_model=ov3_F", "training.eval_strategy=epoch")
     assert not (tmp_path / "run").exists()
     train("training.metric_for_best_model=eval_ov2_F", "training.eval_strategy=epoch", "training.num_train_epochs=1")
