@@ -230,7 +230,7 @@ def open_samples(source) -> "ArraySamples | FileSamples":
         return FileSamples(file, str(getattr(source, "name", "the file")))
     if isinstance(source, tuple | list) and len(source) == 2 and (source[1] is None or np.ndim(source[1]) == 0):
         return ArraySamples(*source)
-    raise ValueError(f"a {type(source).__name__} is not a recording: give {ACCEPTED}")
+    raise ValueError(f"{type(source).__name__} is not a recording: give {ACCEPTED}")
 
 
 def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":

@@ -83,7 +83,7 @@ def test_whatever_stands_for_a_recording_gives_the_same_samples(tmp_path):
         ((np.where(WAVE > 0.3, np.nan, WAVE), RATE), "NaN or infinite"),
         ((np.where(WAVE > 0.3, np.inf, WAVE), RATE), "NaN or infinite"),
         ({"sampling_rate": RATE}, "a dict with sampling_rate is not a recording: give a path"),
-        (17, "a int is not a recording"),
+        (17, "int is not a recording: give a path"),
         (b"", "not readable audio"),
         (b"no audio", r"^the bytes: not readable audio, use WAV, FLAC, OGG or AMB \(Format not recognised\.\)$"),
         (b"RIFF", "not readable audio"),
