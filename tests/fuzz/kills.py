@@ -125,6 +125,8 @@ def end_of(process: int, seconds: float) -> int | None:
 def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> tuple[bool, list[str]]:
     """Kill a program after `seconds`; return whether it had not ended yet, and what was wrong afterwards."""
     errors = output.with_name("errors.txt")
+    # Left by an earlier SIGKILL; a program that is killed early has not removed it yet.
+    before = set(output.rglob("*"))
     process = start(work, work.arguments(valid, output), errors)
     status = end_of(process, seconds)
     if status is not None:
@@ -145,15 +147,15 @@ def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> 
     # Workers of a program killed by SIGKILL may print a traceback, which cannot be avoided.
     if "Traceback" in errors.read_text() and number != signal.SIGKILL:
         wrong.append(f"a traceback: {errors.read_text()[-600:]}")
-    return True, wrong + half_written(output, may_be_left=number == signal.SIGKILL)
+    return True, wrong + half_written(output, None if number == signal.SIGKILL else before)
 
 
-def half_written(folder: Path, may_be_left: bool = False) -> list[str]:
-    """List incomplete files below a folder; `may_be_left` allows temporary ones, as after SIGKILL."""
+def half_written(folder: Path, before: set[Path] | None) -> list[str]:
+    """List incomplete files below a folder, and temporary ones not there `before`; None allows all, after SIGKILL."""
     wrong = []
     for path in sorted(folder.rglob("*")):
         temporary = ".tmp" in path.name or "_saving" in path.parts
-        if temporary and not may_be_left:
+        if temporary and before is not None and path not in before:
             wrong.append(f"{path.name} was left")
         if temporary or not path.is_file():
             continue
@@ -181,7 +183,7 @@ def kill_again_and_again(name: str, valid: Path, output: Path, kills: int, seed:
     pattern, count = work.results
     if (found := len(list(output.glob(pattern)))) != count:
         wrong.append(f"{name}: {found} results where {count} are right")
-    return wrong + [f"{name}, in the end: {complaint}" for complaint in half_written(output, may_be_left=True)]
+    return wrong + [f"{name}, in the end: {complaint}" for complaint in half_written(output, None)]
 
 
 def write_inputs(valid: Path) -> None:
