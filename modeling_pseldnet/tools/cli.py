@@ -249,7 +249,8 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             # Sent to the main thread, which may be blocked: a signal to the timer's thread would not wake it.
             threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
-        else:
+        elif not came:
+            # After a signal, objects that it left half built may complain when they are deleted.
             earlier_hook(unraisable)
 
     earlier_hook, sys.unraisablehook = sys.unraisablehook, retry

@@ -96,8 +96,10 @@ def test_a_status_is_that_of_the_program():
         # Python ignores exceptions raised in a destructor.
         "class Dropping:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
         "Dropping()\ntime.sleep(20)",
+        "class HalfBuilt:\n    def __init__(self):\n        signal.raise_signal(signal.SIGINT)\n"
+        "    def __del__(self):\n        self.whole\nHalfBuilt()",
     ],
-    ids=["plain", "taken for an error", "dropped"],
+    ids=["plain", "taken for an error", "dropped", "half built"],
 )
 def test_an_interrupt_is_one_line_and_status_130_at_once(body):
     begun = time.monotonic()
