@@ -209,6 +209,11 @@ class Events:
         """Unit vectors (rows, 3) in the directions of the events."""
         return direction_to_vector(self.azimuth, self.elevation)
 
+    @property
+    def max_overlap(self) -> int:
+        """The largest number of simultaneous events, 0 if there are none."""
+        return int(np.bincount(self.frame).max(initial=0))
+
 
 # Known column names of a CSV header; DCASE 2025 has `frame,class,source,azimuth,distance,onscreen`.
 COLUMN_NAMES = {

@@ -267,11 +267,6 @@ def check_single_sources(windows: SegmentedDataset) -> None:
         )
 
 
-def overlap_of(events: Events) -> str:
-    """Name the largest number of simultaneous events of a recording as scores do: `ov1`, `ov2`, …"""
-    return f"ov{np.bincount(events.frame).max(initial=0)}"
-
-
 def check_overlap(windows: Windows, metric: str) -> None:
     """Check that there are recordings for a metric of those with a certain number of simultaneous events.
 
@@ -280,7 +275,7 @@ def check_overlap(windows: Windows, metric: str) -> None:
     """
     if not metric.startswith("ov") or not isinstance(windows.dataset, SegmentedDataset):
         return
-    there = {overlap_of(events) for _, events in windows.dataset.references()}
+    there = {f"ov{events.max_overlap}" for _, events in windows.dataset.references()}
     if metric.partition("_")[0] not in there:
         raise ValueError(
             f"training.metric_for_best_model {metric!r} cannot be computed, as data.eval has no such recordings, only"

@@ -35,7 +35,7 @@ from modeling_pseldnet.tracks import PADDED_LABEL
 
 from .augmentation import AugMix, place_mono
 from .collate import collate, take_examples_apart
-from .data import Windows, overlap_of, set_epoch
+from .data import Windows, set_epoch
 from .muon import muon_factory
 from .saving import SavingTrainer
 from .teacher import Answers, Distillation
@@ -369,7 +369,7 @@ class SELDTrainer(SavingTrainer):
         """Score recordings, given as name, reference events and predicted events."""
         names, references, predictions = zip(*sorted(recordings, key=lambda row: row[0]), strict=True)
         self.predictions = dict(zip(names, predictions, strict=True))
-        overlap = [overlap_of(events) for events in references]
+        overlap = [f"ov{events.max_overlap}" for events in references]
         self.scores = seld_scores(
             references, predictions, model.config.num_labels, variant=self.variant, groups=overlap, names=names
         )

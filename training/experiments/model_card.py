@@ -81,7 +81,7 @@ class Report:
         Args:
             num_classes: number of classes of the events. Defaults to all classes of the model.
         """
-        overlap = [f"{np.bincount(events.frame).max(initial=0)}" for events in self.test[0]]
+        overlap = [str(events.max_overlap) for events in self.test[0]]
         count = num_classes or len(self.labels)
         return seld_scores(references, found, count, variant=variant, groups=overlap, jackknife=True)
 

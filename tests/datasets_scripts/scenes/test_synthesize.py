@@ -18,6 +18,7 @@ from datasets_scripts.scenes.rooms import draw_room
 from datasets_scripts.scenes.synthesize import main
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import read_csv, vector_to_direction
+from tests.processes import processes_of, still_left
 
 
 ROOT = Path(__file__).parents[3]
@@ -137,12 +138,6 @@ def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
     assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
 
 
-def children(pid):
-    """The running child processes of a process."""
-    found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "Z" not in line and "defunct" not in line]
-
-
 @pytest.mark.parametrize(
     ("signal_number", "status"),
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)],
@@ -155,13 +150,14 @@ def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # Tests that run in the background ignore interrupts, which children would inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "train").glob("metadata/[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    workers = [pid for pid in children(process.pid) if Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = set(processes_of(process.pid)) - {process.pid}
     assert len(workers) >= 2
     process.send_signal(signal_number)
     try:
@@ -169,9 +165,7 @@ def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
     finally:
         process.kill()
     assert process.returncode == status
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert not still_left(process.pid)
     assert "Traceback" not in error
     if signal_number != signal.SIGKILL:
         assert not list(tmp_path.rglob(".*.tmp*"))
