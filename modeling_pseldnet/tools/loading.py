@@ -26,7 +26,7 @@ from .transfer import TransferReport, config_for_transfer, transfer_from
 # Report weights of another shape as well as missing ones.
 AND_TELL = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 # Fields that every config of transformers accepts without listing them.
-OF_EVERY_CONFIG = ("attn_implementation", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype")
+OF_EVERY_CONFIG = ("attn_implementation", "bos_token_id", "eos_token_id", "pad_token_id")
 # Makes transformers look for an adapter beside a model where there is none.
 NO_ADAPTER = {"subfolder": "none"}
 MAY_BE_MISSING = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -93,7 +93,8 @@ def load_for_transfer(
         id2label: class names. Defaults to those of the source, unless `num_labels` is given.
         num_labels: number of classes without names, which are all new.
         output_format: as in [`PSELDNetConfig`]. Defaults to that of the source.
-        fields: other fields of [`PSELDNetConfig`] to change, such as `distance=True`, which adds a new head.
+        fields: other fields of [`PSELDNetConfig`] to change, such as `distance=True`, which adds a new head. The type
+            of the weights, `dtype`, defaults to float32.
 
     Returns:
         The network, in training mode, and a report of what was kept of the source and what is new.
@@ -117,8 +118,10 @@ def load_for_transfer(
     refuse_unknown(unknown, ("id2label", "num_labels", *PSELDNetConfig.__annotations__), "load_for_transfer")
     given = {"id2label": id2label, "output_format": output_format}
     fields |= {name: value for name, value in given.items() if value is not None}
+    # `torch_dtype` is the earlier name.
+    fields = {"dtype": fields.pop("torch_dtype", torch.float32)} | fields
     config = config_for_transfer(source.config, match_classes=not nameless, **fields)
-    model = PSELDNetForSELD(config).train()
+    model = PSELDNetForSELD(config).to(config.dtype).train()
     return model, transfer_from(model, source, match_classes=not nameless)
 
 

@@ -126,6 +126,15 @@ def test_another_loss_has_its_own_angle_within_which_tracks_are_joined():
     assert load_for_transfer(aggregated)[0].config.unify_degrees == 10.0
 
 
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_new_network_has_weights_of_the_type_that_is_given_and_float32_by_default(name):
+    source = PSELDNetForSELD(tiny_config())
+    model, _ = load_for_transfer(source, **{name: "bfloat16"})
+    assert model.dtype == model.config.dtype == torch.bfloat16
+    again, _ = load_for_transfer(model)
+    assert again.dtype == again.config.dtype == torch.float32
+
+
 def test_transfer_refuses_what_does_not_fit():
     source = PSELDNetForSELD(tiny_config())
     with pytest.raises(TypeError, match="load_for_transfer got an unknown argument: distanze; did you mean distance"):
