@@ -89,8 +89,8 @@ class SavingTrainer(Trainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint if is_best else checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:
-            # Only the main process writes to the staging folder, which it removes afterwards.
+        if self._staging or not self.args.should_save:
+            # A checkpoint is staged as a whole, and only the main process removes what it staged.
             super()._save(output_dir, state_dict)
             return
         folder = Path(output_dir or self.args.output_dir)

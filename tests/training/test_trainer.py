@@ -761,10 +761,11 @@ def test_a_full_disk_leaves_whole_checkpoints_to_resume_from(tiny_data, tiny_ove
     trainer.add_callback(FullDisk(int(share * size)))
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match=r"checkpoint-6 could not be written to .*: free some space"):
+        with pytest.raises(OSError, match=r"checkpoint-6 could not be written to .*: free some space") as told:
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert str(told.value).count("could not be written") == 1
     assert [path.name for path in output.iterdir()] == ["checkpoint-3"]
     resumed = run(read_recipe("synth_accdoa", overrides), resume=True)
     assert resumed.state.global_step == 6
