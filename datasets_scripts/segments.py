@@ -9,9 +9,9 @@ import pyarrow as pa
 import soundfile
 from datasets import Dataset
 
-from datasets_scripts.seld_builder import columns_to_events, count_frames
+from datasets_scripts.seld_builder import columns_to_events
 from modeling_pseldnet.audio import mirrored, mirrored_places
-from modeling_pseldnet.events import FRAME_SECONDS, Events
+from modeling_pseldnet.events import FRAME_SECONDS, Events, count_frames
 
 
 COLUMNS = ["id", "audio", "sampling_rate", "num_samples", "events"]

@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard
 
 from datasets_scripts.recordings import Part, RecordingFiles, absolute_path, find_recordings, fingerprint
 from modeling_pseldnet.containers import check_ambix
-from modeling_pseldnet.events import FRAME_SECONDS, Events, read_csv
+from modeling_pseldnet.events import Events, count_frames, read_csv
 
 
 CARDS = Path(__file__).parent / "cards"
@@ -71,11 +71,6 @@ def columns_to_events(columns: dict[str, list | np.ndarray | None]) -> Events:
     """Convert a value of [`events_feature`] back to events."""
     columns = dict(columns)
     return Events(class_id=columns.pop("class"), **columns)
-
-
-def count_frames(num_samples: int | np.ndarray, sampling_rate: int | np.ndarray) -> np.ndarray:
-    """Return how many 100-ms frames the samples reach into; takes arrays or numbers."""
-    return np.ceil(np.round(num_samples / (sampling_rate * FRAME_SECONDS), 6)).astype(int)
 
 
 class SELDBuilder(datasets.ArrowBasedBuilder):

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .events import MAX_CLASSES, frames_spanned
+from .events import FRAMES_PER_SECOND, MAX_CLASSES, feature_frames_per_label_frame, frames_spanned
 from .keywords import in_one_line, refuse_misspelt
 
 
@@ -384,7 +384,7 @@ class PSELDNetConfig(PreTrainedConfig):
     @property
     def feature_frames_per_label_frame(self) -> int:
         """Number of feature frames in 100 ms."""
-        return self.sampling_rate // (10 * self.hop_length)
+        return feature_frames_per_label_frame(self.sampling_rate, self.hop_length)
 
     @property
     def window_frames(self) -> int:
@@ -393,7 +393,7 @@ class PSELDNetConfig(PreTrainedConfig):
 
     def num_label_frames(self, num_frames: int) -> int:
         """Return how many label frames `num_frames` feature frames span; the last may be partly filled."""
-        return frames_spanned(num_frames, self.feature_frames_per_label_frame)
+        return frames_spanned(num_frames, self.sampling_rate, self.hop_length)
 
     def validate_backbone(self):
         """Check that the fields are consistent and that a network can be built from them."""
@@ -426,7 +426,7 @@ class PSELDNetConfig(PreTrainedConfig):
 
     def _check_frames(self) -> None:
         """Check that a label frame holds a whole number of feature frames, and the number of frames in a window."""
-        if self.sampling_rate % (10 * self.hop_length):
+        if self.sampling_rate % (FRAMES_PER_SECOND * self.hop_length):
             fitting, rest = divmod(self.sampling_rate, 100)
             raise ValueError(
                 f"hop_length {self.hop_length} does not divide 100 ms at {self.sampling_rate} Hz:"

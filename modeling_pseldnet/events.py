@@ -18,14 +18,24 @@ from .files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-FRAME_SECONDS = 0.1
+FRAME_SECONDS, FRAMES_PER_SECOND = 0.1, 10
 # 100 hours, and more classes than any model has: a larger index must come from another column.
 MAX_FRAMES, MAX_CLASSES = 3_600_000, 10_000
 
 
-def frames_spanned(num_feature_frames: int, feature_frames_per_frame: int) -> int:
+def count_frames(num_samples: int | np.ndarray, sampling_rate: int | np.ndarray) -> int | np.ndarray:
+    """Return how many 100-ms frames the samples reach into; takes arrays or numbers."""
+    return -(-FRAMES_PER_SECOND * num_samples // sampling_rate)
+
+
+def feature_frames_per_label_frame(sampling_rate: int, hop_length: int) -> int:
+    """Return how many feature frames, one every `hop_length` samples, there are in 100 ms, at least one."""
+    return max(sampling_rate // (FRAMES_PER_SECOND * hop_length), 1)
+
+
+def frames_spanned(num_feature_frames: int, sampling_rate: int, hop_length: int) -> int:
     """Return how many event frames the feature frames span, at least one; the last may be partly filled."""
-    return max(-(-(num_feature_frames - 1) // feature_frames_per_frame), 1)
+    return max(-(-(num_feature_frames - 1) // feature_frames_per_label_frame(sampling_rate, hop_length)), 1)
 
 
 def direction_to_vector(azimuth, elevation) -> np.ndarray:

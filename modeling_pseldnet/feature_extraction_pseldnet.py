@@ -468,7 +468,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
                     "only some recordings of the batch have labels: add labels to the others or remove them"
                 )
             # As many frames as a model outputs for that many feature frames.
-            spanned = frames_spanned(longest, max(self.sampling_rate // (10 * self.hop_length), 1))
+            spanned = frames_spanned(longest, self.sampling_rate, self.hop_length)
             data["labels"] = _stack_padded(labels, 0, max(spanned, *map(len, labels)), PADDED_LABEL)
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}

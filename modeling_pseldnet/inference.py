@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .audio import Recording
-from .events import Events, fold_azimuth
+from .events import FRAMES_PER_SECOND, Events, count_frames, fold_azimuth
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .fitting import check_extractor, choose_channel_format
 from .output_formats import OutputFormat
@@ -22,7 +22,6 @@ from .rotation_averaging import rotation_averaging
 from .timeline import link_tracks
 
 
-FRAMES_PER_SECOND = 10
 Outputs = dict[str, np.ndarray]
 # Frames below -120 dB of full scale in every channel have no events, whatever the network predicts.
 SILENCE = 1e-6
@@ -197,7 +196,7 @@ class Piece(NamedTuple):
 def recording_pieces(index: int, recording: Recording, window_frames: int, hop_frames: int) -> Iterator[Piece]:
     """Yield the windows of a recording, read one by one."""
     frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
-    num_frames = ceil(recording.num_samples * FRAMES_PER_SECOND / recording.sampling_rate)
+    num_frames = count_frames(recording.num_samples, recording.sampling_rate)
     # The last window ends with the recording, so that its end has as much context as possible.
     latest = max(num_frames - window_frames, 0)
     total = 1 + ceil(latest / hop_frames)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..audio import Recording
-from ..events import Events, read_csv
+from ..events import FRAMES_PER_SECOND, Events, count_frames, read_csv
 from ..tracks import PADDED_LABEL
 from .labels import class_mapping
 from .scores import VARIANTS, seld_scores
@@ -122,7 +121,7 @@ class DataCollatorForSELD:
                     f"{recording.name}: {recording.seconds:.2f} s is longer than the model's window, {seconds} s: cut"
                     " it into windows, as datasets_scripts.segments.SegmentedDataset does"
                 )
-            num_frames = row.get("num_frames") or ceil(10 * recording.num_samples / rate)
+            num_frames = row.get("num_frames") or count_frames(recording.num_samples, rate)
             return recording.read_window(0, seconds * rate), num_frames
 
     def _events(self, row: Mapping) -> Events | None:
@@ -142,7 +141,7 @@ class DataCollatorForSELD:
         """Return labels (frames of a window, …) of a recording of `num_frames` frames."""
         from ..inference import scored_frames
 
-        peak = np.abs(waveform).max(0).reshape(10 * self.config.window_seconds, -1).max(1)
+        peak = np.abs(waveform).max(0).reshape(FRAMES_PER_SECOND * self.config.window_seconds, -1).max(1)
         labels = self.output_format.encode(events, len(peak))
         labels[~scored_frames(peak, num_frames, events)] = PADDED_LABEL
         return labels

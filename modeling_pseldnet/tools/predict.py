@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .. import DEFAULT_MODEL
-from ..events import ROWS, Events, write_csv
+from ..events import FRAMES_PER_SECOND, ROWS, Events, write_csv
 from ..files import write_atomically
 from ..timeline import to_records
 from .cli import CommandParser, describe, number, program, whole_number, without_garbage_collection
@@ -188,7 +188,7 @@ def listen(options: argparse.Namespace) -> None:
     """
     from ..audio import CHANNEL_FORMATS
     from ..fitting import choose_channel_format
-    from ..inference import FRAMES_PER_SECOND, checked_frames, in_dtype
+    from ..inference import checked_frames, in_dtype
     from .loading import load
     from .stream import detect_stream, in_real_time, read_device, read_pcm, samples_of, to_record
 

@@ -5,25 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from math import ceil
 from typing import BinaryIO
 
 import numpy as np
 
 from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, check_samples, checked_rate, float_samples, mirrored
-from ..events import FRAME_SECONDS, Events, round_azimuth
+from ..events import FRAME_SECONDS, FRAMES_PER_SECOND, Events, count_frames, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
-from ..inference import (
-    FRAMES_PER_SECOND,
-    Window,
-    check_extractor,
-    checked_frames,
-    checked_threshold,
-    choose_channel_format,
-    decode_windows,
-    evaluating,
-    window_outputs,
-)
+from ..fitting import check_extractor, choose_channel_format
+from ..inference import Window, checked_frames, checked_threshold, decode_windows, evaluating, window_outputs
 from ..modeling_pseldnet import PSELDNetForSELD
 from ..timeline import link_tracks
 from .cli import first_line
@@ -85,7 +75,7 @@ def detect_stream(
     for block in _pieces(blocks, num_channels, window_frames * frame_samples):
         check_samples(np.abs(block).max(initial=0), f"the stream, near {heard / sampling_rate:.1f} s")
         samples, heard = np.concatenate([samples, block], axis=1), heard + block.shape[1]
-        end = ceil(heard / frame_samples)
+        end = count_frames(heard, sampling_rate)
         # The resampling filter looks back a little: keep one frame more than a window.
         surplus = max(end - first - window_frames - 1, 0)
         samples, first = samples[:, surplus * frame_samples :], first + surplus
@@ -100,7 +90,7 @@ def detect_stream(
         final = max(heard // frame_samples - delay_frames, told)
         yield from _final_frames(model.output_format, windows, told, final, threshold, tracks)
         told = final
-    yield from _final_frames(model.output_format, windows, told, ceil(heard / frame_samples), threshold, tracks)
+    yield from _final_frames(model.output_format, windows, told, count_frames(heard, sampling_rate), threshold, tracks)
 
 
 def _pieces(blocks: Iterable[np.ndarray], num_channels: int, most_samples: int) -> Iterator[np.ndarray]:

@@ -10,7 +10,6 @@ import torch
 from datasets import DatasetDict
 
 from datasets_scripts.segments import SegmentedDataset, read_samples, segment_starts
-from datasets_scripts.seld_builder import count_frames
 from datasets_scripts.starss23 import STARSS23
 
 
@@ -41,11 +40,6 @@ def test_windows_cover_every_frame_and_training_windows_are_at_least_half_full(m
             assert starts == sorted(set(starts))
             if mode == "train" and num_frames > 50:
                 assert num_frames - starts[-1] >= 25
-
-
-def test_frames_are_counted_without_rounding_errors():
-    assert [count_frames(tenths * 2400, 24000) for tenths in range(1, 700)] == list(range(1, 700))
-    assert count_frames(2401, 24000) == 2
 
 
 @pytest.fixture(params=["wav", "flac"])

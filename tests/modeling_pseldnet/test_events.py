@@ -4,6 +4,7 @@ import pytest
 from modeling_pseldnet.events import (
     Events,
     angle_between,
+    count_frames,
     direction_to_vector,
     fold_azimuth,
     read_csv,
@@ -28,6 +29,11 @@ def test_directions_survive_the_way_to_vectors_and_back():
 
 def test_azimuth_is_wrapped_to_above_minus_180_up_to_180():
     np.testing.assert_allclose(wrap_azimuth([-180, 180, 181, 540, -190, 0]), [180, 180, -179, 180, 170, 0])
+
+
+def test_frames_are_counted_without_rounding_errors():
+    assert [count_frames(tenths * 2400, 24000) for tenths in range(1, 700)] == list(range(1, 700))
+    assert count_frames(np.array([2401, 4410]), np.array([24000, 44100])).tolist() == [2, 1]
 
 
 def test_small_angles_are_exact():
