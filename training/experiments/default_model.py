@@ -69,12 +69,10 @@ class Scenes:
 
 
 def run_scenes(
-    extractor: PSELDNetFeatureExtractor, scene_set: SceneSet, count: int, *predicts: Predict
+    model: PSELDNetForSELD, extractor: PSELDNetFeatureExtractor, scene_set: SceneSet, count: int, *predicts: Predict
 ) -> list[Scenes]:
-    """Render the first `count` scenes of a set, and run each of the models on their features."""
-    import torch
-
-    from modeling_pseldnet.inference import Window
+    """Render the first `count` scenes of a set, and predict each with each of the functions."""
+    from modeling_pseldnet.inference import window_outputs
 
     from ..data import RenderedScenes
 
@@ -82,11 +80,8 @@ def run_scenes(
     references, rt60, outputs = [], [], [[] for _ in predicts]
     for number in tqdm(range(count), desc=f"{scene_set.split} scenes", unit="scene"):
         item = rendered[number]
-        features = extractor.features(torch.from_numpy(item["waveform"])[None])
-        peak = np.abs(item["waveform"]).max(0).reshape(item["num_frames"], -1).max(1)
         for predict, made_of_scenes in zip(predicts, outputs, strict=True):
-            found = {name: values[0].numpy() for name, values in predict(features).items()}
-            made_of_scenes.append([Window(0, found, peak)])
+            made_of_scenes.append(window_outputs(model, predict, extractor, [item["waveform"]], [0]))
         references.append(item["events"])
         rt60.append(scene_set.room(number % scene_set.number_of_rooms).rt60)
     return [Scenes(references, made_of_scenes, rt60) for made_of_scenes in outputs]
@@ -192,7 +187,7 @@ def finish(options: argparse.Namespace) -> None:
     recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=ROOMS))
 
     def run(split: str, count: int, *predicts: Predict, recipe: SceneRecipe = recipe) -> list[Scenes]:
-        return run_scenes(extractor, SceneSet(recipe, sounds, seed=1, split=split), count, *predicts)
+        return run_scenes(model, extractor, SceneSet(recipe, sounds, seed=1, split=split), count, *predicts)
 
     with evaluating(model):
         (validation,) = run("validation", VALIDATION_SCENES, model.predict)
