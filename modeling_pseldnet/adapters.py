@@ -10,6 +10,7 @@ from torch import nn
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .configuration_pseldnet import PSELDNetConfig
+from .keywords import first_few
 
 
 # Adapters record this name for the default model, whose folder differs between installations.
@@ -180,12 +181,8 @@ def check_adapter(config: PSELDNetConfig, adapter: str | os.PathLike, **options)
         return
     nameless = list(config.id2label.values()) == [f"LABEL_{index}" for index in range(config.num_labels)]
     if saved.id2label != config.id2label and not (nameless and saved.num_labels == config.num_labels):
+        there, here = (f"{of.num_labels}: {first_few(of.id2label.values())}" for of in (saved, config))
         raise ValueError(
-            f"the adapter {adapter} has other classes ({saved.num_labels}: {_first(saved)}) than the model"
-            f" ({config.num_labels}: {_first(config)}): load it with modeling_pseldnet.load, which keeps its classes"
+            f"the adapter {adapter} has other classes ({there}) than the model ({here}): load it with"
+            " modeling_pseldnet.load, which keeps its classes"
         )
-
-
-def _first(config: PSELDNetConfig) -> str:
-    """Return the names of the first few classes."""
-    return ", ".join([*list(config.id2label.values())[:3], *["…"] * (config.num_labels > 3)])

@@ -1,4 +1,4 @@
-"""Mistakes in keyword arguments: unknown names, and values that a dataclass rejects."""
+"""What messages say of unknown keyword arguments, of errors of other libraries, and of many names."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -45,3 +45,9 @@ def in_one_line(error: Exception) -> str:
     """Return an error's message in one line, without the check that a strict dataclass names before it."""
     told = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
     return " ".join(str(told).split())
+
+
+def first_few(names: Iterable[str], most: int = 3) -> str:
+    """Return the first names of a list, with an ellipsis if there are more."""
+    names = list(names)
+    return ", ".join([*names[:most], *["…"] * (len(names) > most)])

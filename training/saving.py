@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from modeling_pseldnet.files import move_up
+from modeling_pseldnet.keywords import in_one_line
 
 
 # The leading underscore keeps it out of what is pushed to the Hub.
@@ -112,10 +113,9 @@ class SavingTrainer(Trainer):
             if self.args.should_save:
                 move_up(staging, folder)
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             raise OSError(
-                f"{what} could not be written to {folder} ({reason}): free some space and resume training; earlier"
-                " checkpoints are intact"
+                f"{what} could not be written to {folder} ({in_one_line(error)}): free some space and resume training;"
+                " earlier checkpoints are intact"
             ) from error
         finally:
             if self.args.should_save:

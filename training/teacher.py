@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from modeling_pseldnet.audio import Resampler
 from modeling_pseldnet.events import FRAME_SECONDS
 from modeling_pseldnet.inference import in_evaluation_mode
+from modeling_pseldnet.keywords import in_one_line
 from modeling_pseldnet.modeling_pseldnet import PSELDNetForSELD
 
 from .recipes import REQUIRED, Recipe
@@ -106,7 +107,7 @@ def load_teacher(module: str) -> Teacher:
         made = _import(module).Teacher()
     except Exception as error:
         # Code of others may fail in any way.
-        raise ValueError(f"teacher.module {module}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"teacher.module {module}: {type(error).__name__}: {in_one_line(error)}") from error
     for name in ("sampling_rate", "patch_seconds", "hop_seconds"):
         value = getattr(made, name, None)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
@@ -158,7 +159,7 @@ class WindowTeacher:
             self._check(answers, window_seconds)
         except Exception as error:
             # Code of others may fail in any way.
-            raise ValueError(f"the teacher {type(teacher).__name__}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"the teacher {type(teacher).__name__}: {in_one_line(error)}") from error
         self.num_patches, self.width = answers.embedding.shape[1:]
         self.num_classes = answers.logits.shape[2]
 
@@ -319,7 +320,6 @@ class Distillation:
         try:
             self.heads.load_state_dict(torch.load(Path(folder) / TeacherHeads.file_name, map_location="cpu"))
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             raise ValueError(
-                f"checkpoint {folder} was not trained with this teacher ({reason}): choose another"
+                f"checkpoint {folder} was not trained with this teacher ({in_one_line(error)}): choose another"
             ) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..keywords import first_few
 from .checkpoints import read_network
 from .convert_names import RENAMES, convert_state_dict, make_config, read_architecture
 
@@ -28,7 +29,7 @@ class ConversionReport:
     ignored: list[str]
 
     def __str__(self) -> str:
-        examples = f" ({', '.join(self.ignored[:3])}{', …' if len(self.ignored) > 3 else ''})" if self.ignored else ""
+        examples = f" ({first_few(self.ignored)})" if self.ignored else ""
         return (
             f"{self.classes} classes; {self.used} entries used, {self.remade} constant entries recreated,"
             f" {len(self.ignored)} unrelated entries ignored{examples}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..keywords import first_few
+
 
 if TYPE_CHECKING:
     import torch
@@ -150,10 +152,7 @@ def convert_state_dict(network: dict[str, torch.Tensor], backbone: str) -> tuple
                 name = re.sub(r"(?<=pseldnet\.)(en|de)coder", branch, name, count=1)
             state.update(_split_qkv(name, value))
     if unknown:
-        raise ValueError(
-            f"{len(unknown)} entries do not belong to {backbone}:"
-            f" {', '.join(unknown[:5])}{', …' if unknown[5:] else ''}"
-        )
+        raise ValueError(f"{len(unknown)} entries do not belong to {backbone}: {first_few(unknown, 5)}")
     for leaf, channels in input_norm.items():
         parts = [channels[channel] for channel in sorted(channels)]
         if len({part.shape for part in parts}) > 1:

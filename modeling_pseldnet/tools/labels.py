@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..keywords import first_few
 from .cli import describe
 
 
@@ -94,10 +95,9 @@ def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.nd
             raise ValueError(f"two classes are called {twice[0]!r}: rename one")
     index = {name: number for number, name in enumerate(to_labels)}
     if unknown := [name for name in from_labels if name not in index]:
-        more = ", …" if len(unknown) > 3 else ""
         raise ValueError(
-            f"{len(unknown)} of {len(from_labels)} classes ({', '.join(unknown[:3])}{more}) are not among the others"
-            f" ({', '.join(list(to_labels)[:3])}{', …' if len(to_labels) > 3 else ''})"
+            f"{len(unknown)} of {len(from_labels)} classes ({first_few(unknown)}) are not among the others"
+            f" ({first_few(to_labels)})"
         )
     return np.array([index[name] for name in from_labels], dtype=np.int64)
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..keywords import first_few
 from .cli import describe
 from .convert_checkpoint import ConversionReport, convert_checkpoint
 from .labels import read_labels
@@ -139,9 +140,7 @@ def _find(wanted: str, files: list[str], advice: str) -> str:
         return min(found, key=lambda file: (not file.startswith(f"{FOLDER}/"), len(file), file))
     suffix = PurePosixPath(wanted).suffix
     alike = [file for file in files if file.endswith(suffix)]
-    there = f"its {suffix} files are {', '.join(alike[:10])}{', …' if alike[10:] else ''}" if alike else (
-        f"no {suffix} among its {len(files)} files"
-    )  # fmt: skip
+    there = f"its {suffix} files are {first_few(alike, 10)}" if alike else f"no {suffix} among its {len(files)} files"
     raise ValueError(f"{REPOSITORY} has no file {wanted}: {there}; {advice}")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..adapters import has_adapter
 from ..configuration_pseldnet import PSELDNetConfig, in_order
+from ..keywords import first_few
 from ..modeling_pseldnet import PSELDNetForSELD
 
 
@@ -39,7 +40,7 @@ class TransferReport:
         parts = (("kept", self.kept), ("new", self.new), ("unused", self.unused))
         text = "; ".join(f"{len(names)} {what}{_summary(names)}" for what, names in parts)
         classes = (("kept", self.kept_classes), ("new", self.new_classes))
-        named = [f"{len(names)} {what} ({_shortened(names)})" for what, names in classes if names]
+        named = [f"{len(names)} {what} ({first_few(names, 4)})" for what, names in classes if names]
         return text + (f"; classes: {', '.join(named)}" if named else "")
 
 
@@ -212,8 +213,4 @@ def _fit(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor | No
 def _summary(names: list[str]) -> str:
     """List the parts of the network that entries belong to, in brackets."""
     parts = list(dict.fromkeys(".".join(name.removeprefix("pseldnet.").split(".")[:2]) for name in names))
-    return f" ({_shortened(parts)})" if parts else ""
-
-
-def _shortened(names: list[str]) -> str:
-    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+    return f" ({first_few(parts, 4)})" if parts else ""
