@@ -19,7 +19,7 @@ from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.render_torch import SceneBank
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
-from datasets_scripts.scenes.worker_pool import end_with_program, worker_pool
+from datasets_scripts.scenes.worker_pool import end_with_program
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
@@ -482,11 +482,7 @@ def keep_features(
 @lru_cache(maxsize=2)
 def _measured_sounds(folder: str, sampling_rate: int, num_workers: int) -> SoundBank:
     """Measure the sounds of a folder, once for both training and evaluation."""
-    sounds = sounds_from_folder(folder, sampling_rate)
-    if not num_workers:
-        return sounds.measure()
-    with worker_pool(num_workers) as pool:
-        return sounds.measure(pool)
+    return sounds_from_folder(folder, sampling_rate).measure(num_workers)
 
 
 def _load_scenes(

@@ -71,7 +71,7 @@ class SceneBank:
         self.samples = scene_set.recipe.scene_samples
         self.blocks = -(-self.samples // BLOCK)
         self._which = scene_set.source_sounds()
-        sounds = in_workers(self._read_sound, len(self._which), num_workers)
+        sounds = in_workers(self._read_sound, range(len(self._which)), num_workers)
         self.sounds = dict(zip(self._which, sounds, strict=True))
         self._paths, self._responses = self._load_responses(progress, num_workers)
         noise = torch.from_numpy(noise_bank(scene_set, array))
@@ -81,7 +81,7 @@ class SceneBank:
 
     def _load_responses(self, progress: bool, num_workers: int) -> tuple[dict[tuple[int, int], _Path], Tensor]:
         """Return where each room's and path's responses are, and all spectra (rows, 4, BLOCK + 1) on the device."""
-        rooms = in_workers(self._room_responses, self.scene_set.number_of_rooms, num_workers)
+        rooms = in_workers(self._room_responses, range(self.scene_set.number_of_rooms), num_workers)
         paths, waiting, rows = {}, [], 0
         bar = tqdm(rooms, desc="responses", unit="room", total=self.scene_set.number_of_rooms, disable=not progress)
         for number, parts in enumerate(bar):

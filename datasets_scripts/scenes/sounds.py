@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
@@ -18,6 +18,7 @@ import scipy
 import soundfile
 from tqdm import tqdm
 
+from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.files import is_hidden, walk
 from modeling_pseldnet.tools.extras import require
 
@@ -134,16 +135,19 @@ class SoundBank:
         digest = hashlib.sha256(content).hexdigest()[:16]
         return replace(self.sounds[number], start=int(loud[0] * window), stop=int(stop), digest=digest)
 
-    def measure(self, executor: Executor | None = None) -> "SoundBank":
+    def measure(self, workers: int = 0) -> "SoundBank":
         """Return the bank with every sound measured, so that silence is left out; reads each once.
+
+        Args:
+            workers: number of processes. Defaults to this one alone.
 
         Raises:
             ValueError: a sound cannot be read, or is silent.
         """
-        numbers = range(len(self.sounds))
-        spread = executor.map(self.measured, numbers, chunksize=32) if executor else map(self.measured, numbers)
-        progress = tqdm(spread, desc="sounds", unit="sound", total=len(self.sounds), disable=None, leave=False)
-        return replace(self, sounds=tuple(progress))
+        total = len(self.sounds)
+        with closing(in_workers(self.measured, range(total), workers)) as measured:
+            progress = tqdm(measured, desc="sounds", unit="sound", total=total, disable=None, leave=False)
+            return replace(self, sounds=tuple(progress))
 
     def numbers_by_class(
         self,

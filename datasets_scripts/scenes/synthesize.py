@@ -8,10 +8,10 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.scene_set import SceneSet, is_same_bank, measured_as_told, scene_set_from_dict
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
 from datasets_scripts.scenes.verify import verify
-from datasets_scripts.scenes.worker_pool import worker_pool
+from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
@@ -106,7 +106,12 @@ class SceneMaker:
     """Render scenes of a set and write them; each worker has one."""
 
     def __init__(self, scene_set: SceneSet, folder: SceneFolder):
-        self.renderer, self.folder = Renderer(scene_set), folder
+        self.scene_set, self.folder = scene_set, folder
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The renderer, which cannot be sent to a worker."""
+        return Renderer(self.scene_set)
 
     def __call__(self, indices: list[int]) -> int:
         """Make the scenes and return their number."""
@@ -115,7 +120,7 @@ class SceneMaker:
         return len(indices)
 
     def _make_scene(self, index: int) -> None:
-        scene_set = self.renderer.scene_set
+        scene_set = self.scene_set
         scene = scene_set.scene(index)
         files = self.folder.files(scene_set, index)
         for form in self.folder.formats:
@@ -186,26 +191,9 @@ def _run(scene_set, folder, chunks: list[list[int]], workers: int, ray_address: 
     if ray_address is not None:
         yield from map_on_ray(SceneMaker, (scene_set, folder), chunks, workers, ray_address)
     elif workers <= 1:
-        maker = SceneMaker(scene_set, folder)
-        for chunk in chunks:
-            for index in chunk:
-                yield maker([index])
+        yield from map(SceneMaker(scene_set, folder), ([index] for chunk in chunks for index in chunk))
     else:
-        with worker_pool(workers, _start_worker, (scene_set, folder)) as pool:
-            for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
-                yield future.result()
-
-
-_maker: SceneMaker | None = None
-
-
-def _start_worker(scene_set: SceneSet, folder: SceneFolder) -> None:
-    global _maker
-    _maker = SceneMaker(scene_set, folder)
-
-
-def _work(chunk: list[int]) -> int:
-    return _maker(chunk)
+        yield from in_workers(SceneMaker(scene_set, folder), chunks, workers, in_order=False)
 
 
 def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
@@ -423,10 +411,7 @@ def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
             return replace(
                 told, sounds=tuple(replace(sound, recording=own.recording, split=own.split) for sound, own in pairs)
             )
-    if workers <= 1:
-        return sounds.measure()
-    with worker_pool(workers) as pool:
-        return sounds.measure(pool)
+    return sounds.measure(workers)
 
 
 def _report(options: argparse.Namespace, scene_set: SceneSet, folder: SceneFolder) -> int:

@@ -4,27 +4,39 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 
-@contextmanager
-def worker_pool(
-    workers: int, initializer: Callable[..., None] | None = None, arguments: tuple = ()
-) -> Iterator[ProcessPoolExecutor]:
-    """Create a pool of processes that end whenever this one does, and at once if an exception leaves the block.
+def in_workers(function: Callable[[Any], Any], jobs: Sequence, workers: int, in_order: bool = True) -> Iterator[Any]:
+    """Yield what a function returns for each job, from `workers` processes, or from this one alone if that is below 2.
+
+    The processes end whenever this one does, and at once if an exception leaves the generator or it is closed.
 
     Args:
-        workers: number of processes.
-        initializer: called once in each process, with `arguments`.
+        function: each process gets one copy of it, so it may hold much.
+        jobs: what it is called with.
+        workers: number of processes, at most one per job.
+        in_order: whether to yield in the order of the jobs, rather than as they finish.
+
+    Raises:
+        Exception: whatever the function raises.
+        BrokenProcessPool: a worker died.
     """
+    workers = min(workers, len(jobs))
+    if workers < 2:
+        yield from map(function, jobs)
+        return
     listener, speaker = multiprocessing.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(listener, initializer, arguments))
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(listener, function))
     try:
-        yield pool
+        if in_order:
+            yield from pool.map(_work, jobs)
+        else:
+            for future in as_completed([pool.submit(_work, job) for job in jobs]):
+                yield future.result()
     except BaseException:
         speaker.send_bytes(b"end")
         raise
@@ -34,26 +46,8 @@ def worker_pool(
         speaker.close()
 
 
-def in_workers(function: Callable[[int], Any], count: int, workers: int) -> Iterator[Any]:
-    """Yield `function(0)`, `function(1)`, … in order, from `workers` processes, or from this one if there are none.
-
-    Raises:
-        Exception: whatever the function raises.
-    """
-    if not workers:
-        yield from map(function, range(count))
-        return
-    with worker_pool(min(workers, count), _keep, (function,)) as pool:
-        yield from pool.map(_call_kept, range(count))
-
-
-def _keep(function: Callable[[int], Any]) -> None:
-    # Sending only the number for each call avoids copying what the function holds.
-    _call_kept.function = function
-
-
-def _call_kept(number: int) -> Any:
-    return _call_kept.function(number)
+def _work(job: Any) -> Any:
+    return _work.function(job)
 
 
 def end_with_program(_worker: int | None = None, listener: Connection | None = None) -> None:
@@ -67,13 +61,12 @@ def end_with_program(_worker: int | None = None, listener: Connection | None = N
     threading.Thread(target=_end_when_told, args=(ends,), daemon=True).start()
 
 
-def _start_worker(listener: Connection, initializer: Callable[..., None] | None, arguments: tuple) -> None:
+def _start_worker(listener: Connection, function: Callable[[Any], Any]) -> None:
     # Let signals end the worker at once and silently: half a scene is no loss.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     end_with_program(listener=listener)
-    if initializer is not None:
-        initializer(*arguments)
+    _work.function = function
 
 
 def _end_when_told(ends: list) -> None:

@@ -1,5 +1,4 @@
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -59,8 +58,7 @@ def test_measuring_with_workers_gives_the_same(tmp_path):
     for number in range(5):
         write_noise(tmp_path / "bark" / f"{number}.wav", before=0.01 * number)
     bank = sounds_from_folder(tmp_path)
-    with ThreadPoolExecutor(2) as executor:
-        assert bank.measure(executor).sounds == bank.measure().sounds
+    assert bank.measure(workers=2).sounds == bank.measure().sounds
 
 
 def test_a_folder_may_be_told_from_home(tmp_path, monkeypatch):
