@@ -58,7 +58,7 @@ BACKBONE_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Allowed range of each number and, below, sizes that no useful network exceeds.
+# Allowed range of each number, also of the feature extractor, and, below, sizes that no useful network exceeds.
 BOUNDS: dict[str, tuple[float, float]] = {
     "sampling_rate": (1_000, 768_000),
     "hop_length": (1, 768_000),

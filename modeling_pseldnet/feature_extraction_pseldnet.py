@@ -12,7 +12,8 @@ from transformers.audio_utils import hertz_to_mel
 from transformers.utils import logging
 
 from .ambisonics import SPEED_OF_SOUND
-from .audio import HIGHEST_RATE, LOWEST_RATE, as_channels, check_samples, checked_rate, float_samples
+from .audio import as_channels, check_samples, checked_rate, float_samples
+from .configuration_pseldnet import BOUNDS
 from .events import frames_spanned
 from .keywords import refuse_misspelt, refuse_unknown
 from .tracks import PADDED_LABEL
@@ -167,13 +168,6 @@ AMBISONICS = ("the 4 channels W, Y, Z, X of first-order ambisonics (AmbiX: ACN, 
 ARRAY = ("the 4 channels of a tetrahedral microphone array", 4)
 STEREO = ("2 channels of stereo audio, left and right", 2)
 MONO = ("1 channel of mono audio", 1)
-# Allowed ranges: plausible sampling rates, and no more bins or longer windows than are useful.
-BOUNDS = {
-    "feature_size": (1, 512),
-    "sampling_rate": (LOWEST_RATE, HIGHEST_RATE),
-    "hop_length": (1, HIGHEST_RATE),
-    "n_fft": (2, 16384),
-}
 FEATURE_TYPES = {
     "logmel_iv": FeatureType(
         *AMBISONICS, 7, ("auto", "ambix", "fuma", "aformat"), "reflect", mel_filters, log_mel_and_intensity
@@ -248,7 +242,7 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         numbers = {"feature_size": feature_size, "sampling_rate": sampling_rate, "n_fft": n_fft}
         numbers |= {} if hop_length is None else {"hop_length": hop_length}
         for name, value in numbers.items():
-            low, high = BOUNDS[name]
+            low, high = BOUNDS["num_mel_bins" if name == "feature_size" else name]
             if type(value) is not int or not low <= value <= high:
                 raise ValueError(f"{name} {value!r} of the feature extractor must be an integer from {low} to {high}")
         if type(padding_value) not in (int, float) or not np.isfinite(padding_value):
