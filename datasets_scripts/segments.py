@@ -10,7 +10,7 @@ import soundfile
 from datasets import Dataset
 
 from datasets_scripts.seld_builder import columns_to_events
-from modeling_pseldnet.audio import mirrored, mirrored_places
+from modeling_pseldnet.audio import mirrored, mirrored_places, window_starts
 from modeling_pseldnet.events import FRAME_SECONDS, Events, count_frames
 
 
@@ -23,14 +23,9 @@ def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train"
     A last window that would reach past the end is moved back to end there; in training it is padded instead if at
     least half of it is new.
     """
-    if num_frames <= window:
-        return [0]
-    starts = list(range(0, num_frames - window + 1, hop))
-    new = num_frames - (starts[-1] + window)
-    if new and mode == "train" and new >= window / 2:
-        starts.append(starts[-1] + hop)
-    elif new:
-        starts.append(num_frames - window)
+    starts = window_starts(num_frames, window, hop)
+    if mode == "train" and len(starts) > 1 and starts[-1] - starts[-2] >= window / 2:
+        starts[-1] = starts[-2] + hop
     return starts
 
 

@@ -193,6 +193,15 @@ class Recording:
         self.close()
 
 
+def window_starts(length: int, window: int, hop: int) -> list[int]:
+    """Return where the windows that cover a recording begin; lengths are in the same unit, such as frames.
+
+    The last window ends with the recording, so that its end has as much context as possible.
+    """
+    latest = max(length - window, 0)
+    return [*range(0, latest, hop), latest]
+
+
 def mirrored(samples: np.ndarray, num_samples: int) -> np.ndarray:
     """Extend samples (channels, n) to `num_samples` by mirroring them repeatedly; longer ones are returned unchanged.
 

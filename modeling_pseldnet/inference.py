@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import groupby, islice
-from math import ceil, isfinite
+from math import isfinite
 from numbers import Real
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .audio import Recording
+from .audio import Recording, window_starts
 from .events import FRAMES_PER_SECOND, Events, count_frames, fold_azimuth
 from .feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from .fitting import check_extractor, choose_channel_format
@@ -197,13 +197,10 @@ def recording_pieces(index: int, recording: Recording, window_frames: int, hop_f
     """Yield the windows of a recording, read one by one."""
     frame_samples = recording.sampling_rate // FRAMES_PER_SECOND
     num_frames = count_frames(recording.num_samples, recording.sampling_rate)
-    # The last window ends with the recording, so that its end has as much context as possible.
-    latest = max(num_frames - window_frames, 0)
-    total = 1 + ceil(latest / hop_frames)
-    for number in range(total):
-        start = min(hop_frames * number, latest)
+    starts = window_starts(num_frames, window_frames, hop_frames)
+    for number, start in enumerate(starts, 1):
         waveform = recording.read_window(start * frame_samples, window_frames * frame_samples)
-        yield Piece(index, waveform, start, number + 1, total, num_frames)
+        yield Piece(index, waveform, start, number, len(starts), num_frames)
 
 
 def batched_windows(
