@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_pseldnet import read_csv
-from modeling_pseldnet.tools.predict import main
+from modeling_pseldnet import audio, output_formats, read_csv
+from modeling_pseldnet.tools import convert, stream
+from modeling_pseldnet.tools.predict import CHANNEL_FORMATS, SAMPLE_FORMATS, main
 
 
 @pytest.fixture
@@ -27,6 +28,12 @@ def complaints(error: str) -> list[str]:
     """The lines of standard error that are messages rather than progress."""
     lines = re.split(r"[\r\n]+", error)
     return [line for line in lines if line.startswith("pseldnet-predict: error:")]
+
+
+def test_formats_that_are_listed_again_for_a_fast_help_are_those_of_the_package():
+    assert sorted(CHANNEL_FORMATS) == sorted(audio.CHANNEL_FORMATS)
+    assert sorted(SAMPLE_FORMATS) == sorted(stream.SAMPLE_FORMATS)
+    assert sorted(convert.OUTPUT_FORMATS) == sorted(output_formats.FORMATS)
 
 
 def test_it_writes_csv_json_and_picture_that_agree(predict, write_recording, tmp_path):
