@@ -23,7 +23,6 @@ from datasets_scripts.scenes.worker_pool import end_with_program
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
-from datasets_scripts.yaml_recipes import build, fit, schema_of
 from modeling_pseldnet.audio import LARGEST_SAMPLE
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
@@ -153,31 +152,13 @@ class MixedWindows(ByEpoch):
         return item | {"waveform": item["waveform"][:1]} if self.mono else item
 
 
-def recipe_of_others(recipe: DataRecipe) -> DataRecipe:
-    """Return the recipe of the data that `mix_in` names.
-
-    Raises:
-        ValueError: a field is unknown, or a value is invalid.
-    """
-    values = {"source": recipe.source, **recipe.mix_in}
-    values.pop("share", None)
-    return build(DataRecipe, fit(values, schema_of(DataRecipe), "data.train.mix_in."))
-
-
 def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num_workers: int) -> Windows:
     """Add the data that a recipe's `mix_in` names to its windows.
 
     Raises:
-        ValueError: the share is invalid or gives no window, or the data does not match.
+        ValueError: the share gives no window, or the data does not match.
     """
-    share = recipe.mix_in.get("share")
-    if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(f"data.train.mix_in.share must be above 0 and below 1, not {share!r}")
-    if recipe.mix_in.get("keep_features"):
-        raise ValueError(
-            "data.train.mix_in.keep_features has no effect: set data.train.keep_features, which covers both"
-        )
-    others = load_windows(recipe_of_others(recipe), window_seconds, num_workers=num_workers)
+    share, others = recipe.mix_in["share"], load_windows(recipe.others, window_seconds, num_workers=num_workers)
     if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
         raise ValueError("data.train and data.train.mix_in must have the same sampling rate and the same mono")
     if unknown := sorted(set(others.class_names) - set(windows.class_names)):
@@ -191,6 +172,38 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
             f"data.train.mix_in.share {share} of {len(windows.dataset)} windows adds no window: increase it"
         )
     return replace(windows, dataset=mixed)
+
+
+def check_data(recipe: DataRecipe, evaluation: bool = False) -> None:
+    """Check what [`load_windows`] is asked for, without reading anything.
+
+    Raises:
+        FileNotFoundError: the folder of isolated sounds is missing.
+        ValueError: there is no such source, or a field has no effect or is for training only.
+    """
+    if recipe.source not in (*BUILDERS, *OTHER_SOURCES):
+        raise ValueError(
+            f"unknown data source {recipe.source!r}: choose from {', '.join([*BUILDERS, *OTHER_SOURCES])}"
+        )
+    if evaluation and recipe.source == "mono_clips":
+        raise ValueError(f"data.eval.source: mono_clips is for training only: use scenes or {', '.join(BUILDERS)}")
+    if evaluation and recipe.mono:
+        raise ValueError("data.eval.mono would score directions drawn at random: set data.train.mono instead")
+    if evaluation and recipe.mix_in is not None:
+        raise ValueError("data.eval.mix_in is not supported: other data can be mixed in for training only")
+    if evaluation and recipe.keep_features:
+        raise ValueError("data.eval.keep_features has no effect: set data.train.keep_features instead")
+    if recipe.mix_in is not None:
+        check_data(recipe.others)
+    for name in UNUSED.get(recipe.source, ("interference_dir",)):
+        if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
+            side = "eval" if evaluation else "train"
+            raise ValueError(f"data.{side}.{name} ({value}) has no effect with source {recipe.source}: remove it")
+    if recipe.source in OTHER_SOURCES and recipe.data_dir is None:
+        raise FileNotFoundError(
+            f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
+            " sorted into one folder per class"
+        )
 
 
 def load_windows(
@@ -211,30 +224,12 @@ def load_windows(
         FileNotFoundError: the data is missing; the message says how to get it.
         ValueError: the recipe asks for something that the data does not have.
     """
+    check_data(recipe, evaluation)
     if recipe.mix_in is not None:
-        if evaluation:
-            raise ValueError("data.eval.mix_in is not supported: other data can be mixed in for training only")
         windows = load_windows(replace(recipe, mix_in=None), window_seconds, num_workers=num_workers)
         return mix_windows(windows, recipe, window_seconds, num_workers)
-    if evaluation and recipe.mono:
-        raise ValueError("data.eval.mono would score directions drawn at random: set data.train.mono instead")
-    for name in UNUSED.get(recipe.source, ("interference_dir",)):
-        if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
-            side = "eval" if evaluation else "train"
-            raise ValueError(f"data.{side}.{name} ({value}) has no effect with source {recipe.source}: remove it")
     if recipe.source in OTHER_SOURCES:
-        if evaluation and recipe.source == "mono_clips":
-            raise ValueError(f"data.eval.source: mono_clips is for training only: use scenes or {', '.join(BUILDERS)}")
-        if recipe.data_dir is None:
-            raise FileNotFoundError(
-                f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
-                " sorted into one folder per class"
-            )
         return OTHER_SOURCES[recipe.source](recipe, window_seconds, device, num_workers)
-    if recipe.source not in BUILDERS:
-        raise ValueError(
-            f"unknown data source {recipe.source!r}: choose from {', '.join([*BUILDERS, *OTHER_SOURCES])}"
-        )
     builder = BUILDERS[recipe.source](
         config_name=recipe.config_name, data_dir=recipe.data_dir, cache_dir=recipe.cache_dir
     )
@@ -267,33 +262,19 @@ def check_single_sources(windows: SegmentedDataset) -> None:
         )
 
 
-def check_overlap(windows: Windows, metric: str) -> None:
-    """Check that there are recordings for a metric of those with a certain number of simultaneous events.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not metric.startswith("ov") or not isinstance(windows.dataset, SegmentedDataset):
-        return
-    there = {f"ov{events.max_overlap}" for _, events in windows.dataset.references()}
-    if metric.partition("_")[0] not in there:
-        raise ValueError(
-            f"training.metric_for_best_model {metric!r} cannot be computed, as data.eval has no such recordings, only"
-            f" {', '.join(sorted(there))}"
-        )
-
-
-def check_references(windows: Windows, has_distance: bool) -> None:
+def check_references(windows: Windows, has_distance: bool, metric: str = "") -> None:
     """Check before training that recordings can be scored.
 
     Args:
         has_distance: whether distances are scored.
+        metric: the metric for the best model. One such as `ov1_F` needs recordings with that many simultaneous events.
 
     Raises:
-        ValueError: a recording has no labels, or its labels lack distances.
+        ValueError: a recording has no labels, its labels lack distances, or there are no recordings for the metric.
     """
     if not isinstance(windows.dataset, SegmentedDataset):
         return
+    overlaps = set()
     for name, events in windows.dataset.references():
         if events is None:
             raise ValueError(f"{name} has no labels to score against: choose another data.eval.split")
@@ -301,6 +282,12 @@ def check_references(windows: Windows, has_distance: bool) -> None:
             raise ValueError(
                 f"{name} has events without a distance, which evaluation.variant scores: choose dcase2023 or pseldnets"
             )
+        overlaps.add(f"ov{events.max_overlap}")
+    if metric.startswith("ov") and metric.partition("_")[0] not in overlaps:
+        raise ValueError(
+            f"training.metric_for_best_model {metric!r} cannot be computed, as data.eval has no such recordings, only"
+            f" {', '.join(sorted(overlaps))}"
+        )
 
 
 def _choose(recordings, recipe: DataRecipe):

@@ -71,7 +71,7 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     """
     from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES, PSELDNetFeatureExtractor
 
-    from .data import BUILDERS, recipe_of_others
+    from .data import BUILDERS
 
     fields = {}
     if start is not None:
@@ -80,7 +80,7 @@ def build_extractor(recipe: Recipe, start: Start | None, sampling_rate: int) -> 
     extractor = PSELDNetFeatureExtractor(sampling_rate=sampling_rate, **{**fields, **recipe.features})
     sides = {"train": recipe.train, "eval": recipe.eval}
     if recipe.train.mix_in is not None:
-        sides["train.mix_in"] = recipe_of_others(recipe.train)
+        sides["train.mix_in"] = recipe.train.others
     for side, data in sides.items():
         # Mono sounds and scenes are encoded as ambisonics.
         is_field = data.mono or data.source not in BUILDERS

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from datasets_scripts import yaml_recipes
-from datasets_scripts.yaml_recipes import build, naming, read_values, recipe_text, schema_of
+from datasets_scripts.yaml_recipes import build, fit, naming, read_values, recipe_text, schema_of
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.tools.scores import VARIANTS
 
@@ -69,6 +69,27 @@ class DataRecipe:
         for name, least in (("scenes", 1), ("seed", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"data.{name} must be at least {least}, not {value}")
+        if self.mix_in is None:
+            return
+        share = self.mix_in.get("share")
+        if not isinstance(share, int | float) or not 0 < share < 1:
+            raise ValueError(f"data.train.mix_in.share must be above 0 and below 1, not {share!r}")
+        if self.others.keep_features:
+            raise ValueError(
+                "data.train.mix_in.keep_features has no effect: set data.train.keep_features, which covers both"
+            )
+
+    @property
+    def others(self) -> "DataRecipe":
+        """The data that `mix_in` names.
+
+        Raises:
+            ValueError: a field is unknown, or a value is invalid.
+        """
+        values = {"source": self.source, **self.mix_in}
+        values.pop("share", None)
+        with naming("data.train.mix_in"):
+            return build(DataRecipe, fit(values, schema_of(DataRecipe)))
 
 
 @strict
@@ -266,6 +287,9 @@ def _build(path: Path, values: dict[str, Any]) -> Recipe:
         raise ValueError("data.source is missing: set it to a data set such as starss23, or to scenes or mono_clips")
     if sections["peft"] and not isinstance(sections["peft"].get("method"), str):
         raise ValueError("peft.method is missing: give one, such as lora")
+    # `Trainer` takes a metric with or without this prefix.
+    if metric := sections["training"].get("metric_for_best_model"):
+        sections["training"]["metric_for_best_model"] = metric.removeprefix("eval_")
     return Recipe(
         name=path.with_suffix("").as_posix() if not path.suffix else path.stem,
         model=sections["model"],

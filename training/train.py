@@ -22,6 +22,8 @@ from .resume import prepare_resume
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from modeling_pseldnet.output_formats import OutputFormat
+
     from .trainer import SELDTrainer
 
 
@@ -50,14 +52,34 @@ def is_better_higher(metric: str, variant: str) -> bool:
     Raises:
         ValueError: there is no such metric in this variant.
     """
-    name = re.sub(r"^(micro|ov\d+)_", "", metric.removeprefix("eval_"))
+    name = re.sub(r"^(micro|ov\d+)_", "", metric)
     known = VARIANTS[variant].score_names
-    if name not in known and not metric.removeprefix("eval_").startswith("loss"):
+    if name not in known and not metric.startswith("loss"):
         raise ValueError(
             f"training.metric_for_best_model {metric!r} is not a score of {variant}: use loss,"
             f" {', '.join(known)}, or a variant such as micro_F"
         )
     return name in HIGHER_IS_BETTER
+
+
+def check_loss(metric: str, output_format: OutputFormat) -> None:
+    """Check that an output format has the loss that is the metric for the best model, if it is one.
+
+    Raises:
+        ValueError: it does not.
+    """
+    import torch
+
+    from modeling_pseldnet import Events
+
+    heads = {name: torch.zeros(1, 1, size) for name, size in output_format.head_sizes.items()}
+    labels = output_format.encode(Events.empty(), 1).unsqueeze(0)
+    known = output_format.loss_parts(output_format.outputs(heads), labels)
+    if metric.startswith("loss") and metric not in known:
+        raise ValueError(
+            f"training.metric_for_best_model {metric!r} is not a loss of this model: use {', '.join(known)}, or a"
+            " score"
+        )
 
 
 def check_schedule(recipe: Recipe) -> None:
@@ -151,11 +173,15 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from modeling_pseldnet import PSELDNetConfig
 
     from .augmentation import AugMix
-    from .data import check_overlap, check_references, keep_features, load_windows
+    from .data import check_data, check_references, keep_features, load_windows
     from .teacher import Distillation, WindowTeacher, read_teacher
     from .trainer import SELDTrainer
 
+    if not only_evaluate:
+        check_data(recipe.train)
+    check_data(recipe.eval, evaluation=True)
     args = training_arguments(recipe, only_evaluate)
+    metric = "" if only_evaluate else args.metric_for_best_model or ""
     teacher = None if only_evaluate else read_teacher(recipe)
     # A teacher may have drawn by a seed of its own.
     set_seed(args.seed)
@@ -171,9 +197,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         )
         eval_windows = load_windows(recipe.eval, seconds, evaluation=True, num_workers=workers)
     has_distance = VARIANTS[recipe.evaluation.variant].has_distance
-    check_references(eval_windows, has_distance)
-    if not only_evaluate:
-        check_overlap(eval_windows, (args.metric_for_best_model or "").removeprefix("eval_"))
+    check_references(eval_windows, has_distance, metric)
     windows = train_windows or eval_windows
     if windows.sampling_rate != eval_windows.sampling_rate:
         raise ValueError("data.train and data.eval have different sampling rates")
@@ -187,6 +211,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor, only_evaluate)
+    check_loss(metric, model.output_format)
     if has_distance and not model.config.distance:
         raise ValueError(
             f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or the"

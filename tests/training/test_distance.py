@@ -132,16 +132,6 @@ def test_a_share_of_other_data_is_mixed_in_by_class_name(distant_data, tiny_data
     assert (len(windows.dataset), windows.class_names) == (16, CLASSES)
     assert windows.dataset[11]["events"].distance is not None
     assert windows.dataset[12]["events"].distance is None
-    misspelt = {"share": 0.5, "data_dri": "x"}, r"unknown .*data\.train\.mix_in\.data_dri.*data_dir"
-    for wrong, message in (
-        ({"share": 1.0}, "share must be above 0 and below 1"),
-        ({}, "share must be above 0 and below 1"),
-        misspelt,
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_windows(
-                DataRecipe("synthetic_seld", data_dir=str(distant_data), mix_in=mix_in | {"share": None} | wrong), 1.0
-            )
     (other := tmp_path / "other").mkdir()
     for path in tiny_data.iterdir():
         if path.is_dir():
@@ -152,6 +142,20 @@ def test_a_share_of_other_data_is_mixed_in_by_class_name(distant_data, tiny_data
     (other / "cls_indices_train.tsv").write_text("0\t-\tbark\t1\t1\n1\t-\tlow\t1\t1\n2\t-\tmiddle\t1\t1\n")
     with pytest.raises(ValueError, match=r"classes that data\.train lacks: bark"):
         load_windows(recipe, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("mix_in", "message"),
+    [
+        ("{share: 1.0}", "share must be above 0 and below 1, not 1.0"),
+        ("{data_dir: clips}", "share must be above 0 and below 1, not None"),
+        ("{share: 0.5, data_dri: clips}", r"data\.train\.mix_in: unknown key data_dri: did you mean data_dir\?"),
+        ("{share: 0.5, scenes: few}", r"data\.train\.mix_in: scenes must be a whole number, not 'few'"),
+    ],
+)
+def test_what_is_mixed_in_is_checked_as_the_recipe_is_read(mix_in, message):
+    with pytest.raises(ValueError, match=f"^recipe synth_accdoa: .*{message}$"):
+        read_recipe("synth_accdoa", [f"data.train.mix_in={mix_in}"])
 
 
 def test_what_is_mixed_in_has_the_first_form_of_its_data_set_where_none_is_named():

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import status_of
 from training.augmentation import AugMix
 from training.recipes import packaged_recipes, read_recipe, write_recipe
-from training.resume import check_same_run
+from training.resume import check_same_run, is_scored_alike
 from training.train import check_schedule, is_better_higher, main, training_arguments
 
 
@@ -66,7 +66,7 @@ def test_every_packaged_schedule_goes_with_its_training():
 
 
 @pytest.mark.parametrize(
-    ("metric", "higher"), [("SELD", False), ("F", True), ("eval_micro_LR", True), ("ov2_LE", False), ("loss", False)]
+    ("metric", "higher"), [("SELD", False), ("F", True), ("micro_LR", True), ("ov2_LE", False), ("loss", False)]
 )
 def test_the_best_model_is_that_with_more_of_a_score_where_more_is_better(metric, higher):
     assert is_better_higher(metric, "dcase2023") is higher
@@ -96,6 +96,12 @@ def test_a_schedule_that_follows_the_metric_waits_for_a_better_one(metric, mode)
 def test_a_metric_that_there_is_not_is_refused_at_once(metric, variant):
     with pytest.raises(ValueError, match=f"'{metric}' is not a score of {variant}: use loss, "):
         is_better_higher(metric, variant)
+
+
+def test_a_metric_is_the_same_with_and_without_the_prefix_that_trainer_gives_it():
+    recipes = [read_recipe("synth_accdoa", [f"training.metric_for_best_model={name}"]) for name in ("eval_F", "F")]
+    assert is_scored_alike(*recipes)
+    assert [training_arguments(recipe, False).greater_is_better for recipe in recipes] == [True, True]
 
 
 def test_a_run_goes_on_by_its_own_recipe_alone(tmp_path):

@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet import PSELDNetForSELD, detect
 from modeling_pseldnet.events import Events, read_csv, write_csv
 from modeling_pseldnet.tools.evaluate_files import evaluate_files
@@ -585,6 +586,22 @@ def test_a_metric_of_recordings_that_there_are_none_of_is_refused_before_a_model
     train("training.metric_for_best_model=eval_ov2_F", "training.eval_strategy=epoch", "training.num_train_epochs=1")
 
 
+def test_a_loss_that_the_output_format_has_not_is_refused_before_a_model_is_trained(train, tmp_path):
+    with pytest.raises(ValueError, match=r"'loss_sed' is not a loss of this model: use loss, or a score"):
+        train("training.metric_for_best_model=loss_sed", "training.eval_strategy=epoch")
+    assert not (tmp_path / "run").exists()
+    train("training.metric_for_best_model=loss_sed", "training.num_train_epochs=0", recipe="synth_einv2")
+
+
+def test_labels_are_read_once_before_training(train, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        SegmentedDataset, "references", lambda windows: read.append(windows) or iter([("a", Events.empty())])
+    )
+    train("training.metric_for_best_model=ov0_F", "training.num_train_epochs=0")
+    assert len(read) == 1
+
+
 def test_folders_of_a_recipe_may_be_told_from_home(train, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     train("training.num_train_epochs=0", output_dir="~/base")
@@ -978,6 +995,7 @@ def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):
     ("override", "message"),
     [
         ("data.eval.mono=true", "data.eval.mono would score directions drawn at random"),
+        ("data.keep_features=true", "data.eval.keep_features has no effect: set data.train.keep_features instead"),
         (
             "data.train.mix_in={{share: 0.02, data_dir: {data}}}",
             "share 0.02 of 12 windows adds no window: increase it",
@@ -993,6 +1011,13 @@ def test_each_epoch_has_its_own_scenes_whatever_workers_do(sound_folder):
 def test_data_that_would_be_none_or_mean_nothing_is_refused(train, tiny_data, override, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         train(override.format(data=tiny_data))
+
+
+def test_what_cannot_be_evaluated_on_is_refused_before_data_for_training_is_loaded(train, monkeypatch):
+    monkeypatch.setattr("training.data.load_windows", Mock(side_effect=AssertionError))
+    for override in ("mono=true", "keep_features=true", "mix_in={share: 0.5}", "source=mono_clips"):
+        with pytest.raises(ValueError, match=r"data\.eval\."):
+            train(f"data.eval.{override}")
 
 
 def test_wav_mix_does_not_go_with_features_that_are_kept(train):
