@@ -15,7 +15,7 @@ from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.scores import VARIANTS
 
 from .network import build_extractor, build_model, read_start
-from .recipes import Recipe, packaged_recipes, read_recipe, write_recipe
+from .recipes import Recipe, Schedule, packaged_recipes, read_recipe, write_recipe
 from .resume import prepare_resume
 
 
@@ -95,9 +95,13 @@ def check_schedule(recipe: Recipe) -> None:
         raise ValueError(
             "schedule.patience waits for a better score: set training.metric_for_best_model, for example to SELD"
         )
+    if schedule.step_epochs is None and schedule.gamma != Schedule.gamma:
+        raise ValueError("schedule.gamma has no effect without schedule.step_epochs: set that too, or remove it")
     for name, reason in (
         ("resume_from_checkpoint", "be ignored: remove it and give --resume"),
         ("label_smoothing_factor", "be ignored, as there are no logits of one class to smooth: remove it"),
+        ("bf16_full_eval", "be ignored: remove it, or set training.bf16 to train and evaluate in mixed precision"),
+        ("fp16_full_eval", "be ignored: remove it, or set training.fp16 to train and evaluate in mixed precision"),
         ("hub_token", "be uploaded with the model: remove it, and log in with `hf auth login` or set HF_TOKEN"),
     ):
         if training.get(name):

@@ -192,8 +192,16 @@ class SELDTrainer(SavingTrainer):
         """Extend the default loader: seed its workers once by `args.seed`, as persistent ones are never seeded again.
 
         The workers end with the program, whatever ends it.
+
+        Raises:
+            ValueError: there is no batch to train on.
         """
         loader = super().get_train_dataloader()
+        if not len(loader):
+            raise ValueError(
+                "dataloader_drop_last leaves no batch, as there are fewer training windows than examples in one: use a"
+                " smaller per_device_train_batch_size"
+            )
         base = getattr(loader, "base_dataloader", loader)
         base.generator = torch.Generator().manual_seed(self.args.seed)
         base.worker_init_fn = partial(_begin_worker, base.worker_init_fn)

@@ -52,6 +52,8 @@ PUBLISHED = {
         ),
         (["training.resume_from_checkpoint=runs/a"], "would be ignored: remove it and give --resume"),
         (["training.label_smoothing_factor=0.1"], "no logits of one class to smooth"),
+        (["training.bf16_full_eval=true"], "would be ignored: remove it, or set training.bf16"),
+        (["schedule.step_epochs=null", "schedule.gamma=0.5"], "gamma has no effect without schedule.step_epochs"),
         (["training.hub_token=hf_secret"], "be uploaded with the model: remove it, and log in with `hf auth login`"),
     ],
 )

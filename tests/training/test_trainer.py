@@ -754,6 +754,14 @@ def test_workers_end_with_a_program_that_is_killed(tiny_data, tiny_overrides, tm
     assert left_of_killed(load_batches) == []
 
 
+@pytest.mark.parametrize("length", ["num_train_epochs=1", "max_steps=1"])
+def test_training_without_a_whole_batch_is_refused(train, tmp_path, length):
+    options = ("training.dataloader_drop_last=true", "training.per_device_train_batch_size=13", f"training.{length}")
+    with pytest.raises(ValueError, match=r"dataloader_drop_last leaves no batch.* smaller per_device_train"):
+        train(*options)
+    assert not (tmp_path / "run/model.safetensors").exists()
+
+
 def test_training_that_diverges_is_stopped(train):
     with pytest.raises(FloatingPointError, match="use a lower learning rate"):
         train("training.learning_rate=1e30", "training.num_train_epochs=9")
