@@ -210,8 +210,9 @@ def check_ogg_pages(file, name: str) -> None:
 
 def is_truncated(report: str) -> bool:
     """Whether libsndfile's log of a file shows that its end is missing, which libsndfile itself ignores."""
-    found = re.search(r"^data : (\d+) \(should be (\d+)\)", report, flags=re.MULTILINE)
+    # In WAV, AIFF, AU and W64; a W64 without the padding to 8 bytes at its end is complete.
+    found = re.search(r"^ *(?:data|SSND|Data Size|riff) +: (\d+) \(should be (\d+)\)", report, flags=re.MULTILINE)
     said, there = map(int, found.groups()) if found else (0, 0)
-    # Programs that write to a pipe declare an unknown length as 0 or as about the largest number.
-    is_known = all(abs(said - largest) > 2**20 for largest in (2**31, 2**32))
-    return (is_known and there < said) or "lacks an end-of-stream bit" in report
+    # Programs that write to a pipe declare an unknown length as 0 or as about the largest number, or SoX's in an AIFF.
+    is_known = all(abs(said - largest) > 2**20 for largest in (0x7F000000, 2**31, 2**32, 2**63))
+    return (is_known and there + 8 <= said) or "lacks an end-of-stream bit" in report

@@ -184,10 +184,17 @@ def test_a_flac_of_unknown_length_is_read_to_its_end_and_one_that_breaks_off_is_
         read(stream_flac(2 * RATE))
 
 
-@pytest.mark.parametrize("form", ["WAV", "RF64"])
+@pytest.mark.parametrize("form", ["WAV", "RF64", "AIFF", "AU", "W64"])
 def test_a_file_that_ends_before_its_header_says_is_refused(form):
     with pytest.raises(ValueError, match="truncated"):
         read(bytes_of(format=form)[:-1000])
+
+
+def test_an_aiff_that_sox_wrote_to_a_pipe_is_read_to_its_end():
+    data = bytearray(bytes_of(format="AIFF"))
+    place = data.index(b"SSND") + 4
+    data[place : place + 4] = struct.pack(">I", 0x7F000008)
+    assert read(bytes(data)).shape == WAVE.shape
 
 
 def test_a_wav_of_three_gigabytes_that_breaks_off_is_refused():
