@@ -86,7 +86,7 @@ def write_result(
     Raises:
         ValueError: the recording is truncated.
     """
-    stem, config = Path(folder, Path(recording).stem), model.network.config
+    stem, config = f"{folder}/{Path(recording).stem}", model.network.config
     channel_format = choose_channel_format(channel_format or None, model.extractor)
     with Recording(recording, config.sampling_rate, channel_format) as audio:
         preview = write_preview(audio, stem, ambisonic=channel_format in AMBISONIC)

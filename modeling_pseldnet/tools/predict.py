@@ -23,7 +23,7 @@ from .ray_pool import map_on_ray
 NAME = "pseldnet-predict"
 CHANNEL_FORMATS = ("aformat", "ambix", "array", "auto", "fuma", "mono", "stereo")
 SAMPLE_FORMATS = ("f32le", "s16le")
-# A recording, and the path of its results without suffix, or why they cannot be written.
+# A recording, and the path of its results with another suffix, or why they cannot be written.
 Job = tuple[Path, Path | Exception]
 
 
@@ -45,12 +45,12 @@ def read_threshold(text: str) -> float | list[float]:
         ) from None
 
 
-def output_stems(paths: list[str], output: Path, suffixes: list[str], overwrite: bool = False) -> Iterator[Job]:
-    """Yield each audio file and the path of its results below `output`, without suffix, or why there is none.
+def output_places(paths: list[str], output: Path, suffixes: list[str], overwrite: bool = False) -> Iterator[Job]:
+    """Yield each audio file and the path of its results below `output`, or why there are none.
 
-    Results of a file named in `paths` go directly to `output`; those of a file in a folder keep their place in that
-    folder. An existing file next to a recording with one of the suffixes of its results may be its labels, and is only
-    replaced with `overwrite`.
+    Each result replaces the suffix of that path. Results of a file named in `paths` go directly to `output`; those of
+    a file in a folder keep their place in that folder. An existing file next to a recording with one of the suffixes
+    of its results may be its labels, and is only replaced with `overwrite`.
     """
     from ..audio import find_audio
 
@@ -62,19 +62,19 @@ def output_stems(paths: list[str], output: Path, suffixes: list[str], overwrite:
             yield Path(path), error
             continue
         for file in files:
-            stem = output / (file.relative_to(path) if file != Path(path) else Path(file.name)).with_suffix("")
-            results = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
+            place = output / (file.relative_to(path) if file != Path(path) else file.name)
+            results = [place.with_suffix(suffix) for suffix in suffixes]
             there = [] if overwrite else [result for result in results if result.exists()]
-            first = taken.setdefault(stem, file)
+            first = taken.setdefault(results[0], file)
             if first is not file:
                 if first.resolve() != file.resolve():
                     problem = f"its results would replace those of {first}: give another --output"
                     yield file, ValueError(f"{file}: {problem}")
-            elif there and file.exists() and stem.parent.samefile(file.parent):
+            elif there and file.exists() and place.parent.samefile(file.parent):
                 problem = f"{there[0]} already exists: give another --output, or replace it with --overwrite"
                 yield file, ValueError(f"{file}: {problem}")
             else:
-                yield file, stem
+                yield file, place
 
 
 @contextmanager
@@ -136,7 +136,7 @@ class Predictor:
         """
         from ..inference import detect_each
 
-        files = [file for file, stem in jobs if not isinstance(stem, Exception)]
+        files = [file for file, place in jobs if not isinstance(place, Exception)]
         found = detect_each(
             self.model,
             self.extractor,
@@ -148,27 +148,27 @@ class Predictor:
             batch_size=self.options.batch_size,
             progress=progress and (lambda index, done, total: progress(files[index].name, done, total)),
         )
-        for file, stem in jobs:
+        for file, place in jobs:
             try:
-                events = stem if isinstance(stem, Exception) else next(found)
+                events = place if isinstance(place, Exception) else next(found)
                 if isinstance(events, Exception):
                     raise events
-                count = self.write_results(file, stem, events)
+                count = self.write_results(file, place, events)
             except Exception as error:
                 line = describe(error)
                 yield False, line if str(file) in line else f"{file}: {line}"
             else:
-                yield True, f"{file}: {count} event{'' if count == 1 else 's'}, {stem}.csv"
+                yield True, f"{file}: {count} event{'' if count == 1 else 's'}, {place.with_suffix('.csv')}"
 
-    def write_results(self, file: Path, stem: Path, events: Events) -> int:
+    def write_results(self, file: Path, place: Path, events: Events) -> int:
         """Write the requested results of one recording and return the number of its events."""
         options, labels = self.options, self.model.config.id2label
         records = to_records(events, labels)
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(stem.with_name(f"{stem.name}.csv"), events, options.layout or self.model.config.csv_layout)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(place.with_suffix(".csv"), events, options.layout or self.model.config.csv_layout)
         if options.json:
             text = json.dumps(records, indent=1, ensure_ascii=False)
-            write_atomically(stem.with_name(f"{stem.name}.json"), f"{text}\n")
+            write_atomically(place.with_suffix(".json"), f"{text}\n")
         if options.plot:
             from ..audio import Recording
             from ..fitting import choose_channel_format
@@ -176,7 +176,7 @@ class Predictor:
             channel_format = choose_channel_format(options.channel_format, self.extractor)
             with Recording(file, self.model.config.sampling_rate, channel_format) as recording:
                 seconds = recording.seconds
-            plot_events(events, labels, stem.with_name(f"{stem.name}.png"), seconds, title=file.name)
+            plot_events(events, labels, place.with_suffix(".png"), seconds, title=file.name)
         return len(records)
 
 
@@ -329,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
         listen(options)
         return 0
     suffixes = [".csv"] + [".json"] * options.json + [".png"] * options.plot
-    files = list(output_stems(options.audio, options.output, suffixes, options.overwrite))
+    files = list(output_places(options.audio, options.output, suffixes, options.overwrite))
     failed = False
     with window_progress(disable=len(files) != 1) as progress:
         if options.ray:

@@ -70,6 +70,11 @@ def test_folders_are_searched_and_keep_their_layout(predict, write_recording, tm
     assert (tmp_path / "out" / "deep" / "a.csv").is_file()
 
 
+def test_a_recording_named_by_its_suffix_alone_writes_into_the_folder_for_results(predict, write_recording, tmp_path):
+    assert predict(write_recording().rename(tmp_path / "..wav"), "--json")[0] == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["..csv", "..json"]
+
+
 def test_thresholds_come_as_a_number_or_one_a_class_from_a_file(predict, write_recording, tmp_path):
     path, counts = write_recording(seconds=3), {}
     (tmp_path / "thresholds.txt").write_text("0.01\n0.999\n0.999\n")
