@@ -48,7 +48,7 @@ def load(
             files is broken; the message is a single line.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = place_of(os.fspath(model))
+    model = os.path.expanduser(place_of(os.fspath(model)))
     with _in_a_line(model):
         config, extractor = read_config(model), read_extractor(model)
         adopt_extractor(config, extractor)

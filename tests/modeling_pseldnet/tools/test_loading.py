@@ -54,6 +54,11 @@ def changed(model):
     return model
 
 
+def test_a_tilde_in_a_path_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", str(Path(DEFAULT_MODEL).parent))
+    assert load("~/default_model", "cpu")[0].config.num_labels == 48
+
+
 @pytest.mark.parametrize("name", ["./none", "/a/none", "runs/a/none"])
 def test_a_folder_that_is_not_there_is_told_of_and_not_a_bad_name_alone(name):
     with pytest.raises(ValueError, match=f"^{name}: no such folder, and it cannot be loaded from the Hub: "):
