@@ -5,13 +5,17 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import soundfile
-from datasets import Dataset
 
 from datasets_scripts.seld_builder import columns_to_events
 from modeling_pseldnet.audio import mirrored, mirrored_places, window_starts
 from modeling_pseldnet.events import FRAME_SECONDS, Events, count_frames
+from modeling_pseldnet.tools.extras import naming_extras
+
+
+with naming_extras():
+    import pyarrow as pa
+    from datasets import Dataset
 
 
 COLUMNS = ["id", "audio", "sampling_rate", "num_samples", "events"]

@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pyarrow as pa
 import soundfile
-from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import DatasetCard
 
 from datasets_scripts.recordings import Part, RecordingFiles, absolute_path, find_recordings, fingerprint
 from modeling_pseldnet.containers import check_ambix
 from modeling_pseldnet.events import Events, count_frames, read_csv
+from modeling_pseldnet.tools.extras import naming_extras
+
+
+with naming_extras():
+    import datasets
+    import pyarrow as pa
+    from datasets.exceptions import DatasetGenerationError
 
 
 CARDS = Path(__file__).parent / "cards"

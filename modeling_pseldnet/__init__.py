@@ -4,10 +4,10 @@ Importing this package registers its models and pipeline with transformers and A
 cheap: heavy modules are loaded when a name is first used, and registration runs when those libraries are imported.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .tools.extras import require
 from .tools.registration import register
 
 
@@ -56,7 +56,7 @@ __all__ = ["DEFAULT_MODEL", "SELD_METRIC", *_MODULES]
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    value = getattr(require(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

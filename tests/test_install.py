@@ -178,6 +178,35 @@ def test_a_missing_package_is_a_line_that_names_the_extra_which_brings_it(monkey
     assert require("json.decoder") is import_module("json.decoder")
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from modeling_pseldnet import AdapterBitConfig",
+        "from datasets_scripts.starss23 import STARSS23",
+        "from datasets_scripts.segments import SegmentedDataset",
+    ],
+)
+def test_what_is_imported_without_its_extra_names_it(code, run_python):
+    run_python(f"""
+import re, sys
+
+class Missing:
+    def find_spec(name, *_):
+        if name in ("datasets", "peft", "pyarrow"):
+            raise ModuleNotFoundError(name=name)
+
+# Without the folder of the user, whose own datasets_scripts would be found first.
+sys.path.remove("")
+sys.meta_path.insert(0, Missing)
+try:
+    {code}
+except ModuleNotFoundError as error:
+    assert re.fullmatch("the package [a-z]+ is missing: pip install 'pseldnets.train.'", str(error)), error
+else:
+    raise AssertionError
+""")
+
+
 @pytest.mark.parametrize("package", EXTRAS)
 def test_an_extra_brings_what_is_said_of_it(package):
     requirements = PROJECT["optional-dependencies"][EXTRAS[package]]
