@@ -72,26 +72,31 @@ function shaded(ctx, x, y, radius, colours, half = false) {
   ctx.fill();
 }
 
-// Names beside their markers, where they hide neither each other nor leave the picture.
-function names(ctx, labels, colours, bounds, size) {
+// How much of a box, given by its left, top, width and height, lies on others, given by their edges.
+function covered(boxes, [left, top], w, h) {
+  const across = (from, to, a, b) => Math.max(Math.min(b, to) - Math.max(a, from), 0);
+  return boxes.reduce((sum, [a, b, c, d]) => sum + across(left, left + w, a, c) * across(top, top + h, b, d), 0);
+}
+
+// Names close to their markers, within the picture, where they hide little of any marker; returns those that are drawn,
+// as one that would hide another is left out.
+function names(ctx, labels, markers, colours, bounds, size) {
   ctx.font = `600 ${size}px ${FONT}`;
   ctx.textBaseline = "middle";
   ctx.textAlign = "left";
-  const taken = labels.map(({ x, y, r }) => [x - r, y - r, x + r, y + r]);
-  for (const { text, x, y, r } of labels) {
-    const [w, h] = [ctx.measureText(text).width + 12, size + 8];
-    const gap = r + 4;
+  const taken = [];
+  const edges = markers.map(({ x, y, r }) => [x - r, y - r, x + r, y + r]);
+  return labels.filter(({ text, x, y, r }) => {
+    const [w, h, gap] = [ctx.measureText(text).width + 12, size + 8, r + 4];
     const places = [[x + gap, y - h / 2], [x - gap - w, y - h / 2], [x - w / 2, y - gap - h], [x - w / 2, y + gap]];
-    for (const far of [1, 2]) places.push([x + gap, y - h / 2 + far * h], [x + gap, y - h / 2 - far * h], [x - gap - w, y - h / 2 + far * h], [x - gap - w, y - h / 2 - far * h]);
-    const cost = ([left, top]) => {
-      const outside = Math.max(bounds[0] - left, left + w - bounds[2], bounds[1] - top, top + h - bounds[3], 0);
-      const hidden = taken.reduce((sum, [a, b, c, d]) => sum + Math.max(Math.min(c, left + w) - Math.max(a, left), 0) * Math.max(Math.min(d, top + h) - Math.max(b, top), 0), 0);
-      return 1000 * outside + hidden;
-    };
-    const costs = places.map(cost);
-    let [left, top] = places[costs.indexOf(Math.min(...costs))];
-    left = Math.min(Math.max(left, bounds[0]), bounds[2] - w);
-    top = Math.min(Math.max(top, bounds[1]), bounds[3] - h);
+    for (const far of [h, 2 * h]) for (const left of [x + gap, x - gap - w]) places.push([left, y - h / 2 + far], [left, y - h / 2 - far]);
+    const free = places
+      .map(([left, top]) => [Math.min(Math.max(left, bounds[0]), bounds[2] - w), Math.min(Math.max(top, bounds[1]), bounds[3] - h)])
+      .filter((at) => !covered(taken, at, w, h));
+    if (!free.length) return false;
+    const away = ([left, top]) => Math.hypot(Math.max(left - x, x - left - w, 0), Math.max(top - y, y - top - h, 0));
+    const costs = free.map((at) => covered(edges, at, w, h) + r * Math.max(away(at) - gap, 0));
+    const [left, top] = free[costs.indexOf(Math.min(...costs))];
     taken.push([left, top, left + w, top + h]);
     ctx.globalAlpha = 0.86;
     ctx.fillStyle = colours.card;
@@ -101,7 +106,8 @@ function names(ctx, labels, colours, bounds, size) {
     ctx.globalAlpha = 1;
     ctx.fillStyle = colours.ink;
     ctx.fillText(text, left + 6, top + h / 2 + 0.5);
-  }
+    return true;
+  });
 }
 
 const confidence = (record) => 0.45 + 0.55 * Math.min(record.confidence ?? 1, 1);
@@ -154,7 +160,7 @@ function ground(ctx, figure, { records, styles, time, colours }, scale) {
 // What sounds: trails, markers and names; returns the names that were drawn.
 function sounding(ctx, figure, { records, styles, time, colours }, scale) {
   const whole = time === null;
-  const labels = [];
+  const [markers, labels] = [[], []];
   for (const record of whole ? records : active(records, time)) {
     const style = styles.get(record.label);
     const colour = colours.classes[style.colour];
@@ -178,13 +184,16 @@ function sounding(ctx, figure, { records, styles, time, colours }, scale) {
     ctx.globalAlpha = alpha;
     stamp(ctx, style, x, y, r, colours, 2 * scale);
     ctx.globalAlpha = 1;
+    markers.push({ x, y, r });
     // Of the whole, one name for events of a kind that are close to each other.
-    const near = whole && labels.some((other) => other.label === record.label && Math.hypot(other.x - x, other.y - y) < 60 * scale);
-    if (!near && labels.length < MAX_NAMES) labels.push({ text: named(record.label), label: record.label, x, y, r });
+    const same = labels.filter((other) => other.label === record.label);
+    const near = whole && same.some((other) => Math.hypot(other.x - x, other.y - y) < 60 * scale);
+    if (!near && labels.length < MAX_NAMES) labels.push({ text: named(record.label), label: record.label, again: same.length, x, y, r });
   }
-  names(ctx, labels, colours, figure.bounds, 13 * scale);
+  // Each kind first has a name once.
+  const drawn = names(ctx, labels.sort((a, b) => a.again - b.again), markers, colours, figure.bounds, 13 * scale);
   figure.over?.(ctx);
-  return labels.map(({ label }) => label);
+  return drawn.map(({ label }) => label);
 }
 
 const kept = {};

@@ -576,3 +576,29 @@ def test_of_stereo_left_and_right_and_distance_are_drawn(page, server, stereo_mo
     }""")
     assert len(places) == sum(len(record["trajectory"]) for record in records)
     assert all(0 < x < 600 and 0 < y <= 312.5 for x, y in places)
+
+
+def test_in_a_small_picture_no_name_covers_another(page):
+    pictures = page.evaluate("""async () => {
+        const {VIEWS, draw, theme} = await import('./page/draw.js');
+        const {styles} = await import('./page/scene.js');
+        const pictures = [];
+        for (const example of ['scene', 'band']) {
+            const {records} = await (await fetch(`example/${example}/${example}.scene.json`)).json();
+            const look = {records, all: records, styles: styles(records), time: null, colours: theme()};
+            for (const view of Object.keys(VIEWS)) {
+                const context = new OffscreenCanvas(346, 288).getContext('2d');
+                const boxes = [];
+                context.roundRect = (...box) => boxes.push(box);
+                const {names} = draw(context, view, 346, 288, {...look, turn: {yaw: 0, pitch: 0.45}});
+                pictures.push([[...look.styles.keys()], names.map((name, i) => [name, ...boxes[i]])]);
+            }
+        }
+        return pictures;
+    }""")
+    for kinds, names in pictures:
+        assert {name for name, *_ in names} == set(kinds)
+        for i, (name, left, top, width, height, _) in enumerate(names):
+            assert 0 <= left <= left + width <= 346
+            for other, x, y, w, h, _ in names[:i]:
+                assert x + w <= left or left + width <= x or y + h <= top or top + height <= y, (name, other)
