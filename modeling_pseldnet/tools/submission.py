@@ -104,6 +104,9 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     cartesian = widths == {7}
     try:
         table = np.array([line.split(",") for line in rows], dtype=np.float64)
+        if task.header is None and looks_cartesian(table) != cartesian:
+            yield f"the scorer reads the columns as {task.columns[table.shape[1]]}, but the numbers look different"
+            return
         if task.in_metres and widths == {6}:
             events = Events.from_rows(table)
         else:
@@ -113,9 +116,7 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
         return
     if not all(cell.strip().isdecimal() for line in rows for cell in line.split(",")[:3]):
         yield "frames, classes or tracks have a decimal point, which the scorer cannot read: write 3, not 3.0"
-    if task.header is None and looks_cartesian(table) != cartesian:
-        yield f"the scorer reads the columns as {task.columns[table.shape[1]]}, but the numbers look different"
-    elif task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):
+    if task.header is None and not cartesian and looks_like_radians(table[:, 3:5]):
         yield "angles look like radians, but the scorer expects degrees"
     if task.in_metres is not None:
         distance = table[:, 4 if name == "dcase2025" else -1]

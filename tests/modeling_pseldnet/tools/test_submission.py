@@ -42,7 +42,7 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
     ("task", "text", "told"),
     [
         ("dcase2024", "0,1,0,30,10,240\n", "look like centimetres"),
-        ("dcase2024", "0,1,0,0.5,0.5,0.1\n", "but the numbers look different"),
+        ("dcase2024", "0,1,0,0.5,0.5,-0.1\n", "but the numbers look different"),
         ("dcase2024", "0,1,0,30,10,2.4,0\n", "but the numbers look different"),
         ("dcase2023", "0,1,0,0.53,0.17\n", "look like radians"),
         ("dcase2024", "0,1,0,30,10\n", "5 columns, which the scorer misreads"),
@@ -52,7 +52,7 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
         ("dcase2023", "0.0,1.0,0.0,30,10\n", "write 3, not 3.0"),
         ("dcase2024", "0,1,0.0,30,10,2\n", "write 3, not 3.0"),
         ("dcase2023", "0,1,30,10\n", "4 columns, which the scorer misreads"),
-        ("dcase2023", "0,1,0,0.5,0.5,0.1\n", "but the numbers look different"),
+        ("dcase2023", "0,1,0,0.5,0.5,-0.1\n", "but the numbers look different"),
         ("dcase2024", "0,1,0,30,10,nan\n", "1 rows have no distance"),
         ("dcase2024", "0,1,0,0.5,0.5,0.1,nan\n", "1 rows have no distance"),
         ("dcase2023", "0,1,0,30,100\n", "elevation in"),
