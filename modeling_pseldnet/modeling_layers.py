@@ -188,8 +188,15 @@ class BatchNorm(nn.BatchNorm1d):
     Otherwise they would go on changing, and an adapter would not save them, unless it has its own, like AdapterBit.
     """
 
+    @property
+    def _has_own_statistics(self) -> bool:
+        """Whether the statistics are those of an active adapter."""
+        if not is_parametrized(self, "running_mean"):
+            return False
+        return self.running_mean is not self.parametrizations.running_mean.original
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.training and not self.weight.requires_grad and not is_parametrized(self, "running_mean"):
+        if self.training and not self.weight.requires_grad and not self._has_own_statistics:
             return nn.functional.batch_norm(
                 hidden_states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )

@@ -110,6 +110,14 @@ def test_without_the_adapter_the_model_is_the_base_model(trained):
     assert all(torch.equal(value, base.state_dict()[name]) for name, value in unloaded.state_dict().items())
 
 
+def test_a_pass_without_the_adapter_in_training_leaves_the_statistics_of_the_base_model(trained):
+    base, model, _ = trained
+    model = deepcopy(model).train()
+    with model.disable_adapter():
+        model(features(2))
+        assert torch.equal(outputs(model), outputs(base))
+
+
 def load_with_transformers(base: PSELDNetForSELD, folder) -> nn.Module:
     base.load_adapter(folder)
     return base
