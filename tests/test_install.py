@@ -131,11 +131,13 @@ assert PEFT_TYPE_TO_CONFIG_MAPPING["ADAPTERBIT"] is modeling_pseldnet.AdapterBit
 """
 WORKS = """
 import evaluate
-from peft import PeftModel, get_peft_model
+from peft import AutoPeftModel, PeftModel, get_peft_model
 
 model, _ = modeling_pseldnet.load(path, "cpu")
 get_peft_model(model, modeling_pseldnet.AdapterBitConfig(r=1)).save_pretrained("adapter")
 PeftModel.from_pretrained(modeling_pseldnet.load(path, "cpu")[0], "adapter")
+AutoPeftModel.from_pretrained("adapter", import_allowlist=["modeling_pseldnet"])
+modeling_pseldnet.load("adapter", "cpu")
 evaluate.load(modeling_pseldnet.SELD_METRIC, cache_dir="cache")
 import spaces_demo.first_run
 from modeling_pseldnet.tools import convert, convert_adapterbit, export, predict
@@ -146,7 +148,6 @@ from modeling_pseldnet.tools import convert, convert_adapterbit, export, predict
     "first",
     [
         "import peft; from transformers import AutoModel, Trainer, pipeline",
-        "from modeling_pseldnet import AdapterBitConfig, SoundEventLocalizationAndDetectionPipeline",
         # These modules are only partly executed when registration begins.
         "import modeling_pseldnet; from transformers.modeling_layers import GradientCheckpointingLayer",
         "import modeling_pseldnet.modeling_htsat",
@@ -157,7 +158,8 @@ def test_transformers_and_peft_know_the_package_whatever_is_imported_first(first
 
 
 def test_a_users_own_file_named_training_is_in_nobodys_way(run_python):
-    run_python(f"{KNOWN}\n{WORKS}")
+    first = "from modeling_pseldnet import AdapterBitConfig, SoundEventLocalizationAndDetectionPipeline"
+    run_python(f"{first}\n{KNOWN}\n{WORKS}")
 
 
 def test_a_library_does_not_fail_for_a_registration_that_does(monkeypatch):

@@ -65,6 +65,8 @@ def convert_checkpoint(
         ValueError: the file is not such a checkpoint, does not fit the architecture, or contains code.
         FileExistsError: `output` exists and is not empty.
     """
+    from transformers.initialization import no_init_weights
+
     from ..hub_folder import check_output, model_card, save_hub_folder
     from ..modeling_pseldnet import PSELDNetForSELD
     from ..output_formats import FORMATS
@@ -95,7 +97,9 @@ def convert_checkpoint(
     names = labels if labels is not None else [f"class {index}" for index in range(num_classes)]
     fields = {**read_architecture(state, backbone), "loss_type": loss_type}
     config = make_config(names, sampling_rate, backbone, output_format, fields)
-    model = PSELDNetForSELD(config).eval()
+    # All weights come from the checkpoint; drawing them takes seconds.
+    with no_init_weights():
+        model = PSELDNetForSELD(config).eval()
     _load_strictly(model, state, checkpoint)
     card = model_card(config, source or Path(checkpoint).name) + (f"\n{note}" if note else "")
     save_hub_folder(model, output, card)

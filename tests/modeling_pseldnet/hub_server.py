@@ -186,7 +186,8 @@ def serve_hub(folder: Path, repository: str | None = None) -> Iterator[tuple[str
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
     server.folder, server.repository, server.downloads, server.large = folder, repository, Counter(), {}
     server.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # It notices within a poll that it is to end.
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server.address, server.downloads
     finally:

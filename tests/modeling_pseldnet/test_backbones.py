@@ -1,4 +1,5 @@
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -63,8 +64,9 @@ def test_converted_checkpoints_give_the_outputs_of_the_published_network(
     torch.testing.assert_close(outputs.accdoa.flatten(2), torch.from_numpy(golden[output_format]), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("output_format", FORMATS)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    ("encoder", "output_format"), [*product(KINDS, FORMATS), *product(["htsat tiny", "htsat small"], ["accdoa"])]
+)
 def test_every_encoder_trains_with_every_format_and_survives_saving_bitwise(encoder, output_format, tmp_path):
     model = PSELDNetForSELD(config_of(encoder, output_format=output_format, window_seconds=1)).train()
     inputs, labels = features(101), labels_for(model, 10)
@@ -168,7 +170,8 @@ def test_every_parameter_has_a_gradient_with_and_without_checkpointing(encoder):
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
-@pytest.mark.parametrize("encoder", KINDS)
+# Every encoder and every decoder once.
+@pytest.mark.parametrize("encoder", ["htsat", "passt", "cnn14_conformer", "crnn with gru", "crnn with transformer"])
 def test_it_compiles_without_graph_breaks_but_for_recurrent_layers(encoder):
     model = network(encoder)
     # PyTorch keeps recurrent layers out of graphs, where they would take a node per time step.

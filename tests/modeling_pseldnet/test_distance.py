@@ -15,7 +15,6 @@ from modeling_pseldnet.inference import Window, average_overlaps, decode_windows
 from modeling_pseldnet.output_formats import get_output_format
 from modeling_pseldnet.rotation_averaging import mean_of_tracks, rotation_averaging
 from modeling_pseldnet.timeline import to_records
-from modeling_pseldnet.tools.export import to_exported_program
 from modeling_pseldnet.tools.stream import to_record
 from tests.helpers import scattered, tiny_config
 
@@ -289,18 +288,6 @@ def test_records_and_lines_of_a_stream_tell_metres():
     }  # fmt: skip
     assert line[1]["confidence"] == 1.0
     assert "distance" not in to_record(0, events.replace(distance=None), {0: "a", 1: "b"})["events"][0]
-
-
-def test_an_exported_graph_gives_distances_by_name():
-    model = scattered(PSELDNetForSELD(tiny_config(distance=True))).eval()
-    extractor = PSELDNetFeatureExtractor()
-    program = to_exported_program(model, extractor, 1.0)
-    waveform = 0.1 * torch.randn(1, 4, 24000)
-    outputs = program.module()(waveform)
-    assert list(outputs) == ["accdoa", "distance"]
-    with torch.no_grad():
-        expected = model.predict(extractor.features(waveform))["distance"]
-    torch.testing.assert_close(outputs["distance"], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("format_name", ["accdoa", "multi_accdoa"])

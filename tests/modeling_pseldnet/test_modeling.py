@@ -1,10 +1,9 @@
 import json
 import pickle
-import shutil
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification, pipeline
 
 from modeling_pseldnet import Events, PSELDNetFeatureExtractor, PSELDNetForSELD, PSELDNetModel
 from tests.helpers import scattered, tiny_config
@@ -100,31 +99,36 @@ def test_a_part_that_is_missing_from_a_checkpoint_is_initialised(tiny_model, tmp
     assert model.heads["accdoa"].conv.weight.std().item() == pytest.approx((3 * 64 * 6) ** -0.5, rel=0.1)
 
 
-def test_a_saved_folder_copied_elsewhere_loads_by_remote_code_in_a_clean_process(hub_folder, tmp_path, run_python):
-    folder = shutil.copytree(hub_folder, tmp_path / "elsewhere")
+def test_a_saved_pipeline_copied_elsewhere_loads_by_remote_code_in_a_clean_process(
+    hub_folder, write_recording, tmp_path, run_python
+):
+    detector = pipeline("sound-event-localization-and-detection", model=str(hub_folder))
+    detector.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / "elsewhere")
+    path = str(write_recording(seconds=2))
     wave = torch.randn(4, 24000, generator=torch.Generator().manual_seed(2))
     torch.save(wave, tmp_path / "wave.pt")
     printed = run_python(f"""
 import json, sys, torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
-folder, wave = {str(folder)!r}, torch.load("wave.pt")
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification, pipeline
+folder = {str(tmp_path / "elsewhere")!r}
 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForAudioFrameClassification.from_pretrained(folder, trust_remote_code=True).eval()
 base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-inputs = extractor(wave, sampling_rate=24000, return_tensors="pt")
+inputs = extractor(torch.load("wave.pt"), sampling_rate=24000, return_tensors="pt")
 with torch.no_grad():
     torch.save([model(**inputs).accdoa, base(**inputs).last_hidden_state], "outputs.pt")
 model.save_pretrained("again")
 extractor.save_pretrained("again")
-print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules if "pseldnet" in name}})))
+events = pipeline("sound-event-localization-and-detection", model=folder, trust_remote_code=True)({path!r})
+print(json.dumps([events, sorted({{name.split(".")[0] for name in sys.modules if "pseldnet" in name}})]))
 """)
-    assert json.loads(printed.splitlines()[-1]) == ["transformers_modules"]
-    model = AutoModelForAudioFrameClassification.from_pretrained(hub_folder).eval()
-    inputs = AutoFeatureExtractor.from_pretrained(hub_folder)(wave, sampling_rate=24000)
+    assert json.loads(printed.splitlines()[-1]) == [detector(path), ["transformers_modules"]]
+    inputs = detector.feature_extractor(wave, sampling_rate=24000)
     accdoa, embeddings = torch.load(tmp_path / "outputs.pt")
     with torch.no_grad():
-        assert torch.equal(accdoa, model(**inputs).accdoa)
-        assert torch.equal(embeddings, model.pseldnet(**inputs).last_hidden_state)
+        assert torch.equal(accdoa, detector.model(**inputs).accdoa)
+        assert torch.equal(embeddings, detector.model.pseldnet(**inputs).last_hidden_state)
     assert (tmp_path / "again" / "modeling_htsat.py").is_file()
 
 

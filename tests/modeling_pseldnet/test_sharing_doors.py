@@ -46,12 +46,13 @@ trainer = Trainer(model, arguments, collator, rows, rows, processing_class=extra
 trainer.train()
 trainer.evaluate()
 trainer.push_to_hub()
-print("null")
 """
 WITHOUT_THE_PACKAGE = """
 import sys
-sys.modules["modeling_pseldnet"] = sys.modules["training"] = None
-import json
+PACKAGES = "modeling_pseldnet", "datasets_scripts", "training"
+sys.modules.update(dict.fromkeys(PACKAGES))
+import io, json, soundfile
+from datasets import load_dataset
 from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
 
 TASK, found = "sound-event-localization-and-detection", {}
@@ -64,20 +65,20 @@ for door in DOORS:
     detector = pipeline(TASK, model=name, trust_remote_code=True)
     by_parts = type(detector)(model=model, feature_extractor=extractor)
     found[door] = {"remote": detector(PATH), "auto": by_parts(PATH)}
-print(json.dumps(found))
+row = load_dataset("user/data", split="test")[0]
+samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
 """
 WITH_THE_PACKAGE = """
-import json
-from transformers import pipeline
+for name in PACKAGES:
+    del sys.modules[name]
 from modeling_pseldnet import load
 
-TASK, found = "sound-event-localization-and-detection", {}
 for door in DOORS:
     detector = pipeline(TASK, model=f"user/{door}")
     model, extractor = load(f"user/{door}", "cpu")
     by_load = pipeline(TASK, model=model, feature_extractor=extractor)
-    found[door] = {"pipeline": detector(PATH), "load": by_load(PATH)}
-print(json.dumps(found))
+    found[door] |= {"pipeline": detector(PATH), "load": by_load(PATH)}
+print(json.dumps({"events": found, "row": [row["id"], samples.shape, rate, row["events"]]}))
 """
 PUSH_BOTH = """
 from transformers import AutoModelForAudioFrameClassification, Trainer, TrainingArguments
@@ -93,7 +94,6 @@ extractor.push_to_hub("user/by-trainer")
 Trainer(model, TrainingArguments("bare", hub_model_id="user/by-trainer", use_cpu=True, report_to=[])).push_to_hub()
 extractor.push_to_hub("user/known")
 load(FOLDER, "cpu")[0].push_to_hub("user/known")
-print("null")
 """
 PUSH_ADAPTERS = """
 from modeling_pseldnet import AdapterBitConfig, DataCollatorForSELD, load
@@ -112,7 +112,6 @@ rows = [{"audio": PATH, "events": [[0, 1, 0, 30, 0]]}]
 trainer = Trainer(adapted, arguments, DataCollatorForSELD(extractor, adapted), rows, processing_class=extractor)
 trainer.train()
 trainer.push_to_hub()
-print("null")
 """
 PUSH_DATA = """
 from datasets_scripts.synthetic_seld import SyntheticSELD
@@ -120,26 +119,18 @@ from datasets_scripts.synthetic_seld import SyntheticSELD
 builder = SyntheticSELD(data_dir=DATA, cache_dir="cache")
 builder.download_and_prepare()
 builder.as_dataset().push_to_hub("user/data")
-print("null")
-"""
-LOAD_DATA = """
-import sys
-sys.modules["modeling_pseldnet"] = sys.modules["datasets_scripts"] = None
-import io, json, soundfile
-from datasets import load_dataset
-
-row = load_dataset("user/data", split="test")[0]
-samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
-print(json.dumps([row["id"], samples.shape, rate, row["events"]]))
 """
 
 
 @pytest.fixture(scope="module")
 def hub(hub_folder, tmp_path_factory):
-    """The folder of a Hub, a recording, and a function that runs Python with that Hub, outside the repository."""
+    """The folder of a Hub, a recording of a data set, and a function that runs Python with that Hub elsewhere."""
     folder = tmp_path_factory.mktemp("doors")
     path = folder / "data" / "test" / "foa" / "fold1_room1_mix001.wav"
-    path.parent.mkdir(parents=True)
+    for part in ("foa", "metadata"):
+        (folder / "data" / "test" / part).mkdir(parents=True)
+    (folder / "data" / "test" / "metadata" / f"{path.stem}.csv").write_text("0,1,0,30,10\n3,0,0,-60,0\n")
+    (folder / "data" / "cls_indices_train.tsv").write_text("0\t-\tspeech\n1\t-\tdoor\n")
     noise = np.random.default_rng(0).standard_normal(36000)
     soundfile.write(path, np.outer(noise, [0.1, 0.1, 0.0, 0.02]), 24000)
     (folder / "hub").mkdir()
@@ -151,7 +142,7 @@ def hub(hub_folder, tmp_path_factory):
         names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data"), "DOORS": DOORS}
         head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
 
-        def run(code: str) -> list:
+        def run(code: str) -> str:
             finished = subprocess.run(
                 [sys.executable, "-c", head + code],
                 cwd=folder,
@@ -161,38 +152,42 @@ def hub(hub_folder, tmp_path_factory):
                 timeout=600,
             )
             assert finished.returncode == 0, finished.stderr
-            return json.loads(finished.stdout.splitlines()[-1])
+            return finished.stdout
 
         yield folder / "hub" / "user", path, run
 
 
 @pytest.fixture(scope="module")
 def pushed(hub):
-    """The folder of the Hub after a model, its adapters and its extractors were pushed in every way ("door")."""
+    """The folder of the Hub after models, adapters, extractors and data were pushed in every way ("door")."""
     folder, _, run = hub
-    run(PUSH + PUSH_BOTH + PUSH_ADAPTERS)
+    run(PUSH + PUSH_BOTH + PUSH_ADAPTERS + PUSH_DATA)
     return folder
 
 
 @pytest.fixture(scope="module")
-def shared(hub, pushed, hub_folder):
-    """The events that each way of loading finds in a recording, by door, and the expected ones."""
-    _, path, run = hub
-    expected = pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
-    found, with_the_package = run(WITHOUT_THE_PACKAGE), run(WITH_THE_PACKAGE)
-    return {door: found[door] | with_the_package[door] for door in DOORS}, expected
+def loaded(hub, pushed):
+    """The `events` that each way of loading finds in the recording, by door, and the `row` of the data set."""
+    *_, run = hub
+    return json.loads(run(WITHOUT_THE_PACKAGE + WITH_THE_PACKAGE).splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def expected(hub, hub_folder):
+    """The events that the model finds in the recording before it is shared."""
+    _, path, _ = hub
+    return pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("door", DOORS)
-def test_a_model_loads_from_every_door_by_every_way(shared, door, way):
-    found, expected = shared
+def test_a_model_loads_from_every_door_by_every_way(loaded, expected, door, way):
     assert expected
-    assert found[door][WAYS[way]] == expected
+    assert loaded["events"][door][WAYS[way]] == expected
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_shared_has_a_card(pushed, shared, door):
+def test_what_is_shared_has_a_card(pushed, loaded, door):
     card = ModelCard.load(pushed / door / "README.md")
     assert "pseldnet" in card.data.tags
     assert "speech, footsteps, door" in card.text
@@ -217,13 +212,7 @@ def test_a_card_of_an_adapter_says_how_to_load_it_whichever_way_it_is_pushed(pus
         assert card.text.count("# Loading this AdapterBit adapter") == 1
 
 
-def test_a_data_set_comes_back_from_the_hub_with_its_audio(hub):
-    _, path, run = hub
-    data = path.parents[2]
-    (data / "test" / "metadata").mkdir()
-    (data / "test" / "metadata" / f"{path.stem}.csv").write_text("0,1,0,30,10\n3,0,0,-60,0\n")
-    (data / "cls_indices_train.tsv").write_text("0\t-\tspeech\n1\t-\tdoor\n")
-    run(PUSH_DATA)
-    name, shape, rate, events = run(LOAD_DATA)
-    assert (name, shape, rate) == (f"test/{path.stem}", [36000, 4], 24000)
+def test_a_data_set_comes_back_from_the_hub_with_its_audio(loaded):
+    name, shape, rate, events = loaded["row"]
+    assert (name, shape, rate) == ("test/fold1_room1_mix001", [36000, 4], 24000)
     assert (events["frame"], events["class"], events["azimuth"]) == ([0, 3], [1, 0], [30.0, -60.0])

@@ -1,7 +1,5 @@
 import importlib
 import re
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
@@ -315,7 +313,7 @@ def test_the_method_is_registered_once():
     assert PeftType("LORA") is PeftType.LORA
 
 
-def test_the_readme_says_how_to_load_it(trained, tmp_path, request):
+def test_the_readme_says_how_to_load_it(trained, tmp_path):
     base, model, folder = trained
     base.save_pretrained(tmp_path / "base")
     readme = (folder / "README.md").read_text()
@@ -323,16 +321,9 @@ def test_the_readme_says_how_to_load_it(trained, tmp_path, request):
     code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
     code = code.replace("the/base/model", str(tmp_path / "base")).replace("this/repo", str(folder))
     assert code.startswith("import modeling_pseldnet\n")
-    script = f"""
-exec({code!r})
-print(sum(value.double().sum().item() for value in model.state_dict().values() if value.is_floating_point()))
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=request.config.rootpath, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    expected = sum(v.double().sum().item() for v in model.state_dict().values() if v.is_floating_point())
-    assert float(result.stdout) == pytest.approx(expected)
+    loaded = {}
+    exec(code, loaded)
+    assert torch.equal(outputs(loaded["model"]), outputs(model))
 
 
 def test_lora_trains_saves_and_reloads(tmp_path):

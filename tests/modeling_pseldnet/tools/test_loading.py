@@ -378,7 +378,7 @@ def test_a_model_whose_classes_have_other_names_refuses_an_adapter(tmp_path):
         AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "adapter")
 
 
-def test_an_adapter_of_the_default_model_loads_wherever_that_lies(tmp_path, run_python):
+def test_an_adapter_of_the_default_model_loads_wherever_that_lies(tmp_path):
     model = AutoModelForAudioFrameClassification.from_pretrained(DEFAULT_MODEL)
     model = changed(get_peft_model(model, AdapterBitConfig(r=2)))
     model.save_pretrained(tmp_path / "adapter")
@@ -387,17 +387,12 @@ def test_an_adapter_of_the_default_model_loads_wherever_that_lies(tmp_path, run_
     home = str(Path(modeling_pseldnet.__file__).parents[1])
     texts = [path.read_text() for path in (tmp_path / "adapter").iterdir() if path.suffix in (".json", ".md")]
     assert not any(home in text for text in texts)
-    # PEFT may be imported before or after, and nothing from `training` is needed.
-    code = f"""
-import sys, modeling_pseldnet
-assert "peft" not in sys.modules
-from peft import AutoPeftModel
-model = AutoPeftModel.from_pretrained({str(tmp_path / "adapter")!r}, import_allowlist=["modeling_pseldnet"])
-model, _ = modeling_pseldnet.load({str(tmp_path / "adapter")!r}, "cpu")
-assert not [name for name in sys.modules if name.startswith("training")]
-print(len(model.config.id2label))
-"""
-    assert run_python(code).split()[-1] == "48"
+    for loaded in (
+        AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["modeling_pseldnet"]),
+        load(tmp_path / "adapter", "cpu")[0],
+    ):
+        assert loaded.config.num_labels == 48
+        torch.testing.assert_close(outputs(loaded), outputs(model), atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_is_loaded_again_by_the_name_that_adapters_record():

@@ -1,37 +1,25 @@
 """The authors' weights in one command, from a Hub with a checkpoint in the published layout."""
 
 import json
+from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
 
+from modeling_pseldnet import load_published
 from modeling_pseldnet.tools.convert import main
-from modeling_pseldnet.tools.published import LABELS, PUBLISHED, REPOSITORY, list_published
+from modeling_pseldnet.tools.published import LABELS, PUBLISHED, REPOSITORY, Published, list_published
 from tests.modeling_pseldnet.hub_server import COMMIT, serve_hub
 
 
 NAME = "ACCDOA-HTSAT-0.566"
-# A small network replaces the one of that name, whose conversion test_convert.py tests.
-CONVERT_AND_LOAD = f"""
-import modeling_pseldnet
-from modeling_pseldnet.tools import published
-from modeling_pseldnet.tools.convert import main
-
-published.PUBLISHED[{NAME!r}] = published.Published("crnn", "multi_accdoa")
-assert main(["--published", {NAME!r}, "model"]) == 0
-for _ in range(2):
-    model, extractor = modeling_pseldnet.load_published({NAME!r}, device="cpu")
-assert model.config.name_or_path.endswith({NAME!r})
-model, _ = modeling_pseldnet.load_published({NAME!r}, labels=[f"other {{index}}" for index in range(13)], device="cpu")
-print(model.config.id2label[3], extractor.sampling_rate)
-model, _ = modeling_pseldnet.load_published({NAME!r}, device="cpu")
-assert model.config.id2label[3] == "sound 3"
-"""
 
 
 @pytest.fixture(scope="module")
 def repository(values, tmp_path_factory):
     """A data set repository with a checkpoint and its class list, each in a folder where the authors may put it."""
+    # Of a small network, which replaces the one of that name: test_convert.py converts those.
     folder = tmp_path_factory.mktemp("published")
     (folder / "model").mkdir()
     torch.save(values.published_checkpoint("cnn8_gru-multi_accdoa-13"), folder / "model" / f"{NAME}.ckpt")
@@ -41,13 +29,35 @@ def repository(values, tmp_path_factory):
     return folder
 
 
-def test_a_published_model_is_downloaded_once_converted_and_kept(repository, run_python, tmp_path):
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A function that takes another Hub, by its address, with an empty cache."""
+
+    def take(endpoint):
+        monkeypatch.setattr(huggingface_hub, "HfApi", partial(huggingface_hub.HfApi, endpoint=endpoint))
+        download = partial(huggingface_hub.hf_hub_download, endpoint=endpoint, cache_dir=tmp_path / "hf")
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "hf"))
+
+    return take
+
+
+def test_a_published_model_is_downloaded_once_converted_and_kept(repository, hub, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(PUBLISHED, NAME, Published("crnn", "multi_accdoa"))
     with serve_hub(repository, REPOSITORY) as (endpoint, downloads):
-        options = {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
-        printed = run_python(CONVERT_AND_LOAD, **options)
+        hub(endpoint)
+        assert main(["--published", NAME, str(tmp_path / "model")]) == 0
+        printed = capsys.readouterr().out
         assert "entries used" in printed
         assert "carry their terms" in printed
-        assert printed.splitlines()[-1] == "other 3 24000"
+        for _ in range(2):
+            model, extractor = load_published(NAME, device="cpu")
+        assert model.config.name_or_path.endswith(NAME)
+        assert extractor.sampling_rate == 24000
+        other, _ = load_published(NAME, labels=[f"other {index}" for index in range(13)], device="cpu")
+        assert other.config.id2label[3] == "other 3"
+        model, _ = load_published(NAME, device="cpu")
+        assert model.config.id2label[3] == "sound 3"
         assert downloads == {f"{NAME}.ckpt": 1, LABELS: 1}
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (config["backbone"], config["output_format"], config["id2label"]["3"]) == (
@@ -70,18 +80,14 @@ def test_a_published_model_is_downloaded_once_converted_and_kept(repository, run
         (["--published", NAME], [f"model/{NAME}.ckpt"], f"no file {LABELS}: no .tsv among its 1 files; give the"),
     ],
 )
-def test_what_was_found_is_said_in_a_line(arguments, files, message, tmp_path, monkeypatch, capsys):
-    import huggingface_hub
-
-    real = huggingface_hub.HfApi
-
+def test_what_was_found_is_said_in_a_line(arguments, files, message, hub, tmp_path, capsys):
     folder = tmp_path / "repository"
     for name in files or ():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
     folder.mkdir(exist_ok=True)
     with serve_hub(folder, "user/other" if files is None else REPOSITORY) as (endpoint, _):
-        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=endpoint))
+        hub(endpoint)
         assert main([*arguments, str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error
