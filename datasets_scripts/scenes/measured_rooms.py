@@ -15,6 +15,7 @@ from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, SPEED_OF_SOUND
 from modeling_pseldnet.containers import is_fuma
 from modeling_pseldnet.events import direction_to_vector
+from modeling_pseldnet.files import is_hidden
 from modeling_pseldnet.tools.extras import require
 
 
@@ -74,7 +75,7 @@ def read_measured_rooms(
     """
     folder = Path(folder)
     table = folder / "responses.csv"
-    sofa_files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".sofa")
+    sofa_files = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() == ".sofa")
     rows = (
         _read_table(table, convention) if table.is_file() else (row for file in sofa_files for row in _read_sofa(file))
     )
@@ -100,7 +101,7 @@ def read_measured_rooms(
 
 
 def digest_of_responses(folder: str | os.PathLike) -> str:
-    """Hash measured responses: the table, and the names, sizes and bytes of all files in the folder.
+    """Hash measured responses: the table, and the names, sizes and bytes of all files in the folder but hidden ones.
 
     Raises:
         ValueError: there is no such folder.
@@ -111,10 +112,10 @@ def digest_of_responses(folder: str | os.PathLike) -> str:
     table = folder / "responses.csv"
     listing, contents = hashlib.sha256(table.read_bytes() if table.is_file() else b""), hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        listing.update(
-            f"\n{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode(errors="surrogateescape")
-        )
-        contents.update(file.read_bytes())
+        name = file.relative_to(folder)
+        if not any(map(is_hidden, name.parts)):
+            listing.update(f"\n{name.as_posix()} {file.stat().st_size}".encode(errors="surrogateescape"))
+            contents.update(file.read_bytes())
     # Manifests of earlier versions have the first half only.
     return listing.hexdigest()[:16] + contents.hexdigest()[:16]
 

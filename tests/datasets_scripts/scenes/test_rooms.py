@@ -268,6 +268,16 @@ def test_sofa_responses_come_with_their_delay(tmp_path):
     assert not second[:, :24].any()
 
 
+def test_hidden_files_are_no_responses(tmp_path):
+    write_sofa(tmp_path / "room.sofa", measured_response(45, 30, 0)[None], distance=1.0)
+    digest = digest_of_responses(tmp_path)
+    (tmp_path / "__MACOSX").mkdir()
+    for name in (".DS_Store", "._room.sofa", "__MACOSX/room.sofa"):
+        (tmp_path / name).write_bytes(b"of a Mac")
+    assert [room.name for room in read_measured_rooms(tmp_path, RATE)] == ["room"]
+    assert digest_of_responses(tmp_path) == digest
+
+
 def test_responses_of_other_bytes_have_another_digest_that_begins_as_in_earlier_versions(tmp_path):
     write_response(tmp_path, measured_response(0, 0, 0))
     before = digest_of_responses(tmp_path)
