@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from math import gcd
 from pathlib import Path
 
@@ -232,23 +233,13 @@ def resampled(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -
     return scipy.signal.resample_poly(samples, sampling_rate // divisor, rate // divisor, axis=-1)
 
 
-@dataclass(frozen=True)
-class _ReadFile:
-    folder: str
-    names: tuple[str, ...]
-
-    def __call__(self, number: int) -> bytes:
-        return Path(self.folder, self.names[number]).read_bytes()
+def _read_file(folder: Path, names: Sequence[str], number: int) -> bytes:
+    return (folder / names[number]).read_bytes()
 
 
-@dataclass(frozen=True)
-class _ReadRow:
-    dataset: object
-    audio_column: str
-
-    def __call__(self, number: int) -> bytes:
-        audio = self.dataset[number][self.audio_column]
-        return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"]).read_bytes()
+def _read_row(dataset, audio_column: str, number: int) -> bytes:
+    audio = dataset[number][audio_column]
+    return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"]).read_bytes()
 
 
 def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) -> SoundBank:
@@ -282,7 +273,7 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     sounds = [
         Sound(name, class_id, **(known.get(name) or {"recording": recording_of(name)})) for name, class_id in files
     ]
-    reader = _ReadFile(str(folder), tuple(sound.name for sound in sounds))
+    reader = partial(_read_file, folder, [sound.name for sound in sounds])
     return SoundBank(str(folder), class_names, tuple(sounds), sampling_rate, reader)
 
 
@@ -358,4 +349,4 @@ def sounds_from_dataset(
     else:
         recordings = (recording_of(name.partition("(")[2].rstrip(")")) if "(" in name else name for name in names)
     sounds = tuple(map(Sound, names, class_ids, recordings))
-    return SoundBank(source, class_names, sounds, sampling_rate, _ReadRow(dataset, audio_column))
+    return SoundBank(source, class_names, sounds, sampling_rate, partial(_read_row, dataset, audio_column))
