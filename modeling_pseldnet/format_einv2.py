@@ -18,8 +18,8 @@ from .tracks import (
     checked_labels,
     distance_activation,
     distance_error,
-    in_order,
     known_distance,
+    mean_cost,
     mean_of_frames,
     nearest_order,
     occurrence,
@@ -148,7 +148,7 @@ class EINV2Format:
         doa = pairwise(nn.functional.mse_loss, doa, doa_labels)
         order = self._order(self.loss_weights["loss_sed"] * sed + self.loss_weights["loss_doa"] * doa, distance)
         errors = {"loss_sed": sed, "loss_doa": doa, "loss_distance": distance}
-        return {name: in_order(error, order) for name, error in errors.items()}
+        return {name: mean_cost(error, order) for name, error in errors.items()}
 
     def _aggregated(
         self,
@@ -164,8 +164,8 @@ class EINV2Format:
         by_track = pairwise(nn.functional.mse_loss, prediction, target)
         order = self._order(by_track, distance)
         return {
-            "loss_maccdoa": in_order(by_track, order),
-            "loss_distance": in_order(distance, order),
+            "loss_maccdoa": mean_cost(by_track, order),
+            "loss_distance": mean_cost(distance, order),
             "loss_accdoa": nn.functional.mse_loss(prediction.sum(2), target.sum(2), reduction="none"),
         }
 

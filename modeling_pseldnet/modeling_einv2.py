@@ -8,8 +8,8 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_pseldnet import PSELDNetConfig
-from .format_einv2 import NUM_TRACKS
 from .modeling_layers import Decoder
+from .tracks import NUM_TRACKS
 
 
 # The log-mel spectrograms of the four microphones or ambisonic channels are the first feature channels.

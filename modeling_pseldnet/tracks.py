@@ -74,7 +74,7 @@ def best_order(cost: torch.Tensor) -> torch.Tensor:
     return orders[(cost.flatten(2).unsqueeze(2) * chosen).sum(-1).argmin(-1)]
 
 
-def in_order(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def mean_cost(cost: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Return the mean cost of each frame, (batch, frames), when each track predicts its label slot in `order`."""
     return cost.gather(3, order.unsqueeze(3)).mean((2, 3))
 
