@@ -114,6 +114,9 @@ class SELDTrainer(SavingTrainer):
             optimizer = (muon_factory, {**rates, "weight_decay": args.weight_decay})
         # All processes share the order of the windows, whatever each draws.
         args.data_seed = args.seed if args.data_seed is None else args.data_seed
+        if args.ddp_find_unused_parameters is None:
+            # All are used, but a teacher's heads only after the forward pass that would be searched.
+            args.ddp_find_unused_parameters = False
         labels = list(model.config.id2label.values())
         train_numbers = train_windows and train_windows.class_numbers(labels)
         # Recordings of the current update, and the number of updates skipped in a row.

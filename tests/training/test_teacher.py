@@ -56,6 +56,10 @@ def test_a_network_learns_the_answers_and_a_resumed_one_the_same(recipe_of, tmp_
         run(recipe_of(*options, output_dir=tmp_path / "resumed"), resume=True)
 
 
+def test_several_processes_do_not_take_the_heads_that_learn_the_answers_for_unused(recipe_of):
+    assert build_trainer(recipe_of()).args.ddp_find_unused_parameters is False
+
+
 def test_a_teacher_that_draws_by_a_seed_of_its_own_leaves_that_of_the_run(recipe_of, tagger, tmp_path):
     seeding = tmp_path / "seeding.py"
     seeding.write_text(tagger.read_text().replace("super().__init__()", "super().__init__(); torch.manual_seed(1)"))
