@@ -243,21 +243,20 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
     """
     from transformers.trainer_utils import get_last_checkpoint
 
+    folder = Path(output_dir(recipe, only_evaluate))
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() and not only_evaluate else None
+    if checkpoint is not None and not resume:
+        raise ValueError(f"{folder} holds checkpoints: continue from them with --resume, or choose another folder")
     trainer = build_trainer(recipe, only_evaluate)
-    args = trainer.args
-    resolved = Path(args.output_dir) / "recipe.yaml"
-    checkpoint, is_over = None, False
-    if not only_evaluate:
-        checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-        if checkpoint is not None and not resume:
-            raise ValueError(
-                f"{args.output_dir} holds checkpoints: continue from them with --resume, or choose another folder"
-            )
-        if checkpoint is not None:
-            is_over = prepare_resume(trainer, recipe, resolved, Path(checkpoint))
+    args, is_over = trainer.args, False
+    if checkpoint is not None:
+        is_over = prepare_resume(trainer, recipe, folder / "recipe.yaml", Path(checkpoint))
     if trainer.is_world_process_zero():
-        resolved.parent.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, resolved, names_only=args.push_to_hub)
+        folder.mkdir(parents=True, exist_ok=True)
+        # With its folder, so that the run can also be resumed by this recipe.
+        training = {**recipe.training, "output_dir": output_dir(recipe)}
+        written = dataclasses.replace(recipe, training=training)
+        write_recipe(written, folder / "recipe.yaml", names_only=args.push_to_hub)
     if not only_evaluate:
         if is_over:
             trainer.restore(checkpoint)
@@ -266,7 +265,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         trainer.save_model(_internal_call=True)
     trainer.save_metrics("eval", trainer.evaluate())
     if trainer.is_world_process_zero():
-        trainer.save_predictions(Path(args.output_dir) / "predictions")
+        trainer.save_predictions(folder / "predictions")
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer

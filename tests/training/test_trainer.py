@@ -757,7 +757,7 @@ def test_workers_end_with_a_program_that_is_killed(tiny_data, tiny_overrides, tm
 @pytest.mark.parametrize("length", ["num_train_epochs=1", "max_steps=1"])
 def test_training_without_a_whole_batch_is_refused(train, tmp_path, length):
     options = ("training.dataloader_drop_last=true", "training.per_device_train_batch_size=13", f"training.{length}")
-    with pytest.raises(ValueError, match=r"dataloader_drop_last leaves no batch.* smaller per_device_train"):
+    with pytest.raises(ValueError, match=r"dataloader_drop_last leaves no batch.* smaller per_device"):
         train(*options)
     assert not (tmp_path / "run/model.safetensors").exists()
 
@@ -808,10 +808,19 @@ def test_a_checkpoint_is_uploaded_from_where_it_stays(tiny_data, tiny_overrides,
     assert (tmp_path / "run/checkpoint-3/optimizer.pt").exists()
 
 
-def test_a_run_is_not_overwritten_by_another(train):
+def test_a_run_is_not_overwritten_by_another(train, monkeypatch):
     train("training.save_strategy=epoch")
+    monkeypatch.setattr("training.train.build_trainer", Mock(side_effect=AssertionError))
     with pytest.raises(ValueError, match="holds checkpoints: continue from them with --resume"):
         train("training.save_strategy=epoch")
+
+
+def test_a_run_in_the_default_folder_is_resumed_by_its_own_recipe(tiny_data, tiny_overrides, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe("synth_accdoa", tiny_overrides(tiny_data, "unused", "training.save_strategy=epoch"))
+    del recipe.training["output_dir"]
+    run(recipe)
+    assert run(read_recipe("runs/synth_accdoa/recipe.yaml"), resume=True).args.output_dir == "runs/synth_accdoa"
 
 
 @pytest.fixture(scope="module")
