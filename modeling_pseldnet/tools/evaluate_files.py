@@ -143,7 +143,8 @@ def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence
     try:
         index[used] = class_mapping([labels[class_id] for class_id in used], of_task)
     except ValueError as error:
-        raise ValueError(f"prediction of {name}: {error}") from None
+        advice = "add them at the end of --labels, as false alarms, or leave their rows out"
+        raise ValueError(f"prediction of {name}: {error}: {advice}") from None
     return events.replace(class_id=index[events.class_id])
 
 

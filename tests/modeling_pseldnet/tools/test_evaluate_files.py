@@ -176,6 +176,8 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path, capsys):
     (tmp_path / "prediction" / "a.csv").write_text("0,1,0,30,10\n")
     assert main([*given, *options]) == 2
     assert "prediction of a.csv: 1 of 1 classes (cat) are not among the others" in capsys.readouterr().err
+    (tmp_path / "names").write_text("bell\ndoor\ndog\ncat\n")
+    assert main([*given, *options]) == 0, "as the message says"
 
 
 @needs_shared
