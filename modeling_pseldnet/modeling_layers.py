@@ -313,15 +313,21 @@ class Decoder(nn.Module):
         return self.layers(feature_map.mean(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2)
 
 
-class LinearHead(nn.Linear):
-    """A linear layer applied to each time step, averaged over bins."""
+class LinearHead(nn.Module):
+    """A linear layer applied to each time step, averaged over bins.
+
+    Not an `nn.Linear`: PEFT and quantizers would put a layer in its place that takes (…, width).
+    """
 
     def __init__(self, config: PSELDNetConfig, hidden_size: int, num_outputs: int):
-        super().__init__(hidden_size, num_outputs)
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.zeros(num_outputs, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(num_outputs))
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
         """(batch, width, bins, time) to (batch, time, outputs)."""
-        return super().forward(feature_map.mean(2).transpose(1, 2))
+        return nn.functional.linear(feature_map.mean(2).transpose(1, 2), self.weight, self.bias)
 
 
 def init_decoder_weights(module: nn.Module) -> None:
@@ -329,3 +335,6 @@ def init_decoder_weights(module: nn.Module) -> None:
     if isinstance(module, GRUDecoder):
         for parameter in module.parameters():
             init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+    elif isinstance(module, LinearHead):
+        init.normal_(module.weight, std=module.config.initializer_range)
+        init.zeros_(module.bias)

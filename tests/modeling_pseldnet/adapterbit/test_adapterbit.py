@@ -338,3 +338,10 @@ def test_lora_trains_saves_and_reloads(tmp_path):
     loaded = PeftModel.from_pretrained(deepcopy(base), tmp_path)
     assert torch.equal(outputs(loaded), outputs(model))
     assert not torch.equal(outputs(loaded), outputs(base))
+
+
+@pytest.mark.parametrize("name", ["htsat", "passt", "passt-einv2"])
+def test_lora_fits_all_linear_layers(name):
+    base = network(**NETWORKS[name])
+    model = get_peft_model(deepcopy(base), LoraConfig(r=2, target_modules="all-linear"))
+    torch.testing.assert_close(outputs(model), outputs(base))
