@@ -158,7 +158,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send({"error": "Entry not found"}, with_body, 404, {"X-Error-Code": "EntryNotFound"})
             return
         content = file.read_bytes()
-        self.server.downloads[file.name] += with_body
+        self.server.downloads[file.relative_to(self.server.folder).as_posix()] += with_body
         etag = hashlib.sha256(content).hexdigest()
         self.send(content, with_body, headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
@@ -177,7 +177,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve_hub(folder: Path, repository: str | None = None) -> Iterator[tuple[str, Counter]]:
-    """Serve a Hub; yield the address for `HF_ENDPOINT` and a counter of downloads by file.
+    """Serve a Hub; yield the address for `HF_ENDPOINT` and a counter of downloads by file in `folder`.
 
     Args:
         folder: folder with the files; without `repository`, each `user/name` in it is a repository.

@@ -68,9 +68,9 @@ def test_a_cough_which_is_none_of_its_classes_is_taken_for_none_of_them(default,
 
 @pytest.fixture(scope="module")
 def held_out_scenes(events_folder, default):
-    """Twenty scenes (4, samples) with sounds and rooms held out from training."""
+    """Ten scenes (4, samples) with sounds and rooms held out from training."""
     recipe = read_scene_recipe("default_model_48")
-    recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=4))
+    recipe = dataclasses.replace(recipe, rooms=dataclasses.replace(recipe.rooms, number=2))
     sounds = sounds_from_folder(events_folder, recipe.sampling_rate)
     shares = recipe.test_fraction, recipe.validation_fraction
     # The many other sounds are not used, so they need not be measured.
@@ -78,7 +78,7 @@ def held_out_scenes(events_folder, default):
     measured = (sounds.measured(number) if number in heard else sound for number, sound in enumerate(sounds.sounds))
     sounds = dataclasses.replace(sounds, sounds=tuple(measured))
     assert list(sounds.class_names) == list(default[0].config.id2label.values())
-    scenes = RenderedScenes(SceneSet(recipe, sounds, seed=1, split="test"), 20)
+    scenes = RenderedScenes(SceneSet(recipe, sounds, seed=1, split="test"), 10)
     return [scenes[number]["waveform"] for number in range(len(scenes))]
 
 

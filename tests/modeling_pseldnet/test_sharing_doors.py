@@ -4,6 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -52,12 +56,14 @@ import sys
 PACKAGES = "modeling_pseldnet", "datasets_scripts", "training"
 sys.modules.update(dict.fromkeys(PACKAGES))
 import io, json, soundfile
+from pathlib import Path
 from datasets import load_dataset
-from transformers import AutoFeatureExtractor, AutoModelForAudioFrameClassification, pipeline
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification, pipeline
 
 TASK, found = "sound-event-localization-and-detection", {}
-again = AutoModelForAudioFrameClassification.from_pretrained("user/model", trust_remote_code=True)
-again.save_pretrained("saved", push_to_hub=True, repo_id="user/again")
+if "again" in DOORS:
+    again = AutoModelForAudioFrameClassification.from_pretrained("user/model", trust_remote_code=True)
+    again.save_pretrained("saved", push_to_hub=True, repo_id="user/again")
 for door in DOORS:
     name = f"user/{door}"
     model = AutoModelForAudioFrameClassification.from_pretrained(name, trust_remote_code=True)
@@ -65,20 +71,28 @@ for door in DOORS:
     detector = pipeline(TASK, model=name, trust_remote_code=True)
     by_parts = type(detector)(model=model, feature_extractor=extractor)
     found[door] = {"remote": detector(PATH), "auto": by_parts(PATH)}
+AutoModel.from_pretrained(name, trust_remote_code=True)
 row = load_dataset("user/data", split="test")[0]
 samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
 """
 WITH_THE_PACKAGE = """
-for name in PACKAGES:
-    del sys.modules[name]
-from modeling_pseldnet import load
+for package in PACKAGES:
+    del sys.modules[package]
+import modeling_pseldnet
+from modeling_pseldnet.tools.predict import main
 
 for door in DOORS:
     detector = pipeline(TASK, model=f"user/{door}")
-    model, extractor = load(f"user/{door}", "cpu")
+    model, extractor = modeling_pseldnet.load(f"user/{door}", "cpu")
     by_load = pipeline(TASK, model=model, feature_extractor=extractor)
     found[door] |= {"pipeline": detector(PATH), "load": by_load(PATH)}
-print(json.dumps({"events": found, "row": [row["id"], samples.shape, rate, row["events"]]}))
+assert type(AutoFeatureExtractor.from_pretrained(name)) is modeling_pseldnet.PSELDNetFeatureExtractor
+assert type(AutoModelForAudioFrameClassification.from_pretrained(name)) is modeling_pseldnet.PSELDNetForSELD
+assert main([PATH, "--model", name, "--output", "predicted", "--json"]) == 0
+assert main([PATH, "--model", "user/none"]) == 2
+(path,) = Path("predicted").glob("*.json")
+row = [row["id"], samples.shape, rate, row["events"]]
+print(json.dumps({"events": found, "predicted": json.loads(path.read_text()), "row": row}))
 """
 PUSH_BOTH = """
 from transformers import AutoModelForAudioFrameClassification, Trainer, TrainingArguments
@@ -122,9 +136,17 @@ builder.as_dataset().push_to_hub("user/data")
 """
 
 
+class Hub(NamedTuple):
+    """The folder of a Hub, a recording, a function that runs Python with that Hub elsewhere, and what it downloads."""
+
+    folder: Path
+    recording: Path
+    run: Callable[..., str]
+    downloads: Counter
+
+
 @pytest.fixture(scope="module")
-def hub(hub_folder, tmp_path_factory):
-    """The folder of a Hub, a recording of a data set, and a function that runs Python with that Hub elsewhere."""
+def hub(hub_folder, tmp_path_factory) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("doors")
     path = folder / "data" / "test" / "foa" / "fold1_room1_mix001.wav"
     for part in ("foa", "metadata"):
@@ -134,19 +156,19 @@ def hub(hub_folder, tmp_path_factory):
     noise = np.random.default_rng(0).standard_normal(36000)
     soundfile.write(path, np.outer(noise, [0.1, 0.1, 0.0, 0.02]), 24000)
     (folder / "hub").mkdir()
-    with serve_hub(folder / "hub") as (endpoint, _):
+    with serve_hub(folder / "hub") as (endpoint, downloads):
         options = {
             **{"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"},
             **{"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"},
         }
-        names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data"), "DOORS": DOORS}
-        head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
 
-        def run(code: str) -> str:
+        def run(code: str, doors: list[str] = DOORS, **environment: str) -> str:
+            names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data"), "DOORS": doors}
+            head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
             finished = subprocess.run(
                 [sys.executable, "-c", head + code],
                 cwd=folder,
-                env={**os.environ, **options},
+                env={**os.environ, **options, **environment},
                 capture_output=True,
                 text=True,
                 timeout=600,
@@ -154,29 +176,26 @@ def hub(hub_folder, tmp_path_factory):
             assert finished.returncode == 0, finished.stderr
             return finished.stdout
 
-        yield folder / "hub" / "user", path, run
+        yield Hub(folder / "hub" / "user", path, run, downloads)
 
 
 @pytest.fixture(scope="module")
 def pushed(hub):
     """The folder of the Hub after models, adapters, extractors and data were pushed in every way ("door")."""
-    folder, _, run = hub
-    run(PUSH + PUSH_BOTH + PUSH_ADAPTERS + PUSH_DATA)
-    return folder
+    hub.run(PUSH + PUSH_BOTH + PUSH_ADAPTERS + PUSH_DATA)
+    return hub.folder
 
 
 @pytest.fixture(scope="module")
 def loaded(hub, pushed):
-    """The `events` that each way of loading finds in the recording, by door, and the `row` of the data set."""
-    *_, run = hub
-    return json.loads(run(WITHOUT_THE_PACKAGE + WITH_THE_PACKAGE).splitlines()[-1])
+    """The `events` that each way of loading finds in the recording, by door; what is `predicted`; a `row` of data."""
+    return json.loads(hub.run(WITHOUT_THE_PACKAGE + WITH_THE_PACKAGE).splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def expected(hub, hub_folder):
     """The events that the model finds in the recording before it is shared."""
-    _, path, _ = hub
-    return pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(path))
+    return pipeline("sound-event-localization-and-detection", model=str(hub_folder))(str(hub.recording))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -184,6 +203,22 @@ def expected(hub, hub_folder):
 def test_a_model_loads_from_every_door_by_every_way(loaded, expected, door, way):
     assert expected
     assert loaded["events"][door][WAYS[way]] == expected
+
+
+def test_the_program_takes_a_model_by_its_name(loaded, expected):
+    assert loaded["predicted"] == expected
+
+
+def test_each_file_is_downloaded_once(hub, loaded):
+    assert {f"user/{door}/model.safetensors" for door in DOORS} <= hub.downloads.keys()
+    assert [name for name, count in hub.downloads.items() if count > 1] == []
+
+
+def test_what_was_downloaded_loads_without_the_hub(hub, loaded, expected):
+    gone = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_OFFLINE": "1"}
+    found = json.loads(hub.run(WITHOUT_THE_PACKAGE + WITH_THE_PACKAGE, ["upload"], **gone).splitlines()[-1])
+    assert found["events"]["upload"] == dict.fromkeys(WAYS.values(), expected)
+    assert found["predicted"] == expected
 
 
 @pytest.mark.parametrize("door", DOORS)

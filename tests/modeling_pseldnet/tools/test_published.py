@@ -58,7 +58,7 @@ def test_a_published_model_is_downloaded_once_converted_and_kept(repository, hub
         assert other.config.id2label[3] == "other 3"
         model, _ = load_published(NAME, device="cpu")
         assert model.config.id2label[3] == "sound 3"
-        assert downloads == {f"{NAME}.ckpt": 1, LABELS: 1}
+        assert downloads == {f"model/{NAME}.ckpt": 1, f"lists/{LABELS}": 1}
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (config["backbone"], config["output_format"], config["id2label"]["3"]) == (
         "crnn",
