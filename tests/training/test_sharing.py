@@ -53,8 +53,8 @@ def run_with_hub(tiny_data, tiny_overrides, tmp_path_factory):
         yield output, hub, python
 
 
-def test_what_is_pushed_works_elsewhere_and_is_no_more_than_a_model_and_its_results(run_with_hub, tiny_data, tmp_path):
-    output, hub, python = run_with_hub
+def test_a_model_and_its_results_are_pushed_and_no_checkpoints(run_with_hub):
+    output, hub, _ = run_with_hub
     assert len(list(output.glob("checkpoint-*/optimizer.pt"))) == 2
     pushed = {file.relative_to(hub).as_posix() for file in hub.rglob("*") if file.is_file()}
     assert pushed >= {
@@ -67,13 +67,24 @@ def test_what_is_pushed_works_elsewhere_and_is_no_more_than_a_model_and_its_resu
     }
     assert not [name for name in pushed if name.startswith(("checkpoint-", "_")) or "optimizer" in name]
     assert (hub / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
-    recipe = read_recipe(hub / "recipe.yaml")
-    assert recipe.train.data_dir == tiny_data.name
+
+
+def test_the_recipe_that_is_pushed_tells_no_folder_of_this_machine(run_with_hub, tiny_data):
+    _, hub, _ = run_with_hub
+    assert read_recipe(hub / "recipe.yaml").train.data_dir == tiny_data.name
     assert str(tiny_data.parents[1]) not in (hub / "recipe.yaml").read_text()
+
+
+def test_the_card_tells_of_the_run_and_its_scores(run_with_hub):
+    _, hub, _ = run_with_hub
     card = (hub / "README.md").read_text()
     assert "pipeline_tag: audio-classification" in card
     assert "Trained as `run`" in card
     assert "pseldnets, 12 recordings" in card
+
+
+def test_what_is_pushed_works_elsewhere(run_with_hub, tiny_data, tmp_path):
+    *_, python = run_with_hub
     clip = next((tiny_data / "test/foa").glob("*.wav"))
     events = json.loads(python("-c", BY_REMOTE_CODE, str(clip), cwd=tmp_path).splitlines()[-1])
     assert {event["label"] for event in events} <= {"low", "middle", "high"}
