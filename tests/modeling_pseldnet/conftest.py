@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -42,25 +39,6 @@ def write_recording(tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture
-def run_python(tmp_path):
-    """Run Python code in a process of its own, outside the repository; return what it prints."""
-
-    def run(code: str, **environment) -> str:
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env={**os.environ, "HF_HOME": str(tmp_path / "hf"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,8 @@
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -100,7 +103,7 @@ def test_a_part_that_is_missing_from_a_checkpoint_is_initialised(tiny_model, tmp
 
 
 def test_a_saved_pipeline_copied_elsewhere_loads_by_remote_code_in_a_clean_process(
-    hub_folder, write_recording, tmp_path, run_python
+    hub_folder, write_recording, tmp_path
 ):
     detector = pipeline("sound-event-localization-and-detection", model=str(hub_folder))
     detector.save_pretrained(tmp_path / "saved")
@@ -108,7 +111,7 @@ def test_a_saved_pipeline_copied_elsewhere_loads_by_remote_code_in_a_clean_proce
     path = str(write_recording(seconds=2))
     wave = torch.randn(4, 24000, generator=torch.Generator().manual_seed(2))
     torch.save(wave, tmp_path / "wave.pt")
-    printed = run_python(f"""
+    code = f"""
 import json, sys, torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification, pipeline
 folder = {str(tmp_path / "elsewhere")!r}
@@ -122,8 +125,13 @@ model.save_pretrained("again")
 extractor.save_pretrained("again")
 events = pipeline("sound-event-localization-and-detection", model=folder, trust_remote_code=True)({path!r})
 print(json.dumps([events, sorted({{name.split(".")[0] for name in sys.modules if "pseldnet" in name}})]))
-""")
-    assert json.loads(printed.splitlines()[-1]) == [detector(path), ["transformers_modules"]]
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf")}
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout.splitlines()[-1]) == [detector(path), ["transformers_modules"]]
     inputs = detector.feature_extractor(wave, sampling_rate=24000)
     accdoa, embeddings = torch.load(tmp_path / "outputs.pt")
     with torch.no_grad():
