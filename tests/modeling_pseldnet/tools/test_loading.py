@@ -71,18 +71,29 @@ def test_a_name_that_no_repository_has_is_not_asked_of_the_hub(monkeypatch):
         load("mistyped")
 
 
-@pytest.fixture(params=METHODS)
-def adapter(request, tmp_path):
-    """The folders of a base model and of an adapter saved by PEFT, and the adapter's outputs."""
-    base = scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0)))
-    base.save_pretrained(tmp_path / "base")
-    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+@pytest.fixture(scope="module", params=METHODS)
+def saved(request, tmp_path_factory):
+    """A folder with a base model and an adapter as PEFT saves it, and the adapter's outputs."""
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0))).save_pretrained(folder / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(folder / "base")
     before = outputs(base)
     model = changed(get_peft_model(base, METHODS[request.param]))
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(folder / "adapter")
     after = outputs(model)
     assert not torch.allclose(before, after)
-    return tmp_path / "base", tmp_path / "adapter", after
+    return folder, after
+
+
+@pytest.fixture
+def adapter(saved, tmp_path):
+    """Copies of the base model and the adapter, and the adapter's outputs."""
+    folder, expected = saved
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(folder), str(tmp_path)))
+    return tmp_path / "base", tmp_path / "adapter", expected
 
 
 def test_an_adapter_loads_by_every_way(adapter, write_recording):
