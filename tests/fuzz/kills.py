@@ -150,14 +150,18 @@ def kill(work: Work, valid: Path, output: Path, number: int, seconds: float) -> 
     return True, wrong + half_written(output, None if number == signal.SIGKILL else before)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file, or what is in a folder, is renamed when it is complete, and may be left by a SIGKILL."""
+    return ".tmp" in path.name or "_saving" in path.parts
+
+
 def half_written(folder: Path, before: set[Path] | None) -> list[str]:
     """List incomplete files below a folder, and temporary ones not there `before`; None allows all, after SIGKILL."""
     wrong = []
     for path in sorted(folder.rglob("*")):
-        temporary = ".tmp" in path.name or "_saving" in path.parts
-        if temporary and before is not None and path not in before:
+        if is_temporary(path) and before is not None and path not in before:
             wrong.append(f"{path.name} was left")
-        if temporary or not path.is_file():
+        if is_temporary(path) or not path.is_file():
             continue
         try:
             CHECKS.get(path.suffix, os.stat)(path)
@@ -181,7 +185,7 @@ def kill_again_and_again(name: str, valid: Path, output: Path, kills: int, seed:
     if status != 0:
         wrong.append(f"{name}: does not finish, status {status}: {output.with_name('errors.txt').read_text()[-300:]}")
     pattern, count = work.results
-    if (found := len(list(output.glob(pattern)))) != count:
+    if (found := sum(not is_temporary(path) for path in output.glob(pattern))) != count:
         wrong.append(f"{name}: {found} results where {count} are right")
     return wrong + [f"{name}, in the end: {complaint}" for complaint in half_written(output, None)]
 
