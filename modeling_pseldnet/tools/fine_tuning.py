@@ -213,7 +213,10 @@ class SELDMetrics:
         if self.windows is not None:
             recording, start = np.asarray(self.windows.recording), np.asarray(self.windows.start)
             if len(recording) != len(labels):
-                raise ValueError(f"{len(labels)} windows were evaluated, but {len(recording)} are to be scored")
+                raise ValueError(
+                    f"{len(labels)} windows were evaluated, but {len(recording)} are to be scored: give SELDMetrics"
+                    " the windows that are evaluated, and leave out dataloader_drop_last"
+                )
         rows = [np.flatnonzero(recording == number) for number in dict.fromkeys(recording.tolist())]
         recordings = [
             self._recording({name: value[of_one] for name, value in outputs.items()}, labels[of_one], start[of_one])
