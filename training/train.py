@@ -230,6 +230,22 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
         raise ValueError(str(error)) from error
 
 
+def checkpoint_of(folder: Path, resume: bool) -> str | None:
+    """Return the last checkpoint of an output folder, to resume from, or `None` if the run is new.
+
+    Raises:
+        ValueError: the folder holds a run that is not to be resumed, or cannot be.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint is not None and not resume:
+        raise ValueError(f"{folder} holds checkpoints: continue from them with --resume, or choose another folder")
+    if checkpoint is None and any(folder.glob("*model*.safetensors")):
+        raise ValueError(f"{folder} holds a model, and no checkpoints to continue from: choose another folder")
+    return checkpoint
+
+
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
     """Train by a recipe and score the best model; write model, scores and predictions to the output folder.
 
@@ -241,12 +257,8 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         OSError, ValueError: see [`build_trainer`]; or the output folder holds another run.
         FloatingPointError: training diverged.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     folder = Path(output_dir(recipe, only_evaluate))
-    checkpoint = get_last_checkpoint(folder) if folder.is_dir() and not only_evaluate else None
-    if checkpoint is not None and not resume:
-        raise ValueError(f"{folder} holds checkpoints: continue from them with --resume, or choose another folder")
+    checkpoint = None if only_evaluate else checkpoint_of(folder, resume)
     trainer = build_trainer(recipe, only_evaluate)
     args, is_over = trainer.args, False
     if checkpoint is not None:

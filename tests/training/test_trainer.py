@@ -362,8 +362,9 @@ def test_adapters_learn_other_classes_on_top_of_a_model(train, five_classes, tmp
 
 def test_an_adapter_that_cannot_be_used_says_what_to_do(train, five_classes, tiny_data, tmp_path, capsys):
     train("training.num_train_epochs=0", output_dir=tmp_path / "base")
-    train("training.num_train_epochs=0", "peft.method=adapterbit", f"model.pretrained={tmp_path / 'base'}")
-    start = f"model.pretrained={tmp_path / 'run'}"
+    adapterbit = "peft.method=adapterbit", f"model.pretrained={tmp_path / 'base'}"
+    train("training.num_train_epochs=0", *adapterbit, output_dir=tmp_path / "adapter")
+    start = f"model.pretrained={tmp_path / 'adapter'}"
     with pytest.raises(ValueError, match="is an adapter of adapterbit, not of lora: set peft to null"):
         train(start, "peft={method: lora, target_modules: [q_proj]}")
     with pytest.raises(ValueError, match=r"an adapter with scale 0\.1, not 7: set peft to null"):
@@ -381,7 +382,7 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, five_classes, tin
         train(start, data_dir=five_classes)
     shutil.rmtree(tmp_path / "base")
     clip = next((tiny_data / "test/foa").glob("*.wav"))
-    assert predict([str(clip), "--model", str(tmp_path / "run"), "--output", str(tmp_path / "events")]) == 2
+    assert predict([str(clip), "--model", str(tmp_path / "adapter"), "--output", str(tmp_path / "events")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"it is an adapter for {tmp_path / 'base'}, which cannot be loaded: put that model there" in error
 
@@ -424,7 +425,7 @@ def test_classes_are_matched_by_name(train, tiny_data, renamed_data, tmp_path):
     assert score["reversed"]["eval_loss"] == pytest.approx(score["same"]["eval_loss"], rel=1e-5)
     assert score["reversed"]["eval_micro_F"] == pytest.approx(score["same"]["eval_micro_F"])
     # Training continues in the order of the model's classes, and learns the same as from the original data.
-    further = [train(start, data_dir=d, output_dir=tmp_path / "further") for d in (tiny_data, reversed_data)]
+    further = [train(start, data_dir=d, output_dir=tmp_path / d.name) for d in (tiny_data, reversed_data)]
     assert list(further[1].model.config.id2label.values()) == CLASSES
     for first, second in zip(*(trainer.model.parameters() for trainer in further), strict=True):
         torch.testing.assert_close(first, second, atol=0, rtol=0)
@@ -808,11 +809,16 @@ def test_a_checkpoint_is_uploaded_from_where_it_stays(tiny_data, tiny_overrides,
     assert (tmp_path / "run/checkpoint-3/optimizer.pt").exists()
 
 
-def test_a_run_is_not_overwritten_by_another(train, monkeypatch):
+def test_a_run_is_not_overwritten_by_another(train, tmp_path, monkeypatch):
     train("training.save_strategy=epoch")
     monkeypatch.setattr("training.train.build_trainer", Mock(side_effect=AssertionError))
     with pytest.raises(ValueError, match="holds checkpoints: continue from them with --resume"):
         train("training.save_strategy=epoch")
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="holds a model, and no checkpoints to continue from: choose another"):
+            train("training.save_strategy=epoch", resume=resume)
 
 
 def test_a_run_in_the_default_folder_is_resumed_by_its_own_recipe(tiny_data, tiny_overrides, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -173,7 +174,9 @@ def scores_of_run(recipe: Recipe) -> dict[str, float]:
     folder = Path(recipe.training["output_dir"])
     path = folder / "scores.json"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        # What an interrupted run left cannot be resumed.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         with (folder / "log.txt").open("w", encoding="utf-8") as log, redirect_stdout(log):
             trainer = run(recipe)
         trained = sum(values.numel() for values in trainer.model.parameters() if values.requires_grad)
