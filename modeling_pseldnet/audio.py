@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil, pi
+from math import ceil, isqrt, pi
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,6 +125,8 @@ class Recording:
             hint = "give a recording of that kind"
             if isinstance(samples, ArraySamples) and samples.num_samples == expected:
                 hint = "it looks transposed, give array.T"
+            elif "ambisonics" in kind.description and isqrt(samples.num_channels) ** 2 == samples.num_channels > 4:
+                hint = f"it looks like order {isqrt(samples.num_channels) - 1}, give its first four channels"
             channels = f"{samples.num_channels} channel{'s' * (samples.num_channels != 1)}"
             raise ValueError(f"{samples.name}: {channels}, but {kind.description} has {expected}: {hint}")
         if samples.num_samples == 0:

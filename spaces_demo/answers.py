@@ -2,6 +2,7 @@
 
 import html
 import logging
+import re
 import secrets
 import shlex
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
         with Recording(path, sampling_rate, channel_format) as recording:
             seconds = recording.seconds
     except ValueError as error:
-        problem = first_line(error).removesuffix(": give a recording of that kind")
+        problem = re.sub(": (give a recording of that kind|it looks like order.*)$", "", first_line(error))
         raise ValueError(f"{problem}. {advice(path, channel_format)}".rstrip(". ")) from None
     if seconds > 60 * MAX_MINUTES:
         minutes, rest = divmod(ceil(seconds), 60)
