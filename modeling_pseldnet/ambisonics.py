@@ -10,6 +10,7 @@ ResNet-Conformer based acoustic modeling for sound event localization and detect
 """
 
 from itertools import permutations, product
+from math import isqrt
 
 import numpy as np
 
@@ -20,6 +21,12 @@ SPEED_OF_SOUND = 343.0
 FUMA_TO_AMBIX = np.array([[2**0.5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], dtype=np.float32)
 # Directions of the capsules front left up, front right down, back left down and back right up, (4, 3) in x, y, z.
 TETRAHEDRON = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
+
+
+def order_of(num_channels: int) -> int:
+    """Return the order of ambisonics with that many channels, 0 if there is none."""
+    order = isqrt(num_channels) - 1
+    return order if (order + 1) ** 2 == num_channels else 0
 
 
 def a_to_b_matrix(directions: np.ndarray = TETRAHEDRON, omnidirectional_part: float = 0.5) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil, isqrt, pi
+from math import ceil, pi
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import torch
 
-from .ambisonics import FUMA_TO_AMBIX, a_to_b_matrix
+from .ambisonics import FUMA_TO_AMBIX, a_to_b_matrix, order_of
 from .containers import (
     MOST_SAMPLES,
     View,
@@ -125,8 +125,8 @@ class Recording:
             hint = "give a recording of that kind"
             if isinstance(samples, ArraySamples) and samples.num_samples == expected:
                 hint = "it looks transposed, give array.T"
-            elif "ambisonics" in kind.description and isqrt(samples.num_channels) ** 2 == samples.num_channels > 4:
-                hint = f"it looks like order {isqrt(samples.num_channels) - 1}, give its first four channels"
+            elif kind.description == AMBIX.description and (order := order_of(samples.num_channels)) > 1:
+                hint = f"it looks like order {order}, give its first four channels"
             channels = f"{samples.num_channels} channel{'s' * (samples.num_channels != 1)}"
             raise ValueError(f"{samples.name}: {channels}, but {kind.description} has {expected}: {hint}")
         if samples.num_samples == 0:

@@ -7,12 +7,13 @@ import secrets
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil, isqrt
+from math import ceil
 from pathlib import Path
 
 import gradio as gr
 import soundfile
 
+from modeling_pseldnet.ambisonics import order_of
 from modeling_pseldnet.audio import CHANNEL_FORMATS, Recording
 from modeling_pseldnet.tools.cli import first_line
 
@@ -109,6 +110,6 @@ def channel_advice(channels: int, needed: int, name: str = "") -> str:
     """Return advice if the number of channels is not the needed one; empty if it is."""
     if channels == needed:
         return ""
-    if needed == 4 and isqrt(channels) ** 2 == channels > 4:
-        return HIGHER_ORDER.format(order=isqrt(channels) - 1, name=shlex.quote(name))
+    if needed == 4 and (order := order_of(channels)) > 1:
+        return HIGHER_ORDER.format(order=order, name=shlex.quote(name))
     return CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS.get(needed, ""))

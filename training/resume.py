@@ -1,4 +1,4 @@
-"""Check that a run can be resumed: by the same recipe, from a checkpoint that fits."""
+"""Find what a run is resumed from, and check that it can be: by the same recipe, from a checkpoint that fits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,24 @@ OF_UPDATES = (
     "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "data_seed", "neftune_noise_alpha",
     "dataloader_drop_last",
 )  # fmt: skip
+
+
+def checkpoint_of(folder: Path, resume: bool) -> str | None:
+    """Return the last checkpoint of an output folder, to resume from, or `None` if the run is new.
+
+    Raises:
+        ValueError: the folder holds a run that is not to be resumed, or cannot be.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from modeling_pseldnet.adapters import has_weights
+
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint is not None and not resume:
+        raise ValueError(f"{folder} holds checkpoints: continue from them with --resume, or choose another folder")
+    if checkpoint is None and (has_weights(folder) or (folder / "adapter_config.json").exists()):
+        raise ValueError(f"{folder} holds a model, and no checkpoints to continue from: choose another folder")
+    return checkpoint
 
 
 def check_same_run(recipe: Recipe, begun: Recipe, folder: str, processes: tuple[int, int] = (1, 1)) -> None:

@@ -16,7 +16,7 @@ from modeling_pseldnet.tools.scores import VARIANTS
 
 from .network import build_extractor, build_model, read_start
 from .recipes import Recipe, Schedule, packaged_recipes, read_recipe, write_recipe
-from .resume import prepare_resume
+from .resume import checkpoint_of, prepare_resume
 
 
 if TYPE_CHECKING:
@@ -228,22 +228,6 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     except (ImportError, RuntimeError) as error:
         # Something that the arguments ask for, such as a logger, is not installed or not possible on this machine.
         raise ValueError(str(error)) from error
-
-
-def checkpoint_of(folder: Path, resume: bool) -> str | None:
-    """Return the last checkpoint of an output folder, to resume from, or `None` if the run is new.
-
-    Raises:
-        ValueError: the folder holds a run that is not to be resumed, or cannot be.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-    if checkpoint is not None and not resume:
-        raise ValueError(f"{folder} holds checkpoints: continue from them with --resume, or choose another folder")
-    if checkpoint is None and any(folder.glob("*model*.safetensors")):
-        raise ValueError(f"{folder} holds a model, and no checkpoints to continue from: choose another folder")
-    return checkpoint
 
 
 def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SELDTrainer:
