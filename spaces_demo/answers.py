@@ -2,11 +2,10 @@
 
 import html
 import logging
-import re
 import secrets
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 
@@ -88,28 +87,32 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
     try:
         with Recording(path, sampling_rate, channel_format) as recording:
             seconds = recording.seconds
-    except ValueError as error:
-        problem = re.sub(": (give a recording of that kind|it looks like order.*)$", "", first_line(error))
-        raise ValueError(f"{problem}. {advice(path, channel_format)}".rstrip(". ")) from None
+    except ValueError:
+        with suppress(soundfile.LibsndfileError, TypeError):
+            channels = soundfile.info(path).channels
+            check_channels(f"{name}:", channels, CHANNEL_FORMATS[channel_format].num_channels, name)
+        raise
     if seconds > 60 * MAX_MINUTES:
         minutes, rest = divmod(ceil(seconds), 60)
         raise ValueError(f"{name}: {minutes}:{rest:02} minutes, and the limit is {MAX_MINUTES}: choose a shorter part")
     return seconds
 
 
-def advice(path: str, channel_format: str) -> str:
-    """Return advice on a recording that cannot be used in a channel format."""
-    try:
-        channels = soundfile.info(path).channels
-    except (soundfile.LibsndfileError, TypeError):
-        return f"This page takes {TAKES}."
-    return channel_advice(channels, CHANNEL_FORMATS[channel_format].num_channels, Path(path).name)
+def check_channels(whose: str, channels: int, needed: int, name: str = "recording.wav") -> None:
+    """Check that a recording or a microphone has the number of channels that the model takes.
 
+    Args:
+        whose: beginning of the message, such as "Your microphone has".
+        name: file name in commands.
 
-def channel_advice(channels: int, needed: int, name: str = "") -> str:
-    """Return advice if the number of channels is not the needed one; empty if it is."""
+    Raises:
+        ValueError: it has another number; the message says what to do.
+    """
     if channels == needed:
-        return ""
+        return
     if needed == 4 and (order := order_of(channels)) > 1:
-        return HIGHER_ORDER.format(order=order, name=shlex.quote(name))
-    return CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS.get(needed, ""))
+        advice = HIGHER_ORDER.format(order=order, name=shlex.quote(name))
+    else:
+        advice = CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS.get(needed, ""))
+    problem = f"{whose} {channels} channel{'s' * (channels != 1)}, but this model needs {needed}"
+    raise ValueError(f"{problem}. {advice}".rstrip(". "))

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from modeling_pseldnet.audio import CHANNEL_FORMATS
 from modeling_pseldnet.fitting import choose_channel_format
 from modeling_pseldnet.tools.stream import detect_stream, in_real_time, read_pcm, samples_of, to_record
-from spaces_demo.answers import answering, channel_advice
+from spaces_demo.answers import answering, check_channels
 from spaces_demo.models import Model
 from spaces_demo.results import about_scene, as_seen
 
@@ -136,10 +136,7 @@ class Listener:
         channel_format = choose_channel_format(channel_format or None, used.extractor)
         needed = CHANNEL_FORMATS[channel_format].num_channels
         if channels < needed:
-            raise ValueError(
-                f"Your microphone has {channels} channel{'s' * (channels != 1)}, but this model needs {needed}."
-                f" {channel_advice(channels, needed)}"
-            )
+            check_channels("Your microphone has", channels, needed)
         if rate > MAX_RATE:
             raise ValueError(f"Your microphone gives {rate} Hz, and the limit is {MAX_RATE} Hz")
         samples = read_pcm(microphone, "s16le", needed, samples_of(BLOCK_SECONDS, rate))

@@ -88,7 +88,7 @@ BAD_FILES = {
     "stereo": (lambda make: make("stereo.flac", channels=2), "stereo.flac: 2 channels, .*a model for stereo"),
     "second order": (
         lambda make: make("2nd order.wav", channels=9),
-        "ambisonics has 4. This is ambisonics of order 2: .* sox '2nd order.wav' first-order.wav",
+        "this model needs 4. This is ambisonics of order 2: .* sox '2nd order.wav' first-order.wav",
     ),
     "other channels": (lambda make: make("six.wav", channels=6), "six.wav: 6 channels, .*Export the four"),
     "too long": (lambda make: make("long.flac", seconds=601, sampling_rate=2000), "10:01 minutes, .* is 10:"),

@@ -361,7 +361,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_words_that_help(page, make_rec
     upload(page, make_recording("mono.wav", channels=1))
     page.wait_for_selector("#error:not([hidden])")
     message = page.inner_text("#error p")
-    assert "mono.wav: 1 channel, but first-order ambisonics has 4" in message
+    assert "mono.wav: 1 channel, but this model needs 4. One channel carries no" in message
     assert "record with an ambisonic or a tetrahedral microphone" in message
     assert "tmp" not in message
     assert page.is_visible("#run")
