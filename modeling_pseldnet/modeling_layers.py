@@ -274,7 +274,8 @@ class GRUDecoder(nn.GRU):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, time, width) to the same shape."""
-        return super().forward(hidden_states)[0]
+        # With `super()`, torch.compile fails where it leaves the layer out of its graph (PyTorch 2.15).
+        return nn.GRU.forward(self, hidden_states)[0]
 
 
 class ConformerDecoder(nn.Sequential):
