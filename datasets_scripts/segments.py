@@ -83,10 +83,11 @@ def _mirrored_events(events: Events, num_samples: int, length: int, num_frames: 
 class SegmentedDataset:
     """The windows of recordings, as a map-style data set for `torch.utils.data.DataLoader`.
 
-    An item is a dict: `waveform` (float32, (channels, samples)), `events` (with frames counted from the start of the
-    window; `None` if the recording has no labels), `recording` (its id), `start_frame`, and `num_frames` (how many of
-    the window's frames lie in the recording). A recording shorter than a window is continued with its mirror image, in
-    training together with its events; a longer one is padded with zeros. Only the list of windows is kept in memory.
+    An item is a dict: `waveform` (float32, (channels, samples)), `sampling_rate` in Hz, `events` (with frames counted
+    from the start of the window; `None` if the recording has no labels), `recording` (its id), `start_frame`, and
+    `num_frames` (how many of the window's frames lie in the recording). A recording shorter than a window is continued
+    with its mirror image, in training together with its events; a longer one is padded with zeros. Only the list of
+    windows is kept in memory.
 
     Args:
         dataset: recordings from one of the builders here, with audio as paths or embedded.
@@ -155,6 +156,7 @@ class SegmentedDataset:
                 events = _mirrored_events(events, total, length, self.window)
         return {
             "waveform": waveform,
+            "sampling_rate": sampling_rate,
             "events": events,
             "recording": row["id"].as_py(),
             "start_frame": start,

@@ -11,6 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
+from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.segments import SegmentedDataset
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet import (
@@ -90,6 +91,25 @@ def test_a_plain_evaluation_gives_the_scores_of_the_projects_own(recordings, tmp
     scores.append("eval_loss")
     assert {name: found[name] for name in scores} == pytest.approx({name: expected[name] for name in scores}, abs=1e-5)
     assert 0 < found["eval_LE"] < 180
+
+
+def test_windows_of_another_rate_are_resampled_to_that_of_the_model(tmp_path):
+    # Taken for audio at the model's rate, it would last three quarters of its labels.
+    seconds = np.arange(32000) / 32000
+    waveform = np.sin(2 * np.pi * 1000 * seconds) * [[0.5], [0.2], [0.1], [0.3]]
+    (tmp_path / "data_train").mkdir()
+    (tmp_path / "labels_train").mkdir()
+    audio = tmp_path / "data_train" / "split0_ov1_0_A.wav"
+    soundfile.write(audio, waveform.T, 32000)
+    labels = "File,Start,End,Class,X,Y,Z\nknock.wav,0.2,0.6,Knock,1,0,0\n"
+    (tmp_path / "labels_train" / "label_split0_ov1_0.csv").write_text(labels)
+    builder = L3DAS22(data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    builder.download_and_prepare()
+    windows = SegmentedDataset(builder.as_dataset(split="train"), 1.0)
+    collator = DataCollatorForSELD(EXTRACTOR, network(id2label=dict(enumerate(builder.class_names))))
+    found, expected = collator([windows[0]]), collator([{"audio": str(audio), "events": windows[0]["events"]}])
+    assert torch.equal(found["input_features"], expected["input_features"])
+    assert torch.equal(found["labels"], expected["labels"])
 
 
 def test_rows_of_a_data_set_train_with_the_trainers_defaults(recordings, tmp_path):
