@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from datasets_scripts.seld_builder import columns_to_events
-from modeling_pseldnet.audio import mirrored, mirrored_places, window_starts
+from modeling_pseldnet.audio import check_samples, mirrored, mirrored_places, window_starts
 from modeling_pseldnet.events import FRAME_SECONDS, Events, count_frames
 from modeling_pseldnet.tools.extras import naming_extras
 
@@ -47,11 +47,13 @@ def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.n
 
     Raises:
         OSError: the file cannot be read there, or ends too early.
+        ValueError: samples are NaN, infinite or far beyond full scale.
     """
     where = f"{audio['path']}: cannot read {num_samples} samples starting at sample {start}"
     try:
         with soundfile.SoundFile(audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"])) as file:
-            where += f" ({start / file.samplerate:.1f} s)"
+            seconds = start / file.samplerate
+            where += f" ({seconds:.1f} s)"
             samples = np.zeros((length, file.channels), np.float32)
             file.seek(start)
             found = len(file.read(num_samples, out=samples[:num_samples]))
@@ -59,6 +61,7 @@ def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.n
         raise OSError(f"{where}: {error}") from error
     if found < num_samples:
         raise OSError(f"{where}: there are only {found}")
+    check_samples(np.abs(samples).max(initial=0), f"{audio['path']}, near {seconds:.1f} s")
     return samples.T
 
 

@@ -175,6 +175,14 @@ def test_damaged_audio_is_named_with_its_position(suffix, tmp_path):
             read_samples(audio, start, 24000, 24000)
 
 
+@pytest.mark.parametrize(("sample", "message"), [(np.nan, "NaN or infinite"), (2000.0, "full scale is 1")])
+def test_samples_that_are_no_sound_are_named(sample, message, recordings):
+    path = recordings[0]["audio"]["path"]
+    soundfile.write(path, np.full((57600, 4), sample), 24000, format="WAV", subtype="FLOAT")
+    with pytest.raises(ValueError, match=f"{path}, near 1.0 s: .*{message}"):
+        SegmentedDataset(recordings, seconds=1.0, mode="evaluation")[1]
+
+
 def test_lost_audio_is_named(recordings):
     path = recordings[0]["audio"]["path"]
     windows = SegmentedDataset(recordings)
