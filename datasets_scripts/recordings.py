@@ -7,7 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import soundfile
+
+from modeling_pseldnet.audio import FileSamples
 from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
@@ -173,6 +177,29 @@ def _some(paths: list[Path]) -> str:
 
 def _either(*names: tuple[str, ...]) -> str:
     return " or ".join(f"'{name}'" for name in dict.fromkeys(name for group in names for name in group))
+
+
+class AudioHeader(NamedTuple):
+    """Sampling rate in Hz, number of channels and number of samples of an audio file."""
+
+    sampling_rate: int
+    num_channels: int
+    num_samples: int
+
+
+def read_audio_header(path: Path) -> AudioHeader:
+    """Read the header of a file whose windows are read as it says, and without conversion.
+
+    Raises:
+        ValueError: the file cannot be read, has fewer or more samples than its header says, or declares itself FuMa.
+    """
+    samples = FileSamples(path, str(path))
+    samples.close()
+    if samples.num_samples != soundfile.info(str(path)).frames:
+        raise ValueError(f"{path}: its header gives a wrong length: rewrite it, e.g. with FFmpeg")
+    if samples.is_fuma:
+        raise ValueError(f"{path} is marked as FuMa: convert it to AmbiX (W, Y, Z, X)")
+    return AudioHeader(samples.rate, samples.num_channels, samples.num_samples)
 
 
 def read_class_indices(data_dir: Path) -> list[str]:

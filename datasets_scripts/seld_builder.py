@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from huggingface_hub import DatasetCard
 
-from datasets_scripts.recordings import Part, RecordingFiles, absolute_path, find_recordings, fingerprint
-from modeling_pseldnet.containers import check_ambix
+from datasets_scripts.recordings import (
+    Part,
+    RecordingFiles,
+    absolute_path,
+    find_recordings,
+    fingerprint,
+    read_audio_header,
+)
 from modeling_pseldnet.events import Events, count_frames, read_csv
 from modeling_pseldnet.tools.extras import naming_extras
 
@@ -170,23 +175,22 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         for recording in recordings:
             try:
                 example = self._example(recording)
-            except (OSError, ValueError, soundfile.SoundFileError) as error:
+            except (OSError, ValueError) as error:
                 raise RecordingError(f"{recording.id}: {error}") from error
             yield recording.id, pa.Table.from_pylist([example], schema=schema)
 
     def _example(self, recording: RecordingFiles) -> dict:
-        audio = soundfile.info(str(recording.audio))
+        audio = read_audio_header(recording.audio)
         sampling_rate, num_channels = self.config.sampling_rate, self.config.num_channels
-        if (audio.samplerate, audio.channels) != (sampling_rate, num_channels):
+        if (audio.sampling_rate, audio.num_channels) != (sampling_rate, num_channels):
             raise ValueError(
                 f"{recording.audio}: expected {num_channels} channels at {sampling_rate} Hz, "
-                f"not {audio.channels} at {audio.samplerate} Hz"
+                f"not {audio.num_channels} at {audio.sampling_rate} Hz"
             )
-        if audio.frames == 0:
+        if audio.num_samples == 0:
             raise ValueError(f"{recording.audio} is empty")
-        check_ambix(recording.audio)
         events = None if recording.labels is None else self._read_events(recording.labels)
-        num_frames = count_frames(audio.frames, sampling_rate)
+        num_frames = count_frames(audio.num_samples, sampling_rate)
         if events is not None and len(events) and events.frame.max() >= num_frames:
             last = events.frame.max()
             logger.warning(
@@ -196,8 +200,8 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
             "id": recording.id,
             "audio": {"bytes": None, "path": str(recording.audio)},
             "sampling_rate": sampling_rate,
-            "num_samples": audio.frames,
-            "duration": audio.frames / sampling_rate,
+            "num_samples": audio.num_samples,
+            "duration": audio.num_samples / sampling_rate,
             "split": recording.split,
             "fold": recording.fold,
             "room": recording.room,

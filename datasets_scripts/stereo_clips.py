@@ -12,9 +12,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datasets_scripts.recordings import RECORDING_SUFFIXES
+from datasets_scripts.recordings import RECORDING_SUFFIXES, read_audio_header
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
-from modeling_pseldnet.containers import check_ambix
 from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
 from modeling_pseldnet.files import atomic_path, walk
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
@@ -125,19 +124,18 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
 
     Raises:
         FileNotFoundError: the folder holds no ambisonics with labels.
-        ValueError: a recording does not have four channels, labels lack distances, or there is too little audio for
-            that many clips.
+        ValueError: a recording cannot be read or does not have four channels, labels lack distances, or there is too
+            little audio for that many clips.
     """
     recordings, lengths = [], []
     for audio, labels in find_pairs(folder):
-        info = soundfile.info(str(audio))
-        if info.channels != 4:
-            raise ValueError(f"{audio}: first-order ambisonics has 4 channels, not {info.channels}")
-        check_ambix(audio)
+        header = read_audio_header(audio)
+        if header.num_channels != 4:
+            raise ValueError(f"{audio}: first-order ambisonics has 4 channels, not {header.num_channels}")
         events = read_csv(labels)
         if len(events) and (events.distance is None or np.isnan(events.distance).any()):
             raise ValueError(f"{labels}: events without a distance, which the clips of the challenge need")
-        if (frames := int(info.frames / info.samplerate / FRAME_SECONDS + 1e-6)) >= CLIP_FRAMES:
+        if (frames := int(header.num_samples / header.sampling_rate / FRAME_SECONDS + 1e-6)) >= CLIP_FRAMES:
             recordings.append((audio, events))
             lengths.append(frames)
     if num_clips > sum(360 * (length - CLIP_FRAMES + 1) for length in lengths) // 2:

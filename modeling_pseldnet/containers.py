@@ -89,16 +89,6 @@ def is_fuma(path: str | os.PathLike) -> bool:
         return says_fuma(str(path), read_wave_header(file, str(path)))
 
 
-def check_ambix(path: str | os.PathLike) -> None:
-    """Check that a file does not declare itself FuMa, where channels are read without conversion.
-
-    Raises:
-        ValueError: the file declares itself FuMa.
-    """
-    if is_fuma(path):
-        raise ValueError(f"{path} is marked as FuMa: convert it to AmbiX (W, Y, Z, X)")
-
-
 def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
     """Whether the bytes after `stop`, where samples end according to the header, are samples and not more chunks."""
     for position in (stop, stop + stop % 2):

@@ -358,6 +358,22 @@ def test_a_file_that_says_that_it_is_fuma_is_refused_as_windows_are_read_without
         prepare(STARSS23, starss23)
 
 
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        (0, "gives a wrong length"),
+        (4000, "gives a wrong length"),
+        (200_000, "truncated, shorter than its header"),
+    ],
+)
+def test_a_file_of_another_length_than_its_header_says_is_refused(length, message, starss23, prepare):
+    path = starss23 / "foa_dev/dev-test-sony/fold4_room23_mix012.wav"
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + struct.pack("<I", length) + content[44:])
+    with pytest.raises(DatasetGenerationError, match=f"{path}: .*{message}"):
+        prepare(STARSS23, starss23)
+
+
 def test_file_that_is_no_audio_is_named(starss23, prepare, write_text):
     path = write_text(starss23 / "foa_dev/dev-test-sony/fold4_room23_mix012.wav", "not audio")
     with pytest.raises(DatasetGenerationError, match=str(path)):
