@@ -20,6 +20,7 @@ import soundfile
 from tqdm import tqdm
 
 from datasets_scripts.scenes.worker_pool import in_workers
+from modeling_pseldnet.containers import flac_is_longer, flac_with_length
 from modeling_pseldnet.files import is_hidden, walk
 from modeling_pseldnet.tools.extras import require
 
@@ -109,8 +110,11 @@ class SoundBank:
 
     def _decode(self, number: int, content: bytes) -> np.ndarray:
         name = f"the sound {self.sounds[number].name} of {self.source}"
+        file = io.BytesIO(content)
         try:
-            samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+            # Its header may lack the length if it was written to a pipe.
+            file = flac_with_length(file) if flac_is_longer(file) else io.BytesIO(content)
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
         except (OSError, soundfile.SoundFileError) as error:
             # The full message refers to the stream, not to the file.
             reason = getattr(error, "error_string", error)

@@ -54,6 +54,14 @@ def test_sounds_are_mixed_to_one_channel_and_resampled(tmp_path):
     assert len(samples) == pytest.approx(0.4 * RATE, abs=0.02 * RATE)
 
 
+def test_a_flac_that_was_written_to_a_pipe_is_read_to_its_end(tmp_path):
+    path = write_noise(tmp_path / "bark" / "a.flac")
+    content = bytearray(path.read_bytes())
+    content[22:26] = bytes(4)  # the number of samples
+    path.write_bytes(content)
+    assert sounds_from_folder(tmp_path).measure().sounds[0].length == pytest.approx(0.4 * RATE, abs=0.02 * RATE)
+
+
 def test_measuring_with_workers_gives_the_same(tmp_path):
     for number in range(5):
         write_noise(tmp_path / "bark" / f"{number}.wav", before=0.01 * number)
