@@ -30,7 +30,7 @@ class DCASE2025Stereo(SELDBuilder):
     `cls_indices*.tsv`, the classes are read from there.
     """
 
-    BUILDER_CONFIGS = (SELDConfig(name="stereo", parts=PARTS, num_channels=2),)
+    BUILDER_CONFIGS = (SELDConfig(name="stereo", parts=PARTS, sampling_rate=None, num_channels=2),)
     CLASS_NAMES = CLASS_NAMES
     HAS_ONSCREEN = True
 

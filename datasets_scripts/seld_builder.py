@@ -42,13 +42,13 @@ class SELDConfig(datasets.BuilderConfig):
 
     Attributes:
         parts: where the recordings lie, and which split each belongs to.
-        sampling_rate: sampling rate of every recording, in Hz.
+        sampling_rate: sampling rate of every recording, in Hz; `None` for that of the first, in sets made here.
         num_channels: number of channels of every recording.
     """
 
     version: str = "1.0.0"
     parts: tuple[Part, ...] = ()
-    sampling_rate: int = 24000
+    sampling_rate: int | None = 24000
     num_channels: int = 4
 
 
@@ -96,7 +96,8 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
 
     Raises:
         FileNotFoundError: no `data_dir` was given, or it lacks audio or labels; the message says how to download them.
-        ValueError: there is no such configuration, or two files claim to be the same recording.
+        ValueError: there is no such configuration, two files claim to be the same recording, or the first recording of
+            a set of any sampling rate cannot be read.
     """
 
     BUILDER_CONFIG_CLASS = SELDConfig
@@ -121,6 +122,9 @@ class SELDBuilder(datasets.ArrowBasedBuilder):
         files = (recording for recordings in self.recordings.values() for recording in recordings)
         key = fingerprint(data_dir, files, self.class_names)
         super().__init__(config_name=config_name, data_dir=str(data_dir), hash=key, **kwargs)
+        if self.config.sampling_rate is None:
+            first = next(iter(self.recordings.values()))[0]
+            self.config.sampling_rate = read_audio_header(first.audio).sampling_rate
 
     def _section(self, title: str) -> str:
         """Return the text below a heading of the dataset card."""

@@ -24,7 +24,7 @@ class SyntheticSELD(SELDBuilder):
     """
 
     BUILDER_CONFIGS = tuple(
-        SELDConfig(name=form, parts=(_part(form),), num_channels=num_channels)
+        SELDConfig(name=form, parts=(_part(form),), sampling_rate=None, num_channels=num_channels)
         for form, num_channels in (("foa", 4), ("mic", 4), ("sum", 1))
     )
 

@@ -351,6 +351,18 @@ def test_wrong_audio_is_named(audio, message, starss23, prepare, write_audio):
         prepare(STARSS23, starss23)
 
 
+def test_a_set_made_here_has_one_sampling_rate_whichever_it_is(make_tree, prepare, write_audio):
+    root = make_tree(SyntheticSELD, "foa")
+    first, last = sorted(root.rglob("*.flac"))
+    for path in (first, last):
+        write_audio(path, sampling_rate=48000)
+    for split in prepare(SyntheticSELD, root).values():
+        assert (split[0]["sampling_rate"], split[0]["duration"]) == (48000, 0.5)
+    write_audio(first, sampling_rate=24000)
+    with pytest.raises(DatasetGenerationError, match=f"{first}: expected 4 channels at 48000 Hz, not 4 at 24000 Hz"):
+        prepare(SyntheticSELD, root)
+
+
 def test_a_file_that_says_that_it_is_fuma_is_refused_as_windows_are_read_without_its_header(starss23, prepare):
     path = starss23 / "foa_dev/dev-test-sony/fold4_room23_mix012.wav"
     path.write_bytes(b_format(np.zeros((4, 24000))))
