@@ -7,11 +7,15 @@ from pathlib import Path
 from ..files import walk
 
 
+# Folders of audio in each subset of a synthetic data set, which predictions from there keep.
+FORMS = ("foa", "mic", "sum")
+
+
 def find_csv(*sides: Sequence[Path]) -> list[dict[str, Path]]:
     """Find the CSV files at any depth of the folders on each side, by file name.
 
     If a side has several files of the same name, such as the subsets of a synthetic data set, that name is prefixed on
-    all sides with the parent folder, skipping folders named `metadata…`.
+    all sides with the parent folder, skipping folders named `metadata…`, `foa`, `mic` or `sum`.
 
     Raises:
         NotADirectoryError: a folder does not exist.
@@ -44,5 +48,6 @@ def _named_csv(folders: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _subset(path: Path) -> str:
-    """Return the name of the closest parent folder that does not start with `metadata`."""
-    return next((part for part in reversed(path.absolute().parts[:-1]) if not part.startswith("metadata")), "")
+    """Return the name of the closest parent folder that is not one of the folders of every subset."""
+    folders = reversed(path.absolute().parts[:-1])
+    return next((name for name in folders if name not in FORMS and not name.startswith("metadata")), "")

@@ -66,10 +66,11 @@ def test_predictions_in_shorter_frames_are_told_in_words(folders, caplog):
     assert "1 of 1 predictions, such as fold4_room2_mix001.csv, are more than twice" in caplog.text
 
 
-def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path):
+@pytest.mark.parametrize("form", ["", "foa"])
+def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path, form):
     for number, subset in enumerate(("test1", "test2")):
         rows = "".join(f"{frame},{number},0,{40 * number},10\n" for frame in range(20))
-        for path in (tmp_path / "reference" / subset / "metadata", tmp_path / "prediction" / subset):
+        for path in (tmp_path / "reference" / subset / "metadata", tmp_path / "prediction" / subset / form):
             path.mkdir(parents=True)
             (path / "fold1_room1_mix001.csv").write_text(rows)
     references = [tmp_path / "reference" / subset / "metadata" for subset in ("test1", "test2")]
