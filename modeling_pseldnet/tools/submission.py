@@ -83,7 +83,13 @@ def check_submission(task: str, folder: Path, reference: list[Path] | None = Non
 
 def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_classes: int) -> Iterator[str]:
     """Yield the problems of one file; `last_frame` is that of its reference."""
-    lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if task.header is None and text.startswith("\ufeff"):
+        yield "begins with a byte order mark, which the scorer cannot read: save it as UTF-8 without one"
+    lines = text.removeprefix("\ufeff").splitlines()
+    if empty := next((number for number, line in enumerate(lines, 1) if not line.strip()), None):
+        yield f"line {empty} is empty, which the scorer cannot read: leave it out"
+    lines = [line for line in lines if line.strip()]
     first = lines[0].replace(" ", "").lower() if lines else ""
     has_header = first[:1].isalpha()
     if task.header is not None and first != task.header:
