@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import soundfile
 
-from modeling_pseldnet.audio import FileSamples
 from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
@@ -193,6 +192,9 @@ def read_audio_header(path: Path) -> AudioHeader:
     Raises:
         ValueError: the file cannot be read, has fewer or more samples than its header says, or declares itself FuMa.
     """
+    # Imported here because it needs torch, which finding recordings does without.
+    from modeling_pseldnet.audio import FileSamples
+
     samples = FileSamples(path, str(path))
     samples.close()
     if samples.num_samples != soundfile.info(str(path)).frames:
