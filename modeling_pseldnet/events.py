@@ -154,9 +154,12 @@ class Events:
         return cls(*table[:, :3].T, wrap_azimuth(table[:, 3]), table[:, 4], **beside)
 
     def to_rows(self) -> list[list[float]]:
-        """Return rows as [`Events.from_rows`] takes them, without `confidence` and `onscreen`."""
+        """Return rows as [`Events.from_rows`] takes them, without `confidence`; a distance is NaN if unknown."""
         columns = [self.frame, self.class_id, self.track, self.azimuth, self.elevation]
-        columns += [] if self.distance is None else [self.distance]
+        if self.distance is not None or self.onscreen is not None:
+            columns.append(np.full(len(self), np.nan) if self.distance is None else self.distance)
+        if self.onscreen is not None:
+            columns.append(self.onscreen.astype(np.int64))
         return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     @classmethod

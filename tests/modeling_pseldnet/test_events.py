@@ -159,6 +159,7 @@ def test_rows_become_events_and_rows_again_with_distances_in_metres():
     assert Events.from_rows(ROWS).to_rows() == ROWS
     assert Events.from_rows([row[:5] for row in ROWS]).to_rows() == [row[:5] for row in ROWS]
     assert Events.from_rows([]).to_rows() == []
+    assert Events.from_rows([[*row, 1] for row in ROWS]).to_rows() == [[*row, 1] for row in ROWS]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,8 @@ def test_a_distance_that_is_not_known_is_none_or_nan(unknown):
     events = Events.from_rows([[*ROWS[0][:5], unknown], ROWS[1]])
     np.testing.assert_array_equal(events.distance, [np.nan, 1.0])
     assert len(Events.from_rows(events.to_rows())) == 2
+    seen = events.replace(distance=None, onscreen=[1, 0])
+    assert Events.from_rows(seen.to_rows()).onscreen.tolist() == [True, False]
 
 
 def test_distances_that_are_not_known_are_written_and_read_as_such(tmp_path):
@@ -280,7 +283,7 @@ def test_angles_in_radians_are_told_in_words_and_small_angles_are_not(tmp_path, 
 def test_a_header_names_the_columns(tmp_path):
     (tmp_path / "2025.csv").write_text("frame,class,source,azimuth,distance,onscreen\n3,1,0,-30,150,1\n")
     events = read_csv(tmp_path / "2025.csv")
-    assert events.to_rows() == [[3, 1, 0, -30, 0, 1.5]]
+    assert events.to_rows() == [[3, 1, 0, -30, 0, 1.5, 1]]
     (tmp_path / "2025.csv").write_text("frame,class,source,azimuth,distance,onscreen\n")
     assert len(read_csv(tmp_path / "2025.csv")) == 0
     (tmp_path / "xyz.csv").write_text("Frame, Class, X, Y, Z\n3,1,0,0.5,0\n")

@@ -304,6 +304,11 @@ def test_the_evaluate_module_loads_from_any_folder_and_gives_the_same_scores(loa
         assert seld.compute(references=rows[0], predictions=rows[1], num_classes=4, **options) == seld_scores(
             references, predictions, 4, **options
         )
+    clips = [events.replace(onscreen=np.arange(len(events)) % 2) for events in references]
+    rows = [clip.to_rows() for clip in clips]
+    scores = seld.compute(references=rows, predictions=rows, num_classes=4, variant="dcase2025")
+    assert scores == seld_scores(clips, clips, 4, variant="dcase2025")
+    assert scores["micro"]["F_onscreen"] == 1
 
 
 def test_the_evaluate_module_says_what_to_install_where_the_package_is_missing(load_module, monkeypatch):
