@@ -193,7 +193,8 @@ class Events:
             columns += [distance] if len(distance) == len(points) else []
             events = cls.from_rows(np.column_stack(columns)) if points else cls.empty()
             beside = {} if confidence is None else {"confidence": confidence * same}
-            beside |= {} if record.get("onscreen") is None else {"onscreen": record["onscreen"] * same}
+            onscreen = [point.get("onscreen", record.get("onscreen")) for point in points]
+            beside |= {} if None in onscreen else {"onscreen": onscreen}
             parts.append(events.replace(**beside))
         return cls.concatenate(parts).sort()
 

@@ -60,8 +60,8 @@ def to_records(events: Events, id2label: dict[int, str]) -> list[dict]:
     Each has `onset` and `offset` in seconds, `label`, `track`, the mean direction as `azimuth` and `elevation` in
     degrees, the mean `confidence` (`None` if events have none) and the `trajectory`: a list of `time`, `azimuth` and
     `elevation`, one every 100 ms. If events have distances, the dict and the points of its trajectory have a
-    `distance` in metres, `None` if unknown; if events have `onscreen`, so does the dict, true if most of its frames
-    are. A track that pauses gives several events.
+    `distance` in metres, `None` if unknown; if events have `onscreen`, so do the points and the dict, true if most of
+    its points are. A track that pauses gives several events.
     """
     order = np.lexsort((events.frame, events.track, events.class_id))
     events = events[order]
@@ -87,6 +87,8 @@ def _record(events: Events, id2label: dict[int, str]) -> dict:
             point["distance"] = None if np.isnan(metres) else _rounded(metres, 2)
     if events.onscreen is not None:
         beside["onscreen"] = bool(events.onscreen.mean() > 0.5)
+        for point, seen in zip(points, events.onscreen.tolist(), strict=True):
+            point["onscreen"] = seen
     return {
         "onset": _rounded(events.frame[0] * FRAME_SECONDS),
         "offset": _rounded((events.frame[-1] + 1) * FRAME_SECONDS),

@@ -278,6 +278,10 @@ def test_records_and_lines_of_a_stream_tell_metres():
     assert (record["distance"], record["trajectory"][0]["distance"], record["onscreen"]) == (1.5, 1.5, True)
     back = Events.from_records(to_records(events, {0: "a", 1: "b"}), {"a": 0, "b": 1})
     assert (back.distance.tolist(), back.onscreen.tolist()) == ([1.5, 4.0], [True, False])
+    leaving = Events([0, 1, 2], [0] * 3, [0] * 3, [40, 45, 55], [0] * 3, onscreen=[True, True, False])
+    (record,) = to_records(leaving, {0: "a"})
+    assert record["onscreen"]
+    assert Events.from_records([record], {"a": 0}).onscreen.tolist() == [True, True, False]
     known, unknown = to_records(events.replace(distance=[1.5, np.nan]), {0: "a", 1: "b"})
     assert (unknown["distance"], unknown["trajectory"][0]["distance"]) == (None, None)
     np.testing.assert_equal(Events.from_records([known, unknown], {"a": 0, "b": 1}).distance, [1.5, np.nan])
