@@ -28,10 +28,10 @@ class DataCollatorForSELD:
     """Collate recordings and their events to batches for a PSELDNet, as `data_collator` of the plain `Trainer`.
 
     A row has either `audio`, any form of a recording (a file or its bytes, `{"path", "bytes"}`, `{"array",
-    "sampling_rate"}`, a decoder), or `waveform` (channels, samples), as in a window of `SegmentedDataset`; and
-    `events`: [`Events`], the columns of a data set, rows, the path of a DCASE CSV, or the output of the pipeline. Or
-    it has `input_features` (channels, frames, bins) from the extractor, with `events` or `labels`. Other columns are
-    ignored.
+    "sampling_rate"}`, a decoder), or `waveform` (channels, samples) with `sampling_rate`, by default the model's, as
+    in a window of `SegmentedDataset`; and `events`: [`Events`], the columns of a data set, rows, the path of a DCASE
+    CSV, or the output of the pipeline. Or it has `input_features` (channels, frames, bins) from the extractor, with
+    `events` or `labels`. Other columns are ignored.
 
     Audio is extended with its mirror image to the model's window, as in prediction, so that its features do not depend
     on the rest of the batch. Features are padded as in the extractor's `pad`. Labels are -100, and so have no loss and
