@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-
 from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
@@ -197,7 +195,7 @@ def read_audio_header(path: Path) -> AudioHeader:
 
     samples = FileSamples(path, str(path))
     samples.close()
-    if samples.num_samples != soundfile.info(str(path)).frames:
+    if samples.is_longer:
         raise ValueError(f"{path}: its header gives a wrong length: rewrite it, e.g. with FFmpeg")
     if samples.is_fuma:
         raise ValueError(f"{path} is marked as FuMa: convert it to AmbiX (W, Y, Z, X)")

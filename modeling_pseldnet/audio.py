@@ -373,6 +373,9 @@ class FileSamples:
     Args:
         file: a path, or an open seekable file.
         name: name used in messages.
+
+    Attributes:
+        is_longer: whether it has more samples than its header says.
     """
 
     def __init__(self, file, name: str):
@@ -382,7 +385,7 @@ class FileSamples:
         self.name, self._opened = name, []
         try:
             self._open(file)
-        except (OSError, soundfile.LibsndfileError, TypeError, struct.error) as error:
+        except (OSError, OverflowError, soundfile.LibsndfileError, TypeError, struct.error) as error:
             self.close()
             # `error_string` leaves out libsndfile's name for the file.
             reason = getattr(error, "error_string", error)
@@ -398,16 +401,16 @@ class FileSamples:
             self._opened.append(stream)
         wave = read_wave_header(stream, self.name)
         self.is_fuma = says_fuma(self.name, wave)
+        self.is_longer = flac_is_longer(stream) if wave is None else wave.is_longer
         if wave is not None and wave.is_longer:
             layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}
             self._file = soundfile.SoundFile(View(stream, wave.begin), endian="LITTLE", **layout)
         else:
-            longer = flac_is_longer(stream)
             check_ogg_pages(stream, self.name)
             stream.seek(0)
             # File names are bytes, which need not be UTF-8.
             named = os.fsencode(file) if is_path and os.name == "posix" else file
-            self._file = soundfile.SoundFile(flac_with_length(stream) if longer else named)
+            self._file = soundfile.SoundFile(flac_with_length(stream) if self.is_longer else named)
         self._opened.insert(0, self._file)
         if self._file.frames > MOST_SAMPLES:
             raise ValueError(f"{self.name}: its header gives no length: rewrite it, e.g. with FFmpeg")

@@ -88,6 +88,7 @@ def test_whatever_stands_for_a_recording_gives_the_same_samples(tmp_path):
         (b"", "not readable audio"),
         (b"no audio", r"^the bytes: not readable audio, use WAV, FLAC, OGG or AMB \(Format not recognised\.\)$"),
         (b"RIFF", "not readable audio"),
+        (with_length(bytes_of()[:24] + b"\xff" * 4 + bytes_of()[28:], 0), "not readable audio"),  # its sampling rate
         (bytes_of(rate=1), "1 Hz, which is implausible"),
         (bytes_of(rate=12), "12 Hz, which is implausible"),
         (bytes_of(2.0**31 * WAVE), "but full scale is 1"),
