@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import gradio as gr
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.routing import Route
 
 from modeling_pseldnet.audio import CHANNEL_FORMATS
@@ -100,7 +101,10 @@ class Listener:
         query = {name: value for name, value in request.query_params.items() if name != "visitor"}
         lines = self.tell(request.path_params["visitor"], **query)
         events = (f"data: {json.dumps(line, ensure_ascii=False)}\n\n" for line in lines)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        # Of a visitor who has left, only the next collection of garbage would end the generator.
+        over = BackgroundTask(lines.close)
+        headers = {"Cache-Control": "no-store"}
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers, background=over)
 
     def tell(self, visitor: str, channels="", rate="", channel_format="", model="", **_) -> Iterator[dict]:
         """Yield what is sent to a visitor: `scene`, as for a recording, with the number of `channels` to send; then

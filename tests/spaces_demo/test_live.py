@@ -1,4 +1,7 @@
+import asyncio
+import gc
 from itertools import islice
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -92,6 +95,33 @@ def test_it_ends_after_some_minutes_or_when_nothing_is_sent(listener, monkeypatc
     monkeypatch.setattr(live, "MAX_SECONDS", 0)
     assert "Live listening ends after" in [*listener.tell("visitor", **FOUR)][-1]["end"]
     assert not listener.microphones
+
+
+def test_the_place_of_who_leaves_is_free_without_waiting_for_the_garbage_collector(listener, monkeypatch):
+    monkeypatch.setattr(live, "SILENT_SECONDS", 0.1)
+    query = urlencode(FOUR).encode()
+    request = {"type": "http", "method": "GET", "path": "/live/visitor", "query_string": query, "headers": []}
+
+    async def hear_and_leave():
+        heard = asyncio.Event()
+
+        async def receive():
+            await heard.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if b"scene" in message.get("body", b""):
+                assert listener.microphones
+                heard.set()
+
+        await Starlette(routes=listener.routes)({**request, "asgi": {"spec_version": "2.3"}}, receive, send)
+
+    gc.disable()
+    try:
+        asyncio.run(hear_and_leave())
+        assert not listener.microphones
+    finally:
+        gc.enable()
 
 
 def test_what_is_sent_is_bounded(listener):
