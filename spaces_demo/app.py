@@ -29,7 +29,7 @@ from modeling_pseldnet.tools.cli import first_line
 from modeling_pseldnet.tools.plots import plot_events
 from spaces_demo import NAME, main
 from spaces_demo.answers import MAX_MEGABYTES, MAX_MINUTES, TAKES, Cancelled, answering, friendly, measure
-from spaces_demo.listening import write_solo
+from spaces_demo.listening import playback_rate, write_solo
 from spaces_demo.live import Listener
 from spaces_demo.models import Model, load_from_hub, load_own
 from spaces_demo.precompute import EXAMPLES, examples
@@ -193,7 +193,7 @@ class Finder:
             if not recording or channel_format not in AMBISONIC:
                 raise ValueError("single events can be played alone in ambisonic recordings only")
             path = Path(folder, "solo.mp3")
-            rate = self.own.network.config.sampling_rate
+            rate = playback_rate(self.own.network.config.sampling_rate)
             measure(recording, rate, channel_format)
             with Recording(recording, rate, channel_format) as audio:
                 write_solo(audio, trajectory, path)

@@ -14,6 +14,8 @@ from modeling_pseldnet.files import atomic_path
 
 
 BLOCK_SECONDS = 10
+# Sampling rates in Hz that an MP3 file can have.
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # Peak of a preview relative to full scale; recordings of rooms are often far below it.
 PEAK = 0.7
 # Number of levels over a recording that the page draws.
@@ -44,6 +46,11 @@ class Preview(NamedTuple):
     stereo: str
     binaural: str
     envelope: list[float]
+
+
+def playback_rate(sampling_rate: int) -> int:
+    """Return the rate to play sounds at that is nearest to a model's, which may be any."""
+    return min(MP3_RATES, key=lambda rate: abs(rate - sampling_rate))
 
 
 def head_response(frequency: np.ndarray, direction: np.ndarray, side: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.fitting import choose_channel_format
 from modeling_pseldnet.inference import detect
 from modeling_pseldnet.timeline import to_records
-from spaces_demo.listening import write_preview
+from spaces_demo.listening import playback_rate, write_preview
 from spaces_demo.models import BATCH_SIZE, Model
 
 
@@ -88,7 +88,7 @@ def write_result(
     """
     stem, config = f"{folder}/{Path(recording).stem}", model.network.config
     channel_format = choose_channel_format(channel_format or None, model.extractor)
-    with Recording(recording, config.sampling_rate, channel_format) as audio:
+    with Recording(recording, playback_rate(config.sampling_rate), channel_format) as audio:
         preview = write_preview(audio, stem, ambisonic=channel_format in AMBISONIC)
         scene = {
             "name": Path(recording).name,
