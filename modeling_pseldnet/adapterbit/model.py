@@ -1,6 +1,7 @@
 """A model with AdapterBit adapters."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.integrations import skip_init_on_device
@@ -105,6 +106,15 @@ class AdapterBitModel(BaseTuner):
         if adapter_name in self.active_adapters:
             # Again, for the layers added above and for heads that PEFT leaves inactive with a second adapter.
             self.set_adapter(adapter_name, inference_mode=self.peft_config[adapter_name].inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args, **kwargs) -> Iterator[None]:
+        # PEFT drops this argument, and would use the active adapter for the whole batch.
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "AdapterBit cannot use several adapters in one batch (adapter_names): call set_adapter, then the model"
+            )
+        yield
 
     def _check_merge_allowed(self) -> None:
         raise NotImplementedError(

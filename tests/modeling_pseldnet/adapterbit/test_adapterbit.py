@@ -197,6 +197,12 @@ def test_only_the_active_adapter_is_trained():
         model.base_model.set_adapter(["studio", "street"])
 
 
+def test_a_batch_has_one_adapter_for_all_its_recordings(trained):
+    _, model, _ = trained
+    with pytest.raises(ValueError, match="several adapters in one batch"):
+        model(features(2), adapter_names=["default", "__base__"])
+
+
 def test_a_learnable_scale_is_trained_and_saved(tmp_path):
     base = network()
     model = train(get_peft_model(deepcopy(base), AdapterBitConfig(scale="learnable")))
