@@ -25,6 +25,9 @@ logger = logging.get_logger(__name__)
 # noise; above it those of the DCASE array (capsules 7 cm apart) become ambiguous.
 SALSA_LITE_TOP_HERTZ, SALSA_LITE_PHASE_HERTZ = 9000.0, (50.0, 2000.0)
 
+# Arguments of every extractor of transformers that can have only one value here.
+FIXED = {"padding_side": "right", "return_attention_mask": True}
+
 
 def mel_triangles(n_fft: int, num_bins: int, lowest_hertz: float, sampling_rate: int, scale: str) -> torch.Tensor:
     """Return triangular filters of equal area up to half the rate, on the `"htk"` or `"slaney"` scale.
@@ -236,7 +239,10 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         own = PSELDNetFeatureExtractor.__init__.__annotations__
-        refuse_misspelt(kwargs, (*own, "padding_side", "return_attention_mask"), type(self))
+        refuse_misspelt(kwargs, (*own, *FIXED), type(self))
+        for name, value in FIXED.items():
+            if kwargs.get(name, value) != value:
+                raise ValueError(f"{name} {kwargs[name]!r} is not supported: the feature extractor has only {value!r}")
         if not isinstance(feature_type, str) or feature_type not in FEATURE_TYPES:
             raise ValueError(f"feature_type {feature_type!r} is unknown: use one of {', '.join(FEATURE_TYPES)}")
         numbers = {"feature_size": feature_size, "sampling_rate": sampling_rate, "n_fft": n_fft}

@@ -317,7 +317,7 @@ def test_what_cannot_be_padded_is_refused(rows, options, complaint):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("feature_size", "64"), ("n_fft", 10**9), ("hop_length", 0), ("sampling_rate", 1), ("padding_value", None),
-     ("feature_type", ["logmel"])],
+     ("feature_type", ["logmel"]), ("padding_side", "left"), ("return_attention_mask", False)],
 )  # fmt: skip
 def test_wrong_values_in_a_preprocessor_config_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
