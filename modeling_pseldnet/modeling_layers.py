@@ -195,8 +195,13 @@ class BatchNorm(nn.BatchNorm1d):
             return False
         return self.running_mean is not self.parametrizations.running_mean.original
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether training leaves the running statistics unchanged."""
+        return not self.weight.requires_grad and not self._has_own_statistics
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.training and not self.weight.requires_grad and not self._has_own_statistics:
+        if self.training and self.is_frozen:
             return nn.functional.batch_norm(
                 hidden_states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )

@@ -151,15 +151,34 @@ class PSELDNetSELDOutput(ModelOutput):
 
 
 class FeatureNorm(BatchNorm):
-    """Batch normalisation of each mel bin of each channel."""
+    """Batch normalisation of each mel bin of each channel, with the statistics of frames that are not padding."""
 
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config.num_channels * config.num_mel_bins)
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
-        """(batch, channels, frames, mel bins) to the same shape."""
-        bands = super().forward(input_features.transpose(2, 3).flatten(1, 2))
+    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, channels, frames, mel bins), and a mask (batch, frames) that is used in training, to the same shape
+        as the features."""
+        bands = input_features.transpose(2, 3).flatten(1, 2)
+        if attention_mask is not None and self.training and not self.is_frozen:
+            bands = self._by_masked_statistics(bands.float(), attention_mask[:, None].float()).to(bands.dtype)
+        else:
+            bands = super().forward(bands)
         return bands.unflatten(1, (input_features.shape[1], -1)).transpose(2, 3)
+
+    def _by_masked_statistics(self, bands: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Normalise bands (batch, width, frames) with a mask (batch, 1, frames), and update the running statistics."""
+        count = mask.sum().clamp(min=1)
+        mean = (bands * mask).sum((0, 2)) / count
+        centred = bands - mean[:, None]
+        variance = (centred * mask).square().sum((0, 2)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.lerp_(value.to(running.dtype), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None] + self.bias[:, None]
 
 
 def to_label_frames(states: torch.Tensor, time_reduction: int, config: PSELDNetConfig) -> torch.Tensor:
@@ -366,8 +385,8 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
 
 
 @contextmanager
-def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
-    """Use eager attention, which returns its weights, unlike SDPA."""
+def _eager_attention(config: PSELDNetConfig, keep: bool) -> Iterator[None]:
+    """Use eager attention, which returns its weights, unlike SDPA; also afterwards if `keep`."""
     chosen = config._attn_implementation
     logger.warning_once(
         f"`{chosen}` attention does not return its weights: falling back to eager attention for"
@@ -377,7 +396,9 @@ def _eager_attention(config: PSELDNetConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        config._attn_implementation_internal = chosen
+        # Checkpointed blocks are computed again in the backward pass, which must be in the same way.
+        if not keep:
+            config._attn_implementation_internal = chosen
 
 
 class PSELDNetModel(PSELDNetPreTrainedModel):
@@ -447,19 +468,19 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
                 f"input_features have {num_frames} frames, more than the {self.max_frames} of"
                 f" {self.config.window_seconds} s: cut the recording into windows, as the pipeline does"
             )
-        normalised = self.input_norm(input_features.to(self.input_norm.weight.dtype))
+        if attention_mask is not None and attention_mask.shape != (len(input_features), num_frames):
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but input_features need (batch, frames)"
+                f" {(len(input_features), num_frames)}"
+            )
+        normalised = self.input_norm(input_features.to(self.input_norm.weight.dtype), attention_mask)
         if attention_mask is not None:
-            if attention_mask.shape != (len(input_features), num_frames):
-                raise ValueError(
-                    f"attention_mask has shape {tuple(attention_mask.shape)}, but input_features need (batch, frames)"
-                    f" {(len(input_features), num_frames)}"
-                )
             normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
         # Every input is padded to a whole window, so that its outputs do not depend on the rest of the batch.
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - num_frames))
         wanted = self.config.output_attentions if output_attentions is None else output_attentions
         with_weights = wanted and self.config._attn_implementation != "eager"
-        with _eager_attention(self.config) if with_weights else nullcontext():
+        with _eager_attention(self.config, keep=self.training) if with_weights else nullcontext():
             feature_map = self.decoder(self.encoder(normalised))
         embeddings = None
         if output_embeddings:

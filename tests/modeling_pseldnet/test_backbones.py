@@ -116,6 +116,19 @@ def test_padding_that_is_masked_changes_nothing(encoder):
     torch.testing.assert_close(found, expected)
 
 
+def test_padding_that_is_masked_is_left_out_of_the_statistics_of_training():
+    norms = [network("crnn without decoder").pseldnet.input_norm.train() for _ in range(2)]
+    recordings, mask = features(), torch.ones(2, 301)
+    recordings[1, :, 101:], mask[1, 101:] = -50.0, 0
+    expected = norms[0](torch.cat([recordings[:1], recordings[1:, :, :101]], dim=2))
+    found = norms[1](recordings, mask)
+    torch.testing.assert_close(torch.cat([found[:1], found[1:, :, :101]], dim=2), expected)
+    for name, value in norms[0].state_dict().items():
+        torch.testing.assert_close(norms[1].state_dict()[name], value)
+    assert norms[1].num_batches_tracked == 1
+    assert torch.equal(norms[1].eval()(recordings, mask), norms[1](recordings))
+
+
 @pytest.mark.parametrize("encoder", KINDS)
 def test_sdpa_and_eager_attention_agree(encoder):
     model = network(encoder)
@@ -168,6 +181,14 @@ def test_every_parameter_has_a_gradient_with_and_without_checkpointing(encoder):
     found = gradients(model)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_weights_of_attention_come_with_checkpointing():
+    model = network("passt").train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    outputs = model(features(), labels=torch.zeros(2, 30, 3, 3, 3), output_attentions=True)
+    outputs.loss.backward()
+    assert len(outputs.attentions) == 2
 
 
 # Every encoder and every decoder once.
