@@ -207,6 +207,12 @@ class BatchNorm(nn.BatchNorm1d):
             )
         return super().forward(hidden_states)
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
+        if is_parametrized(self, "num_batches_tracked"):
+            # Or PyTorch would add that entry under its plain name to files without versions, as of safetensors.
+            local_metadata = {**local_metadata, "version": self._version}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def _check_input_dim(self, input: torch.Tensor) -> None:
         """Accept any number of axes."""
 

@@ -146,6 +146,11 @@ def test_the_statistics_of_batch_normalisation_are_the_adapters_own(trained):
         assert torch.equal(loaded.pseldnet.input_norm.running_mean, base.pseldnet.input_norm.running_mean)
 
 
+def test_a_state_loads_from_a_file_without_versions_of_modules(trained):
+    _, model, _ = trained
+    deepcopy(model).load_state_dict(dict(model.state_dict()))
+
+
 def test_frozen_weights_are_not_saved(trained):
     base, _, folder = trained
     saved = load_file(folder / "adapter_model.safetensors")
