@@ -148,10 +148,14 @@ def quantize_linear_layers(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(path).graph
+    # Not the relative positions of a conformer, constants of four axes, which onnxruntime cannot multiply in 8 bits.
+    matrices = {value.name for value in graph.initializer if len(value.dims) == 2}
     linear = [
         node.name
         for node in graph.node
-        if node.op_type in ("MatMul", "Gemm") and any("'model." in entry.value for entry in node.metadata_props)
+        if node.op_type in ("MatMul", "Gemm")
+        and node.input[1] in matrices
+        and any("'model." in entry.value for entry in node.metadata_props)
     ]
     logger = logging.getLogger()
     level = logger.level

@@ -146,6 +146,13 @@ def test_int8_is_for_the_linear_layers_of_the_network_alone_and_close(waveforms,
     assert np.abs(found["accdoa"] - expected["accdoa"]).mean() < 0.03
 
 
+def test_int8_of_a_conformer_runs(waveforms, exported, tmp_path):
+    pytest.importorskip("onnxscript")
+    model, path, _ = exported("cnn14_conformer", "seddoa")
+    export.quantize_linear_layers(shutil.copy(path, tmp_path / "int8.onnx"))
+    assert_close(run_onnx(tmp_path / "int8.onnx", waveforms), outputs_of(model, waveforms), 0.1)
+
+
 @pytest.fixture
 def run(capsys):
     """Run the program; return its status, standard output and standard error."""
