@@ -73,8 +73,7 @@ def evaluate_files(
         OSError, ValueError: a folder or file is missing or malformed, or a class is not one of the task's; the message
             names it.
     """
-    if labels and num_classes not in (None, len(labels)):
-        raise ValueError(f"{num_classes} classes, but {len(labels)} labels: leave the number out, or give all labels")
+    _refuse_other_count(num_classes, labels)
     reference_paths, prediction_paths = find_csv(reference, prediction)
     if not reference_paths.keys() & prediction_paths.keys():
         raise ValueError(f"no CSV file in {_join(prediction)} has the same name as one in {_join(reference)}")
@@ -117,6 +116,11 @@ def evaluate_files(
         "without_reference": sorted(prediction_paths.keys() - reference_paths.keys()),
         **scores,
     }
+
+
+def _refuse_other_count(num_classes: int | None, labels: Sequence[str] | None) -> None:
+    if labels and num_classes not in (None, len(labels)):
+        raise ValueError(f"{num_classes} classes, but {len(labels)} labels: leave the number out, or give all labels")
 
 
 def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predictions: Sequence[Events]) -> None:
@@ -270,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     labels = read_labels(options.labels) if options.labels else None
     if options.check_submission:
+        _refuse_other_count(options.num_classes, labels)
         num_classes = len(labels) if labels else options.num_classes
         return _check(*options.check_submission, options.reference, num_classes)
     scores = evaluate_files(

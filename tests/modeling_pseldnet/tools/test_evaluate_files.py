@@ -81,11 +81,15 @@ def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path,
     assert one["without_reference"] == ["test1/fold1_room1_mix001.csv"]
 
 
-def test_labels_are_as_many_as_the_classes(folders):
+def test_labels_are_as_many_as_the_classes(folders, capsys):
     with pytest.raises(ValueError, match="3 classes, but 2 labels"):
         evaluate_files([folders / "reference"], [folders / "prediction"], num_classes=3, labels=["one", "two"])
     with pytest.raises(ValueError, match="the labels only name classes 0 to 0: give the labels of all"):
         evaluate_files([folders / "reference"], [folders / "prediction"], labels=["one"])
+    (folders / "labels.txt").write_text("one\ntwo\n")
+    options = ["--num-classes", "3", "--labels", str(folders / "labels.txt")]
+    assert main(["--check-submission", "dcase2023", str(folders / "prediction"), *options]) == 2
+    assert "3 classes, but 2 labels: leave the number out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", ["dcase2023", "pseldnets", "dcase2024"])
