@@ -355,7 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label-column", default="label", metavar="NAME", help="column with a ClassLabel or strings (default: label)")
     add("--recording-column", metavar="NAME", help="column that says which rows belong to the same recording")
     add("--recipe", default="default", metavar="YAML", help="file or name: default (one minute), on_the_fly (10 s), …")
-    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--seed", type=whole_number(), default=0, help="random seed (default: 0)")
     add("--split", choices=SPLITS, help="recordings to use (default: what the folder's name begins with, else all)")
     add("--formats", nargs="+", choices=FORMATS, default=["foa"], help="default: foa; sum is the dry mix")
     add("--workers", type=whole_number(1), default=1, metavar="N", help="number of processes (default: 1)")

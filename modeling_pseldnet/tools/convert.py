@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .cli import CommandParser, program
+from .cli import CommandParser, program, whole_number
 from .convert_checkpoint import convert_checkpoint
 from .convert_names import RENAMES
 from .labels import read_labels
@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="start a new network, for --labels, from an AudioSet checkpoint of HTS-AT, PaSST or PANNs CNN14",
     )
     parser.add_argument(
-        "--sampling-rate", type=int, default=24000, help="sampling rate of the network in Hz; default: %(default)s"
+        "--sampling-rate",
+        type=whole_number(1),
+        default=24000,
+        help="sampling rate of the network in Hz; default: %(default)s",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options = parser.parse_args(arguments)

@@ -387,9 +387,11 @@ def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
     assert len(list(folder.glob("foa/*"))) == 3
 
 
-def test_no_action_or_no_scenes_is_a_usage_error(tmp_path, capsys):
-    for options in ([], ["--scenes", "0", "--sounds", "."]):
+def test_no_action_no_scenes_and_no_seed_are_usage_errors(tmp_path, capsys):
+    for options in ([], ["--scenes", "0", "--sounds", "."], ["--scenes", "1", "--sounds", ".", "--seed", "-1"]):
         with pytest.raises(SystemExit) as caught:
             main([str(tmp_path), *options])
         assert caught.value.code == 2
-    assert "not a whole number of at least 1" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "not a whole number of at least 1" in error
+    assert "argument --seed: '-1' is not a whole number of at least 0" in error
