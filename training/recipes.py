@@ -1,6 +1,7 @@
 """Training recipes: what to train, on which data and how, in YAML files that build on each other."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -69,6 +70,13 @@ class DataRecipe:
         for name, least in (("scenes", 1), ("seed", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"data.{name} must be at least {least}, not {value}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"data.fraction must be above 0 and at most 1, not {self.fraction}")
+        try:
+            re.compile(self.recordings or "")
+        except re.error as error:
+            told = f"data.recordings {self.recordings!r} is not a valid regular expression ({error})"
+            raise ValueError(told) from None
         if self.mix_in is None:
             return
         share = self.mix_in.get("share")

@@ -274,6 +274,8 @@ def test_a_recipe_for_others_names_files_without_their_folders(tmp_path):
         ("model: {depths: [1, two]}", "model.depths must be a list or null"),
         ("data: {data_dir: 2024}", "data.data_dir must be text or null, not 2024"),
         ("data: {train: {fraction: .inf}}", "data.train.fraction must be finite"),
+        ("data: {source: starss23, fraction: 0}", "data.fraction must be above 0 and at most 1, not 0"),
+        ("data: {source: starss23, recordings: '[fold'}", "data.recordings '[fold' is not a valid regular expression"),
         ("schedule: [1]", "schedule must be a mapping"),
         ("peft: adapterbit", "peft must be a mapping (key: value) or null"),
         ("data: {source: starss23}\npeft: {method: 3}", "peft.method is missing"),
