@@ -26,6 +26,7 @@ from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.audio import check_samples
 from modeling_pseldnet.events import FRAME_SECONDS, Events
 from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtractor
+from modeling_pseldnet.keywords import first_few
 from modeling_pseldnet.tools.labels import class_mapping
 
 from .collate import ARRAYS, collate_features, take_examples_apart
@@ -70,13 +71,9 @@ class Windows:
         )
         if only_here or only_there:
             differing = [("the data", only_here), ("the model", only_there)]
-            told = "; ".join(f"only {owner} has {_shortened(names)}" for owner, names in differing if names)
+            told = "; ".join(f"only {owner} has {first_few(names, 5)}" for owner, names in differing if names)
             raise ValueError(f"the classes of the data and of the model differ: {told}")
         return None if self.class_names == list(labels) else class_mapping(self.class_names, labels)
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 class ByEpoch(Dataset):
@@ -162,7 +159,7 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     if (others.sampling_rate, others.mono) != (windows.sampling_rate, windows.mono):
         raise ValueError("data.train and data.train.mix_in must have the same sampling rate and the same mono")
     if unknown := sorted(set(others.class_names) - set(windows.class_names)):
-        raise ValueError(f"data.train.mix_in has classes that data.train lacks: {_shortened(unknown)}")
+        raise ValueError(f"data.train.mix_in has classes that data.train lacks: {first_few(unknown, 5)}")
     numbers = (
         None if others.class_names == windows.class_names else class_mapping(others.class_names, windows.class_names)
     )

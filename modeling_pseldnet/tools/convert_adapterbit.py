@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import atomic_folder
+from ..keywords import first_few
 from .checkpoints import read_network
 from .cli import CommandParser, number, program
 from .convert import main as convert
@@ -75,7 +76,7 @@ def save_adapter(
     state, _ = convert_state_dict(bottlenecks, network.config.backbone)
     matches = {key: BOTTLENECK.fullmatch(key) for key in state}
     if unknown := [key for key, match in matches.items() if match is None]:
-        raise ValueError(f"{len(unknown)} entries are not bottlenecks: {', '.join(unknown[:5])}")
+        raise ValueError(f"{len(unknown)} entries are not bottlenecks: {first_few(unknown, 5)}")
     narrow, wide = next((value.shape for key, value in state.items() if key.endswith(".fc1.weight")), (1, 2))
     places = {match["place"] for match in matches.values()}
     config = AdapterBitConfig(mlp_ratio=narrow / wide, scale=scale, positions=sorted(places))
