@@ -364,7 +364,7 @@ def average_overlaps(output_format: OutputFormat, windows: Iterable[Window]) -> 
     first, weight, mean = 0, np.zeros(0, np.float32), {}
     for window in windows:
         done = window.first - first
-        if done > 0:
+        if done > 0 and mean:
             yield first, {name: values[:done] for name, values in mean.items()}
         first, weight = window.first, weight[done:]
         outputs, own, overlap = window.outputs, window.weights(), len(weight)

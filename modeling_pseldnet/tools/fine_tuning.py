@@ -217,7 +217,8 @@ class SELDMetrics:
                     f"{len(labels)} windows were evaluated, but {len(recording)} are to be scored: give SELDMetrics"
                     " the windows that are evaluated, and leave out dataloader_drop_last"
                 )
-        rows = [np.flatnonzero(recording == number) for number in dict.fromkeys(recording.tolist())]
+        by_start = np.argsort(start, kind="stable")
+        rows = [by_start[recording[by_start] == number] for number in dict.fromkeys(recording.tolist())]
         recordings = [
             self._recording({name: value[of_one] for name, value in outputs.items()}, labels[of_one], start[of_one])
             for of_one in rows

@@ -267,6 +267,18 @@ def test_padded_frames_are_not_scored():
         SELDMetrics(model, windows)(EvalPrediction(outputs, labels))
 
 
+@pytest.mark.parametrize("begin", [0, 30])
+def test_windows_of_a_recording_are_scored_in_any_order_and_from_any_frame(begin):
+    model = network(output_format="accdoa")
+    labels = np.zeros((3, 10, 1, 3, 3), np.float32)
+    for window in range(3):
+        labels[window, :, 0, 0, window] = 1
+    for order in ([0, 1, 2], [1, 2, 0]):
+        windows = SimpleNamespace(recording=[0, 0, 0], start=[begin + 10 * window for window in order])
+        found = SELDMetrics(model, windows)(EvalPrediction(labels[order], labels[order]))
+        assert (found["micro_F"], found["micro_ER"]) == (1.0, 0.0)
+
+
 def test_the_collator_goes_to_other_processes_without_the_model():
     model = get_peft_model(network(), AdapterBitConfig())
     pickled = pickle.dumps(DataCollatorForSELD(EXTRACTOR, model))
