@@ -15,15 +15,17 @@ _READ_FIRST = ("config.json", "adapter_config.json")
 _UNNAMED_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
-def walk(folder: str | os.PathLike, suffixes: Collection[str], by_every_name: bool = False) -> list[Path]:
-    """List the files with one of some suffixes at any depth below a folder, sorted.
+def walk(
+    folder: str | os.PathLike, suffixes: Collection[str] | None = None, by_every_name: bool = False
+) -> list[Path]:
+    """List the files at any depth below a folder, sorted.
 
     Links are followed, but no folder is entered twice, so loops end; a file that can be reached without links is
     listed by that path. Hidden files and folders ([`is_hidden`]) are skipped.
 
     Args:
         folder: where to look; its own name may be anything.
-        suffixes: in lower case, with their dots; file names may use either case.
+        suffixes: in lower case, with their dots; file names may use either case. Defaults to all files.
         by_every_name: whether to enter a folder by each of its paths, for callers to whom the names carry meaning; but
             not from within itself.
 
@@ -45,7 +47,7 @@ def walk(folder: str | os.PathLike, suffixes: Collection[str], by_every_name: bo
                 continue
             if entry.is_dir():
                 (linked if entry.is_symlink() else folders).append((current / entry.name, (*above, place)))
-            elif os.path.splitext(entry.name)[1].lower() in suffixes:
+            elif suffixes is None or os.path.splitext(entry.name)[1].lower() in suffixes:
                 found.append(current / entry.name)
     return sorted(found)
 

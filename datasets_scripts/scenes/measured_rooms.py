@@ -15,7 +15,7 @@ from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, SPEED_OF_SOUND
 from modeling_pseldnet.containers import is_fuma
 from modeling_pseldnet.events import direction_to_vector
-from modeling_pseldnet.files import is_hidden
+from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.extras import require
 
 
@@ -111,11 +111,10 @@ def digest_of_responses(folder: str | os.PathLike) -> str:
         raise ValueError(f"no measured responses in {folder}: there is no such folder")
     table = folder / "responses.csv"
     listing, contents = hashlib.sha256(table.read_bytes() if table.is_file() else b""), hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        name = file.relative_to(folder)
-        if not any(map(is_hidden, name.parts)):
-            listing.update(f"\n{name.as_posix()} {file.stat().st_size}".encode(errors="surrogateescape"))
-            contents.update(file.read_bytes())
+    for file in filter(Path.is_file, walk(folder)):
+        name = file.relative_to(folder).as_posix()
+        listing.update(f"\n{name} {file.stat().st_size}".encode(errors="surrogateescape"))
+        contents.update(file.read_bytes())
     # Manifests of earlier versions have the first half only.
     return listing.hexdigest()[:16] + contents.hexdigest()[:16]
 

@@ -278,6 +278,17 @@ def test_hidden_files_are_no_responses(tmp_path):
     assert digest_of_responses(tmp_path) == digest
 
 
+def test_responses_in_a_linked_folder_count_in_the_digest(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "responses").mkdir()
+    (tmp_path / "responses" / "room").symlink_to(tmp_path / "elsewhere")
+    digests = set()
+    for content in (b"", b"response", b"another"):
+        (tmp_path / "elsewhere" / "front.wav").write_bytes(content)
+        digests.add(digest_of_responses(tmp_path / "responses"))
+    assert len(digests) == 3
+
+
 def test_responses_of_other_bytes_have_another_digest_that_begins_as_in_earlier_versions(tmp_path):
     write_response(tmp_path, measured_response(0, 0, 0))
     before = digest_of_responses(tmp_path)
