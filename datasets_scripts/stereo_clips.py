@@ -101,7 +101,7 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
     def found(suffixes: set[str], folders: tuple[str, ...]) -> dict[tuple[str, ...], Path]:
         """Map files by parent folders and name, both without what sets audio and labels apart."""
-        paths = {path: path.relative_to(folder).parts[:-1] for path in walk(folder, suffixes)}
+        paths = {path: path.relative_to(folder).parts[:-1] for path in walk(folder, suffixes, by_every_name=True)}
         return {
             (*(part for part in parts if part not in folders), path.stem.removeprefix("label_")): path
             for path, parts in paths.items()

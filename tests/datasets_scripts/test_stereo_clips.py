@@ -7,7 +7,7 @@ import soundfile
 
 from datasets_scripts.dcase2025_stereo import DCASE2025Stereo
 from datasets_scripts.segments import SegmentedDataset
-from datasets_scripts.stereo_clips import clip_events, main, on_screen, screen_table, to_stereo
+from datasets_scripts.stereo_clips import clip_events, find_pairs, main, on_screen, screen_table, to_stereo
 from modeling_pseldnet.events import Events, fold_azimuth, read_csv
 from tests.helpers import b_format
 
@@ -95,6 +95,14 @@ def test_clips_are_made_again_within_the_folder_of_their_recordings(starss):
     for output in (starss / "stereo", starss / "stereo", starss):
         assert main([str(starss), str(output), "--clips", "2"]) == 0
         assert (output / "cls_indices_train.tsv").read_text() == "0\t-\tspeech\n"
+
+
+def test_a_folder_is_known_by_its_link_beside_it_as_the_builders_know_it(starss):
+    expected = find_pairs(starss)
+    for name in ("foa_dev", "metadata_dev"):
+        (starss / name).rename(starss / f"unpacked_{name}")
+        (starss / name).symlink_to(f"unpacked_{name}")
+    assert find_pairs(starss) == expected
 
 
 def test_synthetic_folds_are_to_train_on_in_folders_of_the_challenge_but_not_of_the_synthesiser(starss, tmp_path):
