@@ -124,8 +124,8 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
 
     Raises:
         FileNotFoundError: the folder holds no ambisonics with labels.
-        ValueError: a recording cannot be read or does not have four channels, labels lack distances, or there is too
-            little audio for that many clips.
+        ValueError: a recording cannot be read or does not have four channels, labels lack distances, there is too
+            little audio for that many clips, or most would be too loud.
     """
     recordings, lengths = [], []
     for audio, labels in find_pairs(folder):

@@ -20,7 +20,7 @@ DEFAULT_MODEL_FOLDER = Path(__file__).with_name("default_model")
 OF_ADAPTERS = (".base_layer.", ".original_module.", ".parametrizations.")
 
 
-def place_of(name: str | os.PathLike) -> str | os.PathLike:
+def place_of(name: str | os.PathLike | None) -> str | os.PathLike | None:
     """Return `name`, or the default model's folder if it is the name that adapters record for that model."""
     return str(DEFAULT_MODEL_FOLDER) if name == DEFAULT_MODEL_NAME and DEFAULT_MODEL_FOLDER.is_dir() else name
 

@@ -473,7 +473,8 @@ def find_audio(path: str | os.PathLike) -> list[Path]:
     """Return the file itself, or the audio files below a folder, sorted.
 
     Raises:
-        ValueError: the folder holds no audio.
+        OSError: the folder cannot be read.
+        ValueError: it holds no audio.
     """
     path = Path(path)
     if not path.is_dir():

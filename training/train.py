@@ -204,7 +204,10 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     check_references(eval_windows, has_distance, metric)
     windows = train_windows or eval_windows
     if windows.sampling_rate != eval_windows.sampling_rate:
-        raise ValueError("data.train and data.eval have different sampling rates")
+        raise ValueError(
+            f"data.train is at {windows.sampling_rate} Hz, data.eval at {eval_windows.sampling_rate} Hz: choose"
+            " data of one sampling rate"
+        )
     extractor = build_extractor(recipe, start, windows.sampling_rate)
     kept, distillation = recipe.train.keep_features, None
     if teacher is not None:

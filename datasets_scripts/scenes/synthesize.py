@@ -247,7 +247,7 @@ def _read_manifest(path: Path) -> dict:
     return values
 
 
-def read_manifest(path: Path, sounds: SoundBank | None = None) -> SceneSet:
+def scene_set_of(path: Path, sounds: SoundBank | None = None) -> SceneSet:
     """Rebuild the scene set of a folder made by `synthesize`, with its original sounds or with `sounds`.
 
     Raises:
@@ -378,7 +378,7 @@ def _run_program(options: argparse.Namespace) -> int:
     else:
         rate = scene_recipe_from_dict(_read_manifest(folder.path)["recipe"]).sampling_rate
         given = _open_sounds(options, rate) if options.sounds or options.dataset else None
-        scene_set = read_manifest(folder.path, given)
+        scene_set = scene_set_of(folder.path, given)
     return _report(options, scene_set, folder)
 
 

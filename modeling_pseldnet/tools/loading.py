@@ -146,7 +146,7 @@ def read_config(model: str) -> PSELDNetConfig:
 
     Raises:
         OSError: the model does not exist.
-        ValueError: it is not a PSELDNet.
+        ValueError: it is not a PSELDNet, or its config is malformed.
     """
     config = _own_or_base(AutoConfig, model, "config.json")
     if not isinstance(config, PSELDNetConfig) or config.model_type != PSELDNetConfig.model_type:
@@ -159,6 +159,7 @@ def read_extractor(model: str) -> PSELDNetFeatureExtractor:
 
     Raises:
         OSError: the model does not exist.
+        ValueError: its config is malformed.
     """
     return _own_or_base(AutoFeatureExtractor, model, "preprocessor_config.json")
 
