@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -204,10 +205,20 @@ def test_a_wav_of_three_gigabytes_that_breaks_off_is_refused():
         read(with_length(bytes_of(), 3_000_000_000))
 
 
+def held_open(path) -> bool:
+    return any(os.path.realpath(file) == str(path) for file in Path("/proc/self/fd").iterdir())
+
+
 def test_a_given_file_stays_open_and_an_own_one_is_closed(tmp_path):
     file = io.BytesIO(with_length(bytes_of(), 960))
     read(file)
     assert not file.closed
+    path = tmp_path / "longer.wav"
+    path.write_bytes(file.getvalue())
+    with Recording(path, RATE) as recording:
+        assert held_open(path)
+        recording.read(0, 10)
+    assert not held_open(path)
 
 
 @pytest.mark.parametrize("data", [b_format(0.1 * WAVE), with_length(bytes_of(), 960)], ids=["FuMa", "longer"])
@@ -268,6 +279,6 @@ def test_fuma_becomes_ambix():
 def test_files_are_read_like_arrays(write_recording, name, subtype):
     path = write_recording(name, seconds=1.0, subtype=subtype)
     samples, _ = soundfile.read(path, dtype="float32")
-    with Recording(path, 24000) as recording:
+    with Recording(path, RATE) as recording:
         assert recording.seconds == pytest.approx(1.0)
         np.testing.assert_allclose(recording.read(5000, 1000), samples[5000:6000].T, atol=1e-6)

@@ -253,7 +253,7 @@ def test_the_recipe_is_written_beside_the_scenes(made, inputs):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"recipe": 3}', '{"recipe": {}, "seed": "x", "split": 1}', "\udcff"])
-def test_a_broken_manifest_is_named(inputs, tmp_path, capsys, text):
+def test_a_broken_manifest_is_named(tmp_path, capsys, text):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
     assert "manifest.json is damaged" in failing(capsys, tmp_path / "train", "--verify")
