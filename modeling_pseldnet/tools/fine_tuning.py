@@ -190,12 +190,18 @@ class SELDMetrics:
         variant: how scores are counted, `"dcase2023"` (default), `"pseldnets"`, `"dcase2024"` or `"dcase2025"`.
 
     Raises:
-        ValueError: the variant is unknown; when called, the number of windows differs from that evaluated.
+        ValueError: the variant is unknown, or scores distances, which the model lacks; when called, the number of
+            windows differs from that evaluated.
     """
 
     def __init__(self, model: PSELDNetForSELD, windows=None, *, variant: str = "dcase2023"):
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+        if VARIANTS[variant].has_distance and not model.config.distance:
+            raise ValueError(
+                f"{variant} scores distances, which the model does not estimate: choose dcase2023 or pseldnets, or"
+                " give the model distances with load_for_transfer(…, distance=True)"
+            )
         self.model, self.windows, self.variant = model, windows, variant
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:

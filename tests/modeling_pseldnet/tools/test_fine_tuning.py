@@ -252,6 +252,12 @@ def test_thresholds_of_another_number_of_classes_are_refused():
         SELDMetrics(model)(EvalPrediction(labels, labels))
 
 
+def test_a_variant_that_cannot_be_scored_is_refused_before_training():
+    with pytest.raises(ValueError, match="dcase2024 scores distances, which the model does not estimate"):
+        SELDMetrics(network(), variant="dcase2024")
+    assert SELDMetrics(network(distance=True), variant="dcase2024")
+
+
 def test_padded_frames_are_not_scored():
     model = network(output_format="accdoa")
     outputs, labels = np.zeros((2, 10, 1, 3, 3), np.float32), np.zeros((2, 10, 1, 3, 3), np.float32)
