@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from datasets_scripts.recordings import RECORDING_SUFFIXES, read_audio_header
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
+from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
 from modeling_pseldnet.files import atomic_path, walk
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
@@ -124,8 +125,8 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
 
     Raises:
         FileNotFoundError: the folder holds no ambisonics with labels.
-        ValueError: a recording cannot be read or does not have four channels, labels lack distances, there is too
-            little audio for that many clips, or most would be too loud.
+        ValueError: a recording cannot be used, labels lack distances, there is too little audio for that many clips,
+            or most would be too loud.
     """
     recordings, lengths = [], []
     for audio, labels in find_pairs(folder):
@@ -136,7 +137,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
         if len(events) and (events.distance is None or np.isnan(events.distance).any()):
             raise ValueError(f"{labels}: events without a distance, which the clips of the challenge need")
         if (frames := int(header.num_samples / header.sampling_rate / FRAME_SECONDS + 1e-6)) >= CLIP_FRAMES:
-            recordings.append((audio, events))
+            recordings.append((audio, header.sampling_rate, events))
             lengths.append(frames)
     if num_clips > sum(360 * (length - CLIP_FRAMES + 1) for length in lengths) // 2:
         raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
@@ -150,11 +151,11 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
         while len(made) < num_clips:
             number = draw.choices(range(len(recordings)), lengths)[0]
             start, degrees = draw.randint(0, lengths[number] - CLIP_FRAMES), draw.randrange(360)
-            audio, events = recordings[number]
+            audio, sampling_rate, events = recordings[number]
             name = clip_name(audio, degrees, start)
             if name in made:
                 continue
-            stereo, sampling_rate = read_stereo(audio, start, degrees)
+            stereo = read_stereo(audio, sampling_rate, start, degrees)
             if np.abs(stereo).max() > LARGEST_SAMPLE:
                 too_loud += 1
                 if too_loud > 10 * num_clips + 100:
@@ -177,13 +178,15 @@ def part_of(name: str) -> str:
     return {"fold3": "dev-train", "fold4": "dev-test"}.get(name[:5], "dev-train-synth")
 
 
-def read_stereo(audio: Path, start_frame: int, degrees: float) -> tuple[np.ndarray, int]:
-    """Read five seconds of a recording; return them in stereo (see [`to_stereo`]), and the sampling rate in Hz."""
-    with soundfile.SoundFile(str(audio)) as file:
-        start, length = (round(frames * FRAME_SECONDS * file.samplerate) for frames in (start_frame, CLIP_FRAMES))
-        file.seek(start)
-        waveform = file.read(length, dtype="float64", always_2d=True).T
-        return to_stereo(waveform, degrees), file.samplerate
+def read_stereo(audio: Path, sampling_rate: int, start_frame: int, degrees: float) -> np.ndarray:
+    """Read five seconds of a recording at its own `sampling_rate` in Hz, in stereo: see [`to_stereo`].
+
+    Raises:
+        ValueError: the recording is truncated, or samples are NaN, infinite or far beyond full scale.
+    """
+    start, length = (round(frames * FRAME_SECONDS * sampling_rate) for frames in (start_frame, CLIP_FRAMES))
+    with Recording(audio, sampling_rate, "ambix") as recording:
+        return to_stereo(recording.read(start, length), degrees)
 
 
 @program("python -m datasets_scripts.stereo_clips")

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -118,6 +119,23 @@ def test_synthetic_folds_are_to_train_on_in_folders_of_the_challenge_but_not_of_
         found = DCASE2025Stereo(data_dir=tmp_path / f"{name}_clips", cache_dir=tmp_path / "cache").recordings
         splits[name] = {split: {recording.fold for recording in of_split} for split, of_split in found.items()}
     assert splits == {"challenge": {"train": {1, 2}}, "synthesised": {"test": {4}}}
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_recording_that_prediction_refuses_is_named_and_makes_no_clips(starss, tmp_path, capsys, suffix):
+    for path in (starss / "foa_dev").rglob("*.wav"):
+        waveform, rate = soundfile.read(path)
+        path.unlink()
+        if suffix == "wav":
+            waveform[:, 2] = np.nan
+            soundfile.write(path, waveform, rate, subtype="FLOAT")
+        else:
+            soundfile.write(path.with_suffix(".flac"), waveform, rate)
+            path.with_suffix(".flac").write_bytes(path.with_suffix(".flac").read_bytes()[:50_000])
+    assert main([str(starss), str(tmp_path / "clips")]) == 2
+    told = "some samples are NaN or infinite" if suffix == "wav" else "unreadable at"
+    assert re.search(rf"_mix\d+\.{suffix}.* {told}", capsys.readouterr().err)
+    assert not [*tmp_path.glob("clips/*/*/*")]
 
 
 def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys):
