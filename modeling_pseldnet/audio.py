@@ -345,13 +345,15 @@ class ArraySamples:
     def __init__(self, array, rate):
         self.rate = checked_rate(rate, self.name)
         self._array = as_channels(array)
-        if self._array.ndim == 1:
-            raise ValueError(
-                f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}: ['array'] of"
-                " datasets is the mean of the channels; use get_all_samples().data"
-            )
         if self._array.ndim != 2:
-            raise ValueError(f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}")
+            hint = (
+                ": if it is mono, give array[None]; ['array'] of datasets is the mean of the channels: use"
+                " get_all_samples().data"
+            )
+            raise ValueError(
+                f"{self.name}: expected shape (channels, samples), got {tuple(self._array.shape)}"
+                f"{hint if self._array.ndim == 1 else ''}"
+            )
         self.num_channels, self.num_samples = self._array.shape
         float_samples(self._array[:, :0])
 
