@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, LOWEST_RATE, Recording, check_samples, checked_rate, float_samples, mirrored
+from ..audio import CHANNEL_FORMATS, Recording, check_samples, checked_rate, float_samples, mirrored
 from ..events import FRAME_SECONDS, FRAMES_PER_SECOND, Events, count_frames, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..fitting import check_extractor, choose_channel_format
@@ -157,12 +157,11 @@ def samples_of(seconds: float, sampling_rate: int) -> int:
     """Return the number of samples in a duration, rounded to frames of 100 ms.
 
     Raises:
-        ValueError: a frame is not a whole number of samples, or the rate is too low.
+        ValueError: a frame is not a whole number of samples, or the rate is implausible.
     """
-    if sampling_rate < LOWEST_RATE or sampling_rate % FRAMES_PER_SECOND:
+    if checked_rate(sampling_rate, "the stream") % FRAMES_PER_SECOND:
         raise ValueError(
-            f"a rate of {sampling_rate} Hz is not possible: give a multiple of {FRAMES_PER_SECOND} Hz, at least"
-            f" {LOWEST_RATE}, such as 48000"
+            f"a rate of {sampling_rate} Hz is not possible: give a multiple of {FRAMES_PER_SECOND} Hz, such as 48000"
         )
     return round(seconds * FRAMES_PER_SECOND) * (sampling_rate // FRAMES_PER_SECOND)
 

@@ -301,6 +301,7 @@ def test_a_pipe_that_does_not_wait_is_waited_for(listen):
         (b"caff\0\1\0\0desc", [], "sound file with a header"),
         (np.full(4000, np.nan, "<f4").tobytes(), ["--format", "f32le"], "NaN or infinite: is the stream really f32le"),
         (b"", ["--rate", "44101"], "a rate of 44101 Hz"),
+        (b"", ["--rate", "1000000"], "a sampling rate of 1000000 Hz, which is implausible"),
         (b"", ["--delay", "12"], "a delay of 12.0 s"),
         (b"", ["--every", "0.25"], "multiple of 0.1 s"),
         (b"", ["--channel-format", "mono"], "channel format 'mono'"),
