@@ -420,6 +420,14 @@ def test_on_a_phone_names_of_what_sounds_are_whole_while_it_listens_live(page):
     assert page.evaluate("(now => now.scrollHeight <= now.clientHeight)(document.querySelector('#now'))")
 
 
+def test_on_a_phone_the_longest_name_of_a_class_stays_within_the_page(page, server):
+    page.set_viewport_size({"width": 390, "height": 844})
+    long = [{**record, "label": "a_name_of_many_words_" * 5} for record in RECORDS]
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json={**SCENE, "records": long}))
+    visit(page, server)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 @pytest.mark.parametrize("width", [620, 1010, 1170, 1280])
 def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server, width):
     page.set_viewport_size({"width": width, "height": 900})
