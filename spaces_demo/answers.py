@@ -13,7 +13,7 @@ import gradio as gr
 import soundfile
 
 from modeling_pseldnet.ambisonics import order_of
-from modeling_pseldnet.audio import CHANNEL_FORMATS, Recording
+from modeling_pseldnet.audio import AMBIX, CHANNEL_FORMATS, Recording
 from modeling_pseldnet.tools.cli import first_line
 
 
@@ -25,7 +25,7 @@ CHANNEL_ADVICE = {
     " microphone.",
     (4, 2): "Two channels can only tell left from right: enter a model for stereo under Options, or record with an"
     " ambisonic microphone.",
-    (4, 3): "A channel is missing: export all four, W, Y, Z and X, from the program that recorded them.",
+    (4, 3): "A channel is missing: export all four from the program that recorded them.",
     (2, 1): "One channel carries no direction, which cannot be recovered: record in stereo.",
 }
 HIGHER_ORDER = (
@@ -35,6 +35,7 @@ HIGHER_ORDER = (
 OTHER_CHANNELS = {
     4: "Export the four channels of the ambisonic or tetrahedral microphone alone.",
     2: "Mix it down to left and right, or enter a model for ambisonics under Options.",
+    1: "Mix it down to one channel.",
 }
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
             seconds = recording.seconds
     except ValueError:
         with suppress(soundfile.LibsndfileError, TypeError):
-            channels = soundfile.info(path).channels
-            check_channels(f"{name}:", channels, CHANNEL_FORMATS[channel_format].num_channels, name)
+            check_channels(f"{name}:", soundfile.info(path).channels, channel_format, name)
         raise
     if seconds > 60 * MAX_MINUTES:
         minutes, rest = divmod(ceil(seconds), 60)
@@ -98,8 +98,8 @@ def measure(path: str, sampling_rate: int, channel_format: str) -> float:
     return seconds
 
 
-def check_channels(whose: str, channels: int, needed: int, name: str = "recording.wav") -> None:
-    """Check that a recording or a microphone has the number of channels that the model takes.
+def check_channels(whose: str, channels: int, channel_format: str, name: str = "recording.wav") -> None:
+    """Check that a recording or a microphone has the number of channels of its format.
 
     Args:
         whose: beginning of the message, such as "Your microphone has".
@@ -108,11 +108,13 @@ def check_channels(whose: str, channels: int, needed: int, name: str = "recordin
     Raises:
         ValueError: it has another number; the message says what to do.
     """
+    kind = CHANNEL_FORMATS[channel_format]
+    needed = kind.num_channels
     if channels == needed:
         return
-    if needed == 4 and (order := order_of(channels)) > 1:
+    if kind.description == AMBIX.description and (order := order_of(channels)) > 1:
         advice = HIGHER_ORDER.format(order=order, name=shlex.quote(name))
     else:
-        advice = CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS.get(needed, ""))
-    problem = f"{whose} {channels} channel{'s' * (channels != 1)}, but this model needs {needed}"
-    raise ValueError(f"{problem}. {advice}".rstrip(". "))
+        advice = CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS[needed])
+    counted = f"{channels} channel{'s' * (channels != 1)}"
+    raise ValueError(f"{whose} {counted}, but this model needs {needed}. {advice.rstrip('.')}")

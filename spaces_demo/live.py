@@ -140,7 +140,7 @@ class Listener:
         channel_format = choose_channel_format(channel_format or None, used.extractor)
         needed = CHANNEL_FORMATS[channel_format].num_channels
         if channels < needed:
-            check_channels("Your microphone has", channels, needed)
+            check_channels("Your microphone has", channels, channel_format)
         if rate > MAX_RATE:
             raise ValueError(f"Your microphone gives {rate} Hz, and the limit is {MAX_RATE} Hz")
         samples = read_pcm(microphone, "s16le", needed, samples_of(BLOCK_SECONDS, rate))
