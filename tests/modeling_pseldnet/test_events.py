@@ -84,8 +84,10 @@ def test_cartesian_rows_become_directions(tmp_path):
         ("1.5,2,0,10,20", "whole numbers"),
         ("1,2,0,10,95", "elevation"),
         ("1,2,0,nan,5", "not finite"),
+        ("1,2,inf,10,5", "not finite"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path, row, complaint):
     (tmp_path / "bad.csv").write_text(f"0,1,0,0,0\n{row}\n")
     with pytest.raises(ValueError, match=complaint) as error:
