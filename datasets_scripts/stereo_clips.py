@@ -101,10 +101,13 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """
 
     def found(suffixes: set[str], folders: tuple[str, ...]) -> dict[tuple[str, ...], Path]:
-        """Map files by parent folders and name, both without what sets audio and labels apart."""
+        """Map files by subset and name, without what sets audio and labels apart or may be flattened (`dev-…`)."""
         paths = {path: path.relative_to(folder).parts[:-1] for path in walk(folder, suffixes, by_every_name=True)}
         return {
-            (*(part for part in parts if part not in folders), path.stem.removeprefix("label_")): path
+            (
+                *(part for part in parts if part not in folders and not part.startswith("dev-")),
+                path.stem.removeprefix("label_"),
+            ): path
             for path, parts in paths.items()
             if set(parts) & set(folders) and (of_challenge(path) or not path.stem.startswith("fold2_"))
         }
@@ -114,7 +117,7 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
         raise FileNotFoundError(f"{folder}: no audio in a folder named {' or '.join(AUDIO_FOLDERS)}")
     if missing := sorted(audio.keys() - labels.keys()):
         raise FileNotFoundError(f"{audio[missing[0]]}: no labels in a folder named {' or '.join(LABEL_FOLDERS)}")
-    return [(audio[key], labels[key]) for key in sorted(audio)]
+    return [(audio[key], labels[key]) for key in sorted(audio, key=audio.get)]
 
 
 def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_SEED) -> int:

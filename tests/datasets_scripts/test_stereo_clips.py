@@ -91,6 +91,12 @@ def test_clips_have_the_layout_of_the_challenge_which_the_builder_reads(starss, 
     assert (item["events"].onscreen.dtype, set(item["events"].distance)) == (bool, {1.5})
 
 
+def test_sub_folders_of_audio_may_be_flattened_as_for_the_builder(starss, tmp_path):
+    for path in list((starss / "foa_dev").rglob("*.wav")):
+        path.rename(starss / "foa_dev" / path.name)
+    assert main([str(starss), str(tmp_path / "clips"), "--clips", "2"]) == 0
+
+
 def test_clips_are_made_again_within_the_folder_of_their_recordings(starss):
     (starss / "cls_indices_train.tsv").write_text("0\t-\tspeech\n")
     for output in (starss / "stereo", starss / "stereo", starss):
