@@ -125,11 +125,12 @@ class DataCollatorForSELD:
             return recording.read_window(0, seconds * rate), num_frames
 
     def _events(self, row: Mapping) -> Events | None:
-        events = row.get("events")
-        if events is None:
+        given = row.get("events")
+        if given is None:
             return None
-        events = to_events(events, self.config.label2id)
-        if self.class_numbers is None or not len(events):
+        events = to_events(given, self.config.label2id)
+        # Records name their classes, which may be any of the model's.
+        if self.class_numbers is None or not len(events) or _are_records(given):
             return events
         if events.class_id.max() >= len(self.class_numbers):
             raise ValueError(
@@ -170,9 +171,13 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
         columns = {**columns, "track": columns.get("track", np.zeros(len(columns["frame"])))}
         found = Events.from_rows(np.column_stack([columns[name] for name in names if name in columns]))
         return found if events.get("onscreen") is None else found.replace(onscreen=events["onscreen"])
-    if len(events) and isinstance(events[0], Mapping):
-        return Events.from_records(events, label2id)
-    return Events.from_rows(events)
+    return Events.from_records(events, label2id) if _are_records(events) else Events.from_rows(events)
+
+
+def _are_records(events) -> bool:
+    """Whether events are records of the pipeline."""
+    indexed = not isinstance(events, Events | Mapping | str | os.PathLike)
+    return indexed and len(events) > 0 and isinstance(events[0], Mapping)
 
 
 class SELDMetrics:

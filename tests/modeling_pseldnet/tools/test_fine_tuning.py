@@ -214,6 +214,8 @@ def test_classes_of_the_data_are_matched_by_name():
     row = {"audio": (noise(1.0), 24000), "events": EVENTS.replace(class_id=2 - EVENTS.class_id)}
     collator = DataCollatorForSELD(EXTRACTOR, model, class_names=["door", "footsteps", "speech"])
     assert torch.equal(collator([row])["labels"][0], model.encode_labels(EVENTS, 10))
+    row["events"] = to_records(EVENTS, model.config.id2label)
+    assert torch.equal(collator([row])["labels"][0], model.encode_labels(EVENTS, 10))
 
 
 @pytest.mark.parametrize(
