@@ -82,7 +82,8 @@ def _register_trainer() -> None:
 
             if is_default_extractor(folder, model.config):
                 take_pushed_extractor(model.config, folder, name, token=trainer.args.hub_token)
-        if "complete_hub_folder" in dir(type(model)):
+        # Before a model is saved there, the folder has only the card.
+        if "complete_hub_folder" in dir(type(model)) and Path(folder, "config.json").is_file():
             model.complete_hub_folder(folder, name)
         for config in getattr(model, "peft_config", {}).values():
             if hasattr(config, "complete_card"):

@@ -308,6 +308,14 @@ def test_labels_are_not_smoothed_and_trainer_says_so(tmp_path):
     assert trainer.train().training_loss > 0
 
 
+def test_a_card_may_be_written_before_the_model(tmp_path):
+    trainer = Trainer(network(), arguments(tmp_path))
+    trainer.create_model_card()
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    trainer.save_model()
+    assert "trust_remote_code" in (tmp_path / "README.md").read_text()
+
+
 @pytest.mark.parametrize("output_format", ["multi_accdoa", "einv2"])
 def test_batches_that_trainer_leaves_apart_give_the_same_scores(tmp_path, output_format):
     model = network(output_format=output_format)
