@@ -455,8 +455,11 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
             if longest > max_length:
                 raise ValueError(f"a recording has {longest} frames, more than a max_length of {max_length}")
             longest = max_length
-        elif padding not in (True, "longest"):
-            raise ValueError(f"padding {padding!r} is not supported: use True, or 'max_length' with a max_length")
+        elif padding not in (True, "longest") or max_length is not None:
+            raise ValueError(
+                f"padding {padding!r} with max_length {max_length} is not supported: use True without, or 'max_length'"
+                " with a max_length"
+            )
         longest = -(-longest // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
         data = {
             "input_features": _stack_padded(features, 1, longest, self.padding_value),

@@ -307,6 +307,7 @@ def test_a_batch_that_is_padded_further_has_the_loss_of_its_recordings(options):
         ([{"input_features": torch.zeros(5, 64)}], {}, "must be .channels, frames, bins."),
         ([{"input_features": torch.zeros(7, 5, 64)}], {"padding": "max_length", "max_length": 3}, "5 frames, more"),
         ([{"input_features": torch.zeros(7, 5, 64)}], {"padding": False}, "padding False"),
+        ([{"input_features": torch.zeros(7, 5, 64)}], {"max_length": 9}, "padding True with max_length 9"),
     ],
 )
 def test_what_cannot_be_padded_is_refused(rows, options, complaint):
