@@ -145,7 +145,11 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
     if num_clips > sum(360 * (length - CLIP_FRAMES + 1) for length in lengths) // 2:
         raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
     output.mkdir(parents=True, exist_ok=True)
-    for path in [*folder.glob("cls_indices*.tsv"), *folder.glob("*/cls_indices*.tsv")]:
+    lists = [*folder.glob("cls_indices*.tsv"), *folder.glob("*/cls_indices*.tsv")]
+    if not lists and (folder / "foa").is_dir():
+        # A single set of synthetic scenes, whose list lies beside it.
+        lists = [*folder.absolute().parent.glob("cls_indices*.tsv")]
+    for path in lists:
         # The output may be inside the folder, or be the folder itself.
         if path.parent.resolve() != output.resolve():
             shutil.copyfile(path, output / path.name)

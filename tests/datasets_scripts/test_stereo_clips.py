@@ -97,6 +97,15 @@ def test_sub_folders_of_audio_may_be_flattened_as_for_the_builder(starss, tmp_pa
     assert main([str(starss), str(tmp_path / "clips"), "--clips", "2"]) == 0
 
 
+def test_clips_of_a_single_synthetic_set_have_its_classes_whose_list_lies_beside_it(starss, tmp_path):
+    made = tmp_path / "data" / "test2"
+    for part, names in (("foa", "foa_dev"), ("metadata", "metadata_dev")):
+        shutil.copytree(starss / names, made / part)
+    (tmp_path / "data" / "cls_indices_test.tsv").write_text("".join(f"{n}\t-\tclass {n}\n" for n in range(9)))
+    assert main([str(made), str(tmp_path / "clips"), "--clips", "2"]) == 0
+    assert DCASE2025Stereo(data_dir=tmp_path / "clips").class_names == [f"class {n}" for n in range(9)]
+
+
 def test_clips_are_made_again_within_the_folder_of_their_recordings(starss):
     (starss / "cls_indices_train.tsv").write_text("0\t-\tspeech\n")
     for output in (starss / "stereo", starss / "stereo", starss):
