@@ -124,14 +124,15 @@ def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
     Its name begins with an underscore, so that it is not pushed to the Hub.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; the error names it.
     """
     folder = Path(folder)
     staging = folder / f"_{secrets.token_hex(8)}.tmp"
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        move_up(staging, folder)
+        with _naming(folder, staging):
+            staging.mkdir(parents=True)
+            yield staging
+            move_up(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

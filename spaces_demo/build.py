@@ -12,7 +12,7 @@ from pathlib import Path
 
 import modeling_pseldnet
 import spaces_demo
-from modeling_pseldnet.files import atomic_folder
+from modeling_pseldnet.files import staged_files
 from modeling_pseldnet.tools.cli import CommandParser, program
 
 
@@ -40,8 +40,8 @@ def requirements() -> list[str]:
 
 
 def build(folder: Path) -> None:
-    """Write the folder, whole or not at all; an existing one is replaced."""
-    with atomic_folder(folder) as new:
+    """Write the folder; other files in it, such as those of a clone of the Space, stay."""
+    with staged_files(folder) as new:
         for package in PACKAGES:
             source = Path(package.__file__).parent
             shutil.copytree(source, new / package.__name__, ignore=shutil.ignore_patterns("__pycache__", ".*"))
@@ -54,7 +54,7 @@ def build(folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program `python -m spaces_demo.build`."""
     parser = CommandParser(prog="python -m spaces_demo.build", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder to write; an existing one is replaced")
+    parser.add_argument("folder", type=Path, help="folder to write; other files in it stay")
     folder = parser.parse_args(arguments).folder
     build(folder)
     print(f"{folder}: to publish it, run hf upload user/space {folder} . --repo-type space")

@@ -27,7 +27,16 @@ def test_the_folder_is_a_space(space):
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(capsys):
     assert main(["/dev/null/space"]) == 2
-    assert capsys.readouterr().err == "python -m spaces_demo.build: error: /dev/null: File exists\n"
+    assert capsys.readouterr().err == "python -m spaces_demo.build: error: /dev/null/space: Not a directory\n"
+
+
+def test_other_files_in_the_folder_stay_and_ours_are_replaced(space):
+    (space / ".git").mkdir()
+    (space / "spaces_demo" / "old.py").touch()
+    assert main([str(space)]) == 0
+    assert (space / ".git").is_dir()
+    assert not (space / "spaces_demo" / "old.py").exists()
+    assert (space / "app.py").is_file()
 
 
 def test_it_installs_nothing_under_a_name_of_ours_and_torch_for_cpus(space):
