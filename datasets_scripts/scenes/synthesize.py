@@ -330,6 +330,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.scenes is None and not (options.verify or options.plot is not None):
         parser.error("nothing to do: give --scenes with --sounds or --dataset, or --verify or --plot")
+    if options.scenes is None:
+        of_making = ("recipe", "seed", "split", "formats", "workers", "ray")
+        parser.refuse(options, of_making, "only for making scenes: add --scenes")
+    if options.dataset is None:
+        of_rows = ("dataset_split", "audio_column", "label_column", "recording_column")
+        parser.refuse(options, of_rows, "only with --dataset")
     try:
         return _run_program(options)
     except BrokenProcessPool:

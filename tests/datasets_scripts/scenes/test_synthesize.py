@@ -387,6 +387,17 @@ def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
     assert len(list(folder.glob("foa/*"))) == 3
 
 
+def test_options_that_would_be_ignored_are_usage_errors(tmp_path, capsys):
+    for options, name in (
+        (["--verify", "--recipe", "on_the_fly", "--seed", "1"], "--recipe, --seed: only for making scenes"),
+        (["--scenes", "1", "--sounds", ".", "--label-column", "kind"], "--label-column: only with --dataset"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([str(tmp_path), *options])
+        assert caught.value.code == 2
+        assert name in capsys.readouterr().err
+
+
 def test_no_action_no_scenes_and_no_seed_are_usage_errors(tmp_path, capsys):
     for options in ([], ["--scenes", "0", "--sounds", "."], ["--scenes", "1", "--sounds", ".", "--seed", "-1"]):
         with pytest.raises(SystemExit) as caught:
