@@ -200,8 +200,13 @@ class SoundBank:
         ]
         for class_id, (name, found) in enumerate(zip(self.class_names, numbers, strict=True)):
             if not len(found) and split != "validation" and name in wanted:
-                known = len({sound.recording for sound in self.sounds if sound.class_id == class_id})
-                reason = f"its {known} recording(s) are all in other splits" if known else "it has no audio files"
+                known = Counter(sound.recording for sound in self.sounds if sound.class_id == class_id)
+                reason = (
+                    f"its {known.total()} file(s) count as {len(known)} recording(s), all in other splits: add"
+                    f" recordings, or name them in {SOURCE_TABLE} or --recording-column"
+                    if known
+                    else "it has no audio files"
+                )
                 raise ValueError(f"class {name!r} of {self.source} has no sound for split {split!r}: {reason}")
         if not any(map(len, numbers)):
             raise ValueError(f"no sounds for split {split!r} in {self.source}: set validation_fraction above 0")

@@ -107,7 +107,7 @@ def test_a_class_of_one_recording_cannot_serve_the_test_split(tmp_path):
         write_noise(tmp_path / "bark" / name)
     bank = sounds_from_folder(tmp_path)
     assert len(bank.numbers_by_class("train", 0.2)[0]) == 2
-    with pytest.raises(ValueError, match=r"split 'test': its 1 recording\(s\) are all in other splits"):
+    with pytest.raises(ValueError, match=r"its 2 file\(s\) count as 1 recording\(s\), all in other splits"):
         bank.numbers_by_class("test", 0.2)
 
 
