@@ -436,13 +436,17 @@ class SELDTrainer(SavingTrainer):
     def save_predictions(self, folder: Path) -> None:
         """Write the predictions of the last evaluation as a DCASE CSV per recording, replacing earlier ones.
 
-        As in prediction, a source keeps its track number.
+        As in prediction, a source keeps its track number. Classes have the indices of the evaluation data, as its
+        references do, whatever their order in the model.
         """
+        numbers = self._eval_numbers
+        of_data = np.arange(self.model.config.num_labels) if numbers is None else np.argsort(numbers)
         for path in folder.rglob("*.csv"):
             path.unlink()
         for name, events in self.predictions.items():
             path = folder / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
+            events = events.replace(class_id=of_data[events.class_id])
             write_csv(path, link_tracks(events), self.model.config.csv_layout)
 
     def create_model_card(self, **kwargs) -> None:

@@ -424,6 +424,10 @@ def test_classes_are_matched_by_name(train, tiny_data, renamed_data, tmp_path):
         score[name] = json.loads((tmp_path / name / "eval_results.json").read_text())
     assert score["reversed"]["eval_loss"] == pytest.approx(score["same"]["eval_loss"], rel=1e-5)
     assert score["reversed"]["eval_micro_F"] == pytest.approx(score["same"]["eval_micro_F"])
+    # The predictions have the class indices of the references that lie with the data.
+    reference, prediction = reversed_data / "test/metadata", tmp_path / "reversed/predictions"
+    written = evaluate_files([reference], [prediction], num_classes=3, variant="pseldnets")
+    assert written["micro"]["F"] == pytest.approx(score["same"]["eval_micro_F"], abs=1e-3)
     # Training continues in the order of the model's classes, and learns the same as from the original data.
     further = [train(start, data_dir=d, output_dir=tmp_path / d.name) for d in (tiny_data, reversed_data)]
     assert list(further[1].model.config.id2label.values()) == CLASSES
