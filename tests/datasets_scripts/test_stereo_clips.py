@@ -8,6 +8,7 @@ import soundfile
 
 from datasets_scripts.dcase2025_stereo import DCASE2025Stereo
 from datasets_scripts.segments import SegmentedDataset
+from datasets_scripts.starss23 import CLASS_NAMES
 from datasets_scripts.stereo_clips import clip_events, find_pairs, main, on_screen, screen_table, to_stereo
 from modeling_pseldnet.events import Events, fold_azimuth, read_csv
 from tests.helpers import b_format
@@ -104,6 +105,17 @@ def test_clips_of_a_single_synthetic_set_have_its_classes_whose_list_lies_beside
     (tmp_path / "data" / "cls_indices_test.tsv").write_text("".join(f"{n}\t-\tclass {n}\n" for n in range(9)))
     assert main([str(made), str(tmp_path / "clips"), "--clips", "2"]) == 0
     assert DCASE2025Stereo(data_dir=tmp_path / "clips").class_names == [f"class {n}" for n in range(9)]
+
+
+def test_clips_with_other_classes_are_not_added(starss, tmp_path, capsys):
+    output = str(tmp_path / "clips")
+    assert main([str(starss), output, "--clips", "2"]) == 0
+    (starss / "cls_indices_train.tsv").write_text("0\t-\tspeech\n")
+    assert main([str(starss), output, "--clips", "2"]) == 2
+    assert "holds clips with other classes" in capsys.readouterr().err
+    rows = [f"{number}\t-\t{name}\n" for number, name in enumerate(CLASS_NAMES)]
+    (starss / "cls_indices_train.tsv").write_text("".join(rows))
+    assert main([str(starss), output, "--clips", "2"]) == 0
 
 
 def test_clips_are_made_again_within_the_folder_of_their_recordings(starss):
