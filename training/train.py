@@ -177,9 +177,10 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from modeling_pseldnet import PSELDNetConfig
 
     from .augmentation import AugMix
-    from .data import check_data, check_references, keep_features, load_windows
+    from .data import check_data, check_references, load_windows
     from .teacher import Distillation, WindowTeacher, read_teacher
     from .trainer import SELDTrainer
+    from .windows import keep_features
 
     if not only_evaluate:
         check_data(recipe.train)

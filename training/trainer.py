@@ -35,10 +35,10 @@ from modeling_pseldnet.tracks import PADDED_LABEL
 
 from .augmentation import AugMix, place_mono
 from .collate import collate, take_examples_apart
-from .data import Windows, set_epoch
 from .muon import muon_factory
 from .saving import SavingTrainer
 from .teacher import Answers, Distillation
+from .windows import Windows, set_epoch
 
 
 # After this many skipped updates in a row, training is taken to diverge.

@@ -15,7 +15,7 @@ from modeling_pseldnet.ambisonics import channel_rotation
 from modeling_pseldnet.events import angle_between, direction_to_vector
 from modeling_pseldnet.tools.loading import load
 from spaces_demo.first_run import SCENE
-from training.data import RenderedScenes
+from training.windows import RenderedScenes
 
 
 @pytest.fixture(scope="module")

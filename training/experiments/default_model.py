@@ -74,7 +74,7 @@ def run_scenes(
     """Render the first `count` scenes of a set, and predict each with each of the functions."""
     from modeling_pseldnet.inference import window_outputs
 
-    from ..data import RenderedScenes
+    from ..windows import RenderedScenes
 
     rendered = RenderedScenes(scene_set, count)
     references, rt60, outputs = [], [], [[] for _ in predicts]

@@ -26,8 +26,8 @@ from modeling_pseldnet.inference import detect
 from modeling_pseldnet.timeline import to_records
 from modeling_pseldnet.tools.scores import seld_scores
 from tests.helpers import scattered, tiny_config
-from training.data import Windows
 from training.trainer import SELDTrainer
+from training.windows import Windows
 
 
 EXTRACTOR = PSELDNetFeatureExtractor()
