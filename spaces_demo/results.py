@@ -20,7 +20,7 @@ from spaces_demo.models import BATCH_SIZE, Model
 
 # Channel formats that are converted to W, Y, Z, X.
 AMBISONIC = ("auto", "ambix", "fuma", "aformat")
-STEREO = "stereo"
+STEREO, MONO = "stereo", "mono"
 
 
 class Result(NamedTuple):
@@ -67,6 +67,7 @@ def about_scene(model: Model, channel_format: str) -> dict:
     return {
         "ambisonic": channel_format in AMBISONIC,
         "stereo": channel_format == STEREO,
+        "mono": channel_format == MONO,
         "model": model.name,
         "classes": [id2label[number] for number in sorted(id2label)],
         "scores": model.scores,

@@ -107,12 +107,12 @@ function hint() {
 }
 
 // How often a model is right, in words, as its card says.
-function honest({ classes, scores }) {
+function honest({ classes, scores, mono }) {
   const score = (start) => Object.entries(scores).find(([name]) => name.startsWith(start))?.[1];
   const [right, off] = [score("F20"), score("LE")];
   const often = right === undefined ? "Its model card does not say how often it is right."
     : `In tests, about ${Math.round(10 * right)} in 10 events were right in name, time and direction (F20 ${right.toFixed(2)})${off === undefined ? "" : `, and directions were off by ${Math.round(off)}°`}.`;
-  return `This model knows ${plural(classes.length, "sound")}. ${often} It cannot name sounds outside its classes: it misses them, or takes them for one of its own.`;
+  return `This model knows ${plural(classes.length, "sound")}. ${often} It cannot name sounds outside its classes: it misses them, or takes them for one of its own.${mono ? " It hears one channel, which carries no direction: those shown mean nothing." : ""}`;
 }
 
 function chips() {

@@ -10,12 +10,15 @@ import pytest
 import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
-from modeling_pseldnet import read_csv
+from modeling_pseldnet import PSELDNetForSELD, read_csv
 from modeling_pseldnet.tools.predict import main as predict
 from spaces_demo import main
 from spaces_demo.answers import answering
-from spaces_demo.app import Finder
+from spaces_demo.app import Finder, build, page_routes
+from tests.helpers import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,14 @@ def test_a_model_of_stereo_is_called_with_nothing_but_a_recording(stereo_model, 
     ):
         assert not read_csv(csv).elevation.any()
         assert Path(picture).stat().st_size > 1000
+
+
+def test_the_page_of_a_model_of_one_channel_says_that_it_tells_no_directions(tmp_path):
+    PSELDNetForSELD(tiny_config(num_channels=1, feature_type="logmel")).save_pretrained(tmp_path)
+    finder = Finder(str(tmp_path))
+    page = TestClient(Starlette(routes=page_routes(finder, build(finder)))).get("/").text
+    assert "A network listens to one channel and names each sound, ten times a second." in page
+    assert '"mono": true' in page
 
 
 def test_cancelling_ends_the_work_after_the_windows_in_hand(model, make_recording):

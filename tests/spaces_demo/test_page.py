@@ -587,6 +587,12 @@ def test_of_stereo_left_and_right_and_distance_are_drawn(page, server, stereo_mo
     assert all(0 < x < 600 and 0 < y <= 312.5 for x, y in places)
 
 
+def test_of_one_channel_no_direction_is_promised(page, server):
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json={**SCENE, "mono": True}))
+    visit(page, server)
+    assert page.inner_text("#honest").endswith("one channel, which carries no direction: those shown mean nothing.")
+
+
 def test_in_a_small_picture_no_name_covers_another(page):
     pictures = page.evaluate("""async () => {
         const {VIEWS, draw, theme} = await import('./page/draw.js');
