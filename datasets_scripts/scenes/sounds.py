@@ -81,6 +81,9 @@ class SoundBank:
         sounds: all sounds.
         sampling_rate: the rate that `read` resamples to, in Hz.
         read_file: returns the bytes of the file of a sound, given its number.
+
+    Raises:
+        ValueError: the names of two classes differ in spaces around them alone.
     """
 
     source: str
@@ -92,6 +95,9 @@ class SoundBank:
     def __post_init__(self):
         # As tables of classes are read.
         object.__setattr__(self, "class_names", tuple(name.strip() for name in self.class_names))
+        twice = [name for name, count in Counter(self.class_names).items() if count > 1]
+        if twice:
+            raise ValueError(f"two classes of {self.source} are called {twice[0]!r}: rename one")
 
     def read(self, number: int) -> np.ndarray:
         """Read sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""

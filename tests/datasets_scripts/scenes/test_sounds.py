@@ -102,6 +102,13 @@ def test_a_class_without_sounds_is_named(tmp_path):
         sounds_from_folder(tmp_path).numbers_by_class("all", 0.2)
 
 
+def test_two_classes_whose_names_differ_in_spaces_alone_are_refused(tmp_path):
+    for name in ("bark", "bark "):
+        write_noise(tmp_path / name / "a.wav")
+    with pytest.raises(ValueError, match=r"two classes of .* are called 'bark': rename one"):
+        sounds_from_folder(tmp_path)
+
+
 def test_a_class_of_one_recording_cannot_serve_the_test_split(tmp_path):
     for name in ("a-s0.wav", "a-s1.wav"):
         write_noise(tmp_path / "bark" / name)
