@@ -1,9 +1,11 @@
-"""Helpers for tests in several folders: small networks, audio files, and the exit status of programs."""
+"""Helpers for tests in several files: small networks, their weights, audio files, and the exit status of programs."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from modeling_pseldnet import PSELDNetConfig, PSELDNetForSELD
 
@@ -34,6 +36,20 @@ def scattered(model: PSELDNetForSELD) -> PSELDNetForSELD:
         elif value.is_floating_point():
             value.add_(0.1 * noise)
     return model
+
+
+def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in a folder, without the statistics of batch normalisation."""
+    weights = load_file(folder / "model.safetensors")
+    return {name: weight for name, weight in weights.items() if "running" not in name and "num_batches" not in name}
+
+
+def assert_same_weights(first: Path, second: Path, **tolerance) -> None:
+    """Check that two folders hold the same weights."""
+    first, second = saved_weights(first), saved_weights(second)
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def status_of(main, arguments: list[str]) -> int:

@@ -7,6 +7,8 @@ import soundfile
 # Each training begins with garbage collection, so its modules are imported early: see tests/conftest.py.
 import training.trainer  # noqa: F401
 from modeling_pseldnet.events import FRAME_SECONDS, Events, write_csv
+from training.recipes import read_recipe
+from training.train import run
 
 
 CLASS_NAMES = ["low", "middle", "high"]
@@ -140,6 +142,16 @@ def tiny_overrides(tmp_path_factory):
         return [f"{key}={value}" for key, value in values.items()] + list(more)
 
     return overrides
+
+
+@pytest.fixture
+def train(tiny_data, tiny_overrides, tmp_path):
+    """Run a recipe on the tiny data, with additional overrides."""
+
+    def train(*more, recipe="synth_accdoa", data_dir=tiny_data, output_dir=tmp_path / "run", **options):
+        return run(read_recipe(recipe, tiny_overrides(data_dir, output_dir, *more)), **options)
+
+    return train
 
 
 @pytest.fixture(scope="session")
