@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from anyio.from_thread import start_blocking_portal
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -118,7 +119,9 @@ def test_the_place_of_who_leaves_is_free_without_waiting_for_the_garbage_collect
 
     gc.disable()
     try:
-        asyncio.run(hear_and_leave())
+        # In a thread of its own, as the thread of the tests may have a browser's event loop.
+        with start_blocking_portal() as portal:
+            portal.call(hear_and_leave)
         assert not listener.microphones
     finally:
         gc.enable()
