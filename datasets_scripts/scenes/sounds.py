@@ -23,6 +23,7 @@ from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.containers import flac_is_longer, flac_with_length
 from modeling_pseldnet.files import is_hidden, walk
 from modeling_pseldnet.tools.extras import require
+from modeling_pseldnet.tools.labels import refuse_twice
 
 
 logger = logging.getLogger(__name__)
@@ -95,9 +96,7 @@ class SoundBank:
     def __post_init__(self):
         # As tables of classes are read.
         object.__setattr__(self, "class_names", tuple(name.strip() for name in self.class_names))
-        twice = [name for name, count in Counter(self.class_names).items() if count > 1]
-        if twice:
-            raise ValueError(f"two classes of {self.source} are called {twice[0]!r}: rename one")
+        refuse_twice(self.class_names, f"{self.source}: ")
 
     def read(self, number: int) -> np.ndarray:
         """Read sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
@@ -118,8 +117,9 @@ class SoundBank:
         name = f"the sound {self.sounds[number].name} of {self.source}"
         file = io.BytesIO(content)
         try:
-            # Its header may lack the length if it was written to a pipe.
-            file = flac_with_length(file) if flac_is_longer(file) else io.BytesIO(content)
+            if flac_is_longer(file):
+                file = flac_with_length(file)
+            file.seek(0)
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
         except (OSError, soundfile.SoundFileError) as error:
             # The full message refers to the stream, not to the file.

@@ -36,7 +36,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
         raise ValueError(f"{path}: contains no labels")
     if all(re.match(r"\d+[,;]", name) for name in names[1:]) and len(names) > 1:
         raise ValueError(f"{path}: looks comma-separated: separate index, MID and label by tabs")
-    _refuse_twice(names, f"{path}: ")
+    refuse_twice(names, f"{path}: ")
     return names
 
 
@@ -73,11 +73,19 @@ def list_labels(files: Mapping[str | os.PathLike, Mapping[int, str]]) -> list[st
     if not names or sorted(names) != list(range(len(names))):
         raise ValueError(f"{next(iter(files))}: the class indices must be 0, 1, 2, … without gaps")
     labels = [names[index] for index in range(len(names))]
-    _refuse_twice(labels, f"{next(iter(files))}: ")
+    refuse_twice(labels, f"{next(iter(files))}: ")
     return labels
 
 
-def _refuse_twice(labels: Sequence[str], where: str = "") -> None:
+def refuse_twice(labels: Sequence[str], where: str = "") -> None:
+    """Check that no two classes have the same name.
+
+    Args:
+        where: beginning of the message, such as "classes.txt: ".
+
+    Raises:
+        ValueError: two have; the message names them.
+    """
     if twice := [name for name, times in Counter(labels).items() if times > 1]:
         raise ValueError(f"{where}two classes are called {twice[0]!r}: rename one")
 
@@ -91,7 +99,7 @@ def class_mapping(from_labels: Sequence[str], to_labels: Sequence[str]) -> np.nd
         ValueError: a name occurs twice, or is not in `to_labels`; the message names it.
     """
     for labels in (from_labels, to_labels):
-        _refuse_twice(labels)
+        refuse_twice(labels)
     index = {name: number for number, name in enumerate(to_labels)}
     if unknown := [name for name in from_labels if name not in index]:
         raise ValueError(
