@@ -202,19 +202,31 @@ def read_audio_header(path: Path) -> AudioHeader:
     return AudioHeader(samples.rate, samples.num_channels, samples.num_samples)
 
 
-def read_class_indices(data_dir: Path) -> list[str]:
-    """Read the class names of a synthetic set from `cls_indices*.tsv` (index, MID, label, …; tabs, no header).
+def find_class_lists(data_dir: Path) -> list[Path]:
+    """Return the class lists of a synthetic set, `cls_indices*.tsv`, in `data_dir` or in the subsets below it."""
+    return sorted([*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")])
 
-    The files lie in `data_dir` or in the subsets below it; several must agree.
+
+def read_class_lists(paths: Iterable[Path]) -> list[str]:
+    """Read the class names from class lists (index, MID, label, …; tabs, no header), which must agree.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: a row is malformed, the files disagree, or the indices have gaps.
     """
-    paths = sorted([*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")])
+    return list_labels({path: read_numbered_labels(path) for path in paths})
+
+
+def read_class_indices(data_dir: Path) -> list[str]:
+    """Read the class names of a synthetic set from its class lists.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: as in [`read_class_lists`].
+    """
+    paths = find_class_lists(data_dir)
     if not paths:
         raise FileNotFoundError(f"no list of classes (cls_indices*.tsv) in {data_dir} or its sub-folders")
-    return list_labels({path: read_numbered_labels(path) for path in paths})
+    return read_class_lists(paths)
 
 
 def fingerprint(data_dir: Path, recordings: Iterable[RecordingFiles], class_names: list[str]) -> str:

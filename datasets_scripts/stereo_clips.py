@@ -4,7 +4,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,13 +12,12 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datasets_scripts.recordings import RECORDING_SUFFIXES, read_audio_header
+from datasets_scripts.recordings import RECORDING_SUFFIXES, find_class_lists, read_audio_header, read_class_lists
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
 from modeling_pseldnet.files import atomic_path, walk
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
-from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
 
 CLIP_FRAMES = 50
@@ -145,11 +144,13 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
             lengths.append(frames)
     if num_clips > sum(360 * (length - CLIP_FRAMES + 1) for length in lengths) // 2:
         raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
-    lists = [*folder.glob("cls_indices*.tsv"), *folder.glob("*/cls_indices*.tsv")]
+    lists = find_class_lists(folder)
     if not lists and (folder / "foa").is_dir():
         # A single set of synthetic scenes, whose list lies beside it.
         lists = [*folder.absolute().parent.glob("cls_indices*.tsv")]
-    if (output / "stereo_dev").is_dir() and listed_classes(lists) != listed_classes(output.glob("cls_indices*.tsv")):
+    if (output / "stereo_dev").is_dir() and listed_classes(lists) != listed_classes(
+        [*output.glob("cls_indices*.tsv")]
+    ):
         raise ValueError(f"{output} holds clips with other classes than {folder}: choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     for path in lists:
@@ -183,12 +184,11 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
     return too_loud
 
 
-def listed_classes(lists: Iterable[Path]) -> list[str]:
+def listed_classes(lists: list[Path]) -> list[str]:
     """Return the classes that the builder reads from class lists; without any, those of the challenge."""
     from datasets_scripts.starss23 import CLASS_NAMES
 
-    numbered = {path: read_numbered_labels(path) for path in lists}
-    return list_labels(numbered) if numbered else list(CLASS_NAMES)
+    return read_class_lists(lists) if lists else list(CLASS_NAMES)
 
 
 def part_of(name: str) -> str:

@@ -350,6 +350,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def are_whole(numbers: np.ndarray) -> np.ndarray:
+    """Return which numbers are whole, bool of the same shape; infinite ones are, NaN is not."""
+    # Unlike `numbers % 1 == 0`, this does not warn of infinite numbers.
+    return numbers == np.trunc(numbers)
+
+
 def looks_cartesian(table: np.ndarray) -> bool:
     """Whether a table (rows, 4 to 7) without a header holds vectors rather than angles."""
     width = table.shape[1]
@@ -358,12 +364,10 @@ def looks_cartesian(table: np.ndarray) -> bool:
         # With angles, the sixth column is a distance, NaN if unknown.
         length = length[~np.isnan(length)]
         # Six columns of whole numbers may be angles and a placeholder distance; with seven, no distance is so small.
-        told = width == 7 or (table[:, 3:5] != np.trunc(table[:, 3:5])).any()
+        told = width == 7 or not are_whole(table[:, 3:5]).all()
         return bool(told and len(length) and ((length > 0) & (length <= LONGEST_VECTOR)).all())
     # A track is a whole number, while x is not, unless all sources lie on an axis.
-    return width == 5 and bool(
-        (table[:, 2] != np.trunc(table[:, 2])).any() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all()
-    )
+    return width == 5 and bool(not are_whole(table[:, 2]).all() and (np.abs(table[:, 2:]) <= LONGEST_VECTOR).all())
 
 
 def _layout(path: str | os.PathLike, table: np.ndarray, coordinates: str) -> tuple[str, list[str]]:
@@ -400,7 +404,7 @@ def _wrong_rows(table: np.ndarray, coordinates: str) -> dict[str, np.ndarray]:
     numbers, width = table[:, :3], 5 if coordinates == "polar" else 6
     rules = {
         "a value is not finite": ~np.isfinite(table[:, :width]).all(1) | np.isinf(table[:, width:]).any(1),
-        "frame, class and track must be whole numbers from 0": ((numbers < 0) | (numbers != np.trunc(numbers))).any(1),
+        "frame, class and track must be whole numbers from 0": ((numbers < 0) | ~are_whole(numbers)).any(1),
         f"frame must be below {MAX_FRAMES} (100 hours), track too": (numbers[:, [0, 2]] >= MAX_FRAMES).any(1),
         f"class must be below {MAX_CLASSES}": numbers[:, 1] >= MAX_CLASSES,
     }

@@ -60,7 +60,6 @@ FORMAT_CHOICES = [
 # 0 stands for the model's own threshold, as Gradio has no empty number.
 THRESHOLDS = [("the model's own", 0.0), *((f"{percent / 100:.2f}", percent / 100) for percent in range(5, 100, 5))]
 CHANNELS = {1: "one channel", 2: "two channels, left and right", 4: "four channels"}
-TELLS = {1: " and names each sound"}  # one channel carries no direction
 OVERLAPS = [("none", 0.0), ("half: 2 times the work", 0.5), ("90 %: 10 times the work", 0.9)]
 CLIENT_EXAMPLE = (FOLDER / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0].strip()
 
@@ -281,7 +280,8 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
         "takes": TAKES,
         "channels": CHANNELS[channels],
         "Channels": CHANNELS[channels].capitalize(),
-        "tells": TELLS.get(channels, ", names each sound and tells its direction"),
+        # One channel carries no direction.
+        "tells": " and names each sound" if channels == 1 else ", names each sound and tells its direction",
         "formats": "".join(
             f'<label><input type="radio" name="format" value="{value}"{" checked" * (value == "auto")}>{name}</label>'
             for name, value in FORMAT_CHOICES

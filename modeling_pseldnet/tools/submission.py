@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..events import HEADER_2025, Events, fold_azimuth, looks_cartesian, looks_like_radians, read_csv
+from ..events import HEADER_2025, Events, are_whole, fold_azimuth, looks_cartesian, looks_like_radians, read_csv
 from .csv_folders import find_csv
 
 
@@ -147,7 +147,7 @@ def _row_problems(
         yield f"class {highest} is out of range: classes are 0 to {num_classes - 1}"
     if name == "dcase2025":
         _, rows_of_class = np.unique(source[:, :2], axis=0, return_counts=True)
-        if (table % 1 != 0).any():
+        if not are_whole(table).all():
             yield "some numbers are not whole, which the scorer truncates or cannot read"
         if outside := int((events.frame >= CLIP_FRAMES_2025).sum()):
             yield f"{outside} rows are beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"
