@@ -137,9 +137,9 @@ def first_line(error: BaseException | str) -> str:
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
-def number(least: float = -math.inf, above: float = -math.inf) -> Callable[[str], float]:
+def number(least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Callable[[str], float]:
     """Return a `type=` for an option that takes a finite number in a range."""
-    return functools.partial(_read_number, float, least, math.inf, above)
+    return functools.partial(_read_number, float, least, most, above)
 
 
 def whole_number(least: int = 0, most: float = math.inf) -> Callable[[str], int]:

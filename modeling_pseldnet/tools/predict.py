@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import DEFAULT_MODEL
 from ..events import FRAMES_PER_SECOND, ROWS, Events, write_csv
 from ..files import write_atomically
-from ..timeline import to_records
+from ..timeline import confident_events, to_records
 from .cli import CommandParser, describe, number, program, whole_number, without_garbage_collection
 from .plots import plot_events
 from .ray_pool import map_on_ray
@@ -153,6 +153,7 @@ class Predictor:
                 events = place if isinstance(place, Exception) else next(found)
                 if isinstance(events, Exception):
                     raise events
+                events = confident_events(events, self.options.min_confidence)
                 count = self.write_results(file, place, events)
             except Exception as error:
                 line = describe(error)
@@ -247,6 +248,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " class; default: the model's"
     )  # fmt: skip
     parser.add_argument(
+        "--min-confidence", type=number(0, 1), default=0.0, help="report only events with at least this mean"
+        " confidence; gives fewer false alarms than a higher threshold; default: all events"
+    )  # fmt: skip
+    parser.add_argument(
         "--hop",
         "--every",
         type=number(above=0),
@@ -302,6 +307,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         unfit = ("audio", "output", "tta", "batch_size", "ray", "workers", "layout", "overwrite", "plot", "json")
         options.audio = options.audio or None
         parser.refuse(options, unfit, "cannot be used with --stream, which only prints events")
+        parser.refuse(options, ("min_confidence",), "needs whole events: use --threshold with --stream")
     elif not options.audio:
         parser.error("give audio files or folders of them, or listen with --stream")
     else:

@@ -12,7 +12,7 @@ from modeling_pseldnet.events import (
     wrap_azimuth,
     write_csv,
 )
-from modeling_pseldnet.timeline import link_tracks, to_records
+from modeling_pseldnet.timeline import confident_events, link_tracks, to_records
 
 
 def test_axes_are_x_front_y_left_z_up():
@@ -143,6 +143,16 @@ def test_records_have_onset_offset_mean_direction_and_trajectory():
     assert [point["azimuth"] for point in first["trajectory"]] == [170, 180, -170]
     assert (second["onset"], second["confidence"]) == (0.9, 1.0)
     assert to_records(Events.empty(), {}) == []
+
+
+def test_events_are_kept_whole_if_their_mean_confidence_is_high_enough():
+    """The second event of track 0 ends with a confident frame, but is not confident on average."""
+    events = Events([0, 1, 1, 5, 6], [1] * 5, [0, 0, 1, 0, 0], [0] * 5, [0] * 5, confidence=[0.5, 0.9, 0.8, 0.5, 0.8])
+    kept = confident_events(events, 0.7)
+    np.testing.assert_array_equal(kept.frame, [0, 1, 1])
+    np.testing.assert_array_equal(kept.track, [0, 0, 1])
+    assert len(confident_events(events, 0)) == 5
+    assert len(confident_events(events, 0.9)) == len(confident_events(Events.empty(), 0.5)) == 0
 
 
 ROWS = [[0, 1, 0, 40.0, 10.0, 2.5], [1, 1, 0, -140.5, -30.0, 1.0]]

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 VALIDATION_SCENES, TEST_SCENES, TRAINING_SCENES, ROOMS = 400, 600, 300, 60
 # Lower ones are not tried: even a common threshold of 0.5 loses hardly any F20, and they cause more false alarms.
 THRESHOLDS = np.arange(0.5, 0.81, 0.05)
-# Reported besides those of each class, for users who prefer missing a sound to a false alarm.
-RAISED_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 LIVELY_SCENES, EMPTY_SCENES = 200, 360
 
 Prediction = list["Window"]
@@ -203,10 +201,6 @@ def finish(options: argparse.Namespace) -> None:
     def heard(scenes: Scenes) -> Heard:
         return scenes.references, scenes.predictions(model, thresholds)
 
-    def found_at(threshold: float) -> dict[str, list[Events]]:
-        parts = {"test": test, **{name: scenes for name, scenes in more.items() if name in ("unlabelled", "music")}}
-        return {name: scenes.predictions(model, threshold) for name, scenes in parts.items()}
-
     report = Report(
         model,
         test=heard(test),
@@ -214,7 +208,6 @@ def finish(options: argparse.Namespace) -> None:
         scene_seconds=recipe.scene_seconds,
         averaged=heard(averaged),
         beside=other and (other, beside[0].predictions(other, np.asarray(other.config.threshold))),
-        raised={threshold: found_at(threshold) for threshold in RAISED_THRESHOLDS},
         usual_distance=float(np.median(Events.concatenate(validation.references).distance)),
         **{name: heard(scenes) for name, scenes in more.items()},
     )

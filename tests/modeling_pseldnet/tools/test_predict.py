@@ -85,6 +85,20 @@ def test_thresholds_come_as_a_number_or_one_a_class_from_a_file(predict, write_r
     assert counts["0.01"] > counts[tmp_path / "thresholds.txt"] > 0
 
 
+def test_only_events_of_enough_mean_confidence_are_written(predict, write_recording, tmp_path):
+    path = write_recording(seconds=3)
+
+    def found(*options):
+        assert predict(path, "--threshold", "0.05", "--json", *options)[0] == 0
+        return json.loads((tmp_path / "out" / "recording.json").read_text())
+
+    events = sorted(found(), key=lambda event: event["confidence"])
+    confident = found("--min-confidence", events[4]["confidence"] - 0.001)
+    assert sorted(confident, key=lambda event: event["confidence"]) == events[4:]
+    frames = sum(len(event["trajectory"]) for event in confident)
+    assert len(read_csv(tmp_path / "out" / "recording.csv")) == frames
+
+
 def test_hop_averaging_and_channel_format_reach_the_detection(predict, write_recording, tmp_path):
     path, texts = write_recording(seconds=12), []
     for options in ([], ["--hop", "1"], ["--tta"], ["--channel-format", "fuma"], ["--channel-format", "aformat"]):

@@ -305,6 +305,7 @@ def test_a_pipe_that_does_not_wait_is_waited_for(listen):
         (b"", ["--delay", "12"], "a delay of 12.0 s"),
         (b"", ["--every", "0.25"], "multiple of 0.1 s"),
         (b"", ["--channel-format", "mono"], "channel format 'mono'"),
+        (b"", ["--min-confidence", "0.7"], "--min-confidence: needs whole events"),
         (
             b"",
             ["recording.wav", "--tta", "--layout", "metadata"],

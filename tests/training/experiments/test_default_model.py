@@ -71,7 +71,7 @@ def test_a_run_becomes_a_light_folder_with_thresholds_scores_and_a_picture(progr
     assert "\n| 1.0–2.0 s (4 other scenes) |" in card
     assert "relative distance error" in card
     assert "\n| noise alone |" in card
-    assert "\n| 0.9 | " in card
+    assert "\n| 0.65 | " in card
     assert "- Training data: the sounds in `events`, placed in rooms.\n" in card
     assert (made / "confusion.png").stat().st_size > 1000
 
@@ -94,7 +94,9 @@ def test_a_card_tells_of_sounds_of_no_class_and_of_another_model_in_the_same_sce
 def test_a_card_tells_what_is_heard_in_music_that_is_not_of_music_and_in_sounds_of_no_class():
     """Pianos may be heard in music, doors may not."""
     frame, class_id = np.array([0, 1, 8, 9]), np.array([0, 0, 1, 2])
-    found = Events(frame, class_id, np.zeros(4, int), np.zeros(4), np.zeros(4))
+    found = Events(
+        frame, class_id, np.zeros(4, int), np.zeros(4), np.zeros(4), confidence=np.array([0.9, 0.6, 0.7, 1])
+    )
     config = PSELDNetConfig(**TINY, id2label={0: "door", 1: "music", 2: "piano"})
     scenes = ([found], [found])
     report = Report(
@@ -114,6 +116,8 @@ def test_a_card_tells_what_is_heard_in_music_that_is_not_of_music_and_in_sounds_
     assert "false alarms on out-of-class sounds, per hour: door (360), music (360), piano (360)." in table
     assert "(not counting events of musical classes) | 360 |" in table
     assert "\n| noise alone | 1080 |" in table
+    assert "\n| 0.7 | 1.000 | 1080 | 360 | 1080 |" in table
+    assert "\n| 0.75 | 0.667 | 720 | 360 | 720 |" in table
 
 
 def test_an_event_that_pauses_or_moves_to_another_class_counts_anew():
