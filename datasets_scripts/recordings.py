@@ -203,8 +203,12 @@ def read_audio_header(path: Path) -> AudioHeader:
 
 
 def find_class_lists(data_dir: Path) -> list[Path]:
-    """Return the class lists of a synthetic set, `cls_indices*.tsv`, in `data_dir` or in the subsets below it."""
-    return sorted([*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")])
+    """Return the class lists of a synthetic set, `cls_indices*.tsv`: in `data_dir`, in the subsets below it, or beside
+    it if it is a subset itself."""
+    lists = [*data_dir.glob("cls_indices*.tsv"), *data_dir.glob("*/cls_indices*.tsv")]
+    if not lists and (data_dir / "metadata").is_dir():
+        lists = data_dir.absolute().parent.glob("cls_indices*.tsv")
+    return sorted(lists)
 
 
 def read_class_lists(paths: Iterable[Path]) -> list[str]:
@@ -225,7 +229,7 @@ def read_class_indices(data_dir: Path) -> list[str]:
     """
     paths = find_class_lists(data_dir)
     if not paths:
-        raise FileNotFoundError(f"no list of classes (cls_indices*.tsv) in {data_dir} or its sub-folders")
+        raise FileNotFoundError(f"no list of classes (cls_indices*.tsv) in or beside {data_dir}")
     return read_class_lists(paths)
 
 

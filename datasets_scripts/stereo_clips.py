@@ -145,9 +145,6 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
     if num_clips > sum(360 * (length - CLIP_FRAMES + 1) for length in lengths) // 2:
         raise ValueError(f"{folder}: too little sound for {num_clips} clips of 5 s")
     lists = find_class_lists(folder)
-    if not lists and (folder / "foa").is_dir():
-        # A single set of synthetic scenes, whose list lies beside it.
-        lists = [*folder.absolute().parent.glob("cls_indices*.tsv")]
     if (output / "stereo_dev").is_dir() and listed_classes(lists) != listed_classes(
         [*output.glob("cls_indices*.tsv")]
     ):

@@ -221,11 +221,12 @@ def test_synthetic_classes_come_from_the_list_beside_the_data(make_tree, prepare
     assert train.features["events"]["class"].feature.names == ["Wind", "Walk"]
 
 
-def test_synthetic_subset_alone_is_a_data_set(tmp_path, prepare, write_audio, write_text):
+@pytest.mark.parametrize("place", ["own", "."], ids=["inside", "beside"])
+def test_synthetic_subset_alone_is_a_data_set(place, tmp_path, prepare, write_audio, write_text):
     root = tmp_path / "own"
     write_audio(root / "sum/fold0_room3_mix7.wav", num_channels=1)
     write_text(root / "metadata/fold0_room3_mix7.csv", "1,0,0,5,5\n")
-    write_text(root / "cls_indices.tsv", "0\t/m/0\tdog_bark\t1\t2.5\n")
+    write_text(tmp_path / place / "cls_indices.tsv", "0\t/m/0\tdog_bark\t1\t2.5\n")
     splits = prepare(SyntheticSELD, root, "sum")
     assert {name: split["id"] for name, split in splits.items()} == {"train": ["fold0_room3_mix7"]}
     assert (splits["train"][0]["fold"], splits["train"][0]["room"]) == (0, 3)
