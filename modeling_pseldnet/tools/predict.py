@@ -16,6 +16,7 @@ from ..events import FRAMES_PER_SECOND, ROWS, Events, write_csv
 from ..files import write_atomically
 from ..timeline import confident_events, to_records
 from .cli import CommandParser, describe, number, program, whole_number, without_garbage_collection
+from .labels import class_mapping, read_labels
 from .plots import plot_events
 from .ray_pool import map_on_ray
 
@@ -98,7 +99,7 @@ class Predictor:
         options: options from [`parse_arguments`].
 
     Raises:
-        ValueError: the model, device, threshold or layout cannot be used.
+        ValueError: the model, device, threshold, layout or list of classes cannot be used.
     """
 
     def __init__(self, options: argparse.Namespace):
@@ -107,12 +108,18 @@ class Predictor:
 
         self.options = options
         self.threshold = None if options.threshold is None else read_threshold(options.threshold)
+        labels = None if options.labels is None else read_labels(options.labels)
         self.model, self.extractor = load(options.model, options.device)
         if options.layout not in (None, "metadata") and not self.model.config.distance:
             raise ValueError(
                 f"{options.model}: --layout {options.layout} needs distances, which this model does not estimate:"
                 " leave it out, or use a model with distances"
             )
+        own_labels = list(self.model.config.id2label.values())
+        try:
+            self.class_numbers = None if labels is None else class_mapping(own_labels, labels)
+        except ValueError as error:
+            raise ValueError(f"{options.model} does not fit --labels {options.labels}: {error}") from None
         self.model = in_dtype(self.model, options.dtype)
 
     def __call__(self, job: Job) -> tuple[bool, str]:
@@ -166,7 +173,9 @@ class Predictor:
         options, labels = self.options, self.model.config.id2label
         records = to_records(events, labels)
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(place.with_suffix(".csv"), events, options.layout or self.model.config.csv_layout)
+        numbers = self.class_numbers
+        rows = events if numbers is None else events.replace(class_id=numbers[events.class_id])
+        write_csv(place.with_suffix(".csv"), rows, options.layout or self.model.config.csv_layout)
         if options.json:
             text = json.dumps(records, indent=1, ensure_ascii=False)
             write_atomically(place.with_suffix(".json"), f"{text}\n")
@@ -282,6 +291,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         " default: dcase2025 for stereo models with distances, else metadata"
     )  # fmt: skip
     parser.add_argument(
+        "--labels", metavar="FILE", help="number the classes in CSV files as in this list, by name: TSV of index, MID,"
+        " name, or one name per line, or the folder of a model; default: the model's own order"
+    )  # fmt: skip
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace files next to a recording, even if they are its labels"
     )
     parser.add_argument("--plot", action="store_true", help="also draw a picture of each recording's events (PNG)")
@@ -304,9 +317,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.stream:
-        unfit = ("audio", "output", "tta", "batch_size", "ray", "workers", "layout", "overwrite", "plot", "json")
+        of_files = ("audio", "output", "tta", "batch_size", "ray", "workers")
+        of_results = ("layout", "labels", "overwrite", "plot", "json")
         options.audio = options.audio or None
-        parser.refuse(options, unfit, "cannot be used with --stream, which only prints events")
+        parser.refuse(options, of_files + of_results, "cannot be used with --stream, which only prints events")
         parser.refuse(options, ("min_confidence",), "needs whole events: use --threshold with --stream")
     elif not options.audio:
         parser.error("give audio files or folders of them, or listen with --stream")

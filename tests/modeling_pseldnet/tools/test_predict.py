@@ -107,6 +107,22 @@ def test_hop_averaging_and_channel_format_reach_the_detection(predict, write_rec
     assert len(set(texts)) == 5
 
 
+def test_classes_are_numbered_as_in_a_list_of_labels_by_name(predict, write_recording, tmp_path):
+    (tmp_path / "labels.txt").write_text("door\nwhistle\nfootsteps\nspeech\n")
+    found = []
+    for options in ([], ["--labels", tmp_path / "labels.txt"]):
+        assert predict(write_recording(), "--json", "--threshold", "0.1", *options)[0] == 0
+        records = (tmp_path / "out" / "recording.json").read_text()
+        found.append((read_csv(tmp_path / "out" / "recording.csv").class_id, records))
+    (own, records), (listed, same_records) = found
+    assert len(set(own)) > 1
+    assert sorted(listed) == sorted(np.array([3, 2, 0])[own])
+    assert same_records == records
+    (tmp_path / "labels.txt").write_text("door\nspeech\n")
+    _, _, error = predict(write_recording(), "--labels", tmp_path / "labels.txt")
+    assert "labels.txt: 1 of 3 classes (footsteps) are not among the others (door, speech)" in complaints(error)[0]
+
+
 def test_silence_gives_an_empty_csv(predict, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros((24000, 4)), 24000)
     assert predict(tmp_path / "silence.wav", "--threshold", "0.01", "--plot")[0] == 0
