@@ -21,6 +21,7 @@ from .tracks import (
     distance_activation,
     distance_error,
     known_distance,
+    labelled_events,
     mean_of_frames,
     nearest_order,
     occurrence,
@@ -115,7 +116,7 @@ class ACCDOAFormat:
             labels = from_adpit_labels(torch.from_numpy(without_padding(labels))).numpy()
         beside = zip(self.beside, np.moveaxis(labels[:, :, self.num_axes :], 2, 0), strict=True)
         numbers = self._numbers({"accdoa": labels[:, :, : self.num_axes], **dict(beside)})
-        return vectors_to_events(numbers, 0.5, self.beside).sort()
+        return labelled_events(numbers, self.beside)
 
     @property
     def label_shapes(self) -> list[tuple[int, ...]]:

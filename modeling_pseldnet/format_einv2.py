@@ -19,6 +19,7 @@ from .tracks import (
     distance_activation,
     distance_error,
     known_distance,
+    labelled_events,
     mean_cost,
     mean_of_frames,
     nearest_order,
@@ -100,7 +101,7 @@ class EINV2Format:
         vectors = direction[:, :, None] * activity[..., None]
         metres = np.broadcast_to(metres[:, :, None], (*vectors.shape[:3], metres.shape[-1]))
         numbers = np.concatenate([vectors, metres], axis=-1)
-        return vectors_to_events(numbers, 0.5, ["distance"] * self.distance).sort()
+        return labelled_events(numbers, ["distance"] * self.distance)
 
     def loss(
         self, outputs: dict[str, torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None

@@ -122,6 +122,14 @@ def known_distance(events: Events) -> np.ndarray:
     return np.zeros(len(events)) if events.distance is None else np.nan_to_num(events.distance)
 
 
+def labelled_events(numbers: np.ndarray, beside: Sequence[str]) -> Events:
+    """Return the events in labels, given as in [`vectors_to_events`]; a distance of 0 is unknown."""
+    events = vectors_to_events(numbers, 0.5, beside).sort()
+    if events.distance is None:
+        return events
+    return events.replace(distance=np.where(events.distance == 0, np.nan, events.distance))
+
+
 def distance_activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function from a head's outputs to non-negative metres; outputs far below 0, silence, give 0."""
     return {"softplus": nn.functional.softplus, "relu": nn.functional.relu, "exp": _bounded_exp}[name]
