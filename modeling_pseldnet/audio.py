@@ -29,6 +29,7 @@ from .containers import (
     says_fuma,
 )
 from .files import walk
+from .keywords import counted
 
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
@@ -127,7 +128,7 @@ class Recording:
                 hint = "it looks transposed, give array.T"
             elif kind.description == AMBIX.description and (order := order_of(samples.num_channels)) > 1:
                 hint = f"it looks like order {order}, give its first four channels"
-            channels = f"{samples.num_channels} channel{'s' * (samples.num_channels != 1)}"
+            channels = counted(samples.num_channels, "channel")
             raise ValueError(f"{samples.name}: {channels}, but {kind.description} has {expected}: {hint}")
         if samples.num_samples == 0:
             raise ValueError(f"{samples.name}: contains no samples: record it again or leave it out")

@@ -1,4 +1,4 @@
-"""What messages say of unknown keyword arguments, of errors of other libraries, and of many names."""
+"""What messages say of unknown keyword arguments, of errors of other libraries, of many names, and of numbers."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -51,3 +51,8 @@ def first_few(names: Iterable[str], most: int = 3) -> str:
     """Return the first names of a list, with an ellipsis if there are more."""
     names = list(names)
     return ", ".join([*names[:most], *["…"] * (len(names) > most)])
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"

@@ -14,6 +14,7 @@ import soundfile
 
 from modeling_pseldnet.ambisonics import order_of
 from modeling_pseldnet.audio import AMBIX, CHANNEL_FORMATS, Recording
+from modeling_pseldnet.keywords import counted
 from modeling_pseldnet.tools.cli import first_line
 
 
@@ -116,5 +117,4 @@ def check_channels(whose: str, channels: int, channel_format: str, name: str = "
         advice = HIGHER_ORDER.format(order=order, name=shlex.quote(name))
     else:
         advice = CHANNEL_ADVICE.get((needed, channels), OTHER_CHANNELS[needed])
-    counted = f"{channels} channel{'s' * (channels != 1)}"
-    raise ValueError(f"{whose} {counted}, but this model needs {needed}. {advice.rstrip('.')}")
+    raise ValueError(f"{whose} {counted(channels, 'channel')}, but this model needs {needed}. {advice.rstrip('.')}")

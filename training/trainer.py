@@ -28,6 +28,7 @@ from modeling_pseldnet.feature_extraction_pseldnet import PSELDNetFeatureExtract
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.hub_folder import model_card
 from modeling_pseldnet.inference import Window, checked_threshold, join_windows, scored_frames
+from modeling_pseldnet.keywords import counted
 from modeling_pseldnet.timeline import link_tracks
 from modeling_pseldnet.tools.evaluate_files import format_scores
 from modeling_pseldnet.tools.scores import seld_scores
@@ -431,7 +432,7 @@ class SELDTrainer(SavingTrainer):
         """Format the scores of the last evaluation for printing."""
         names = {"labels": list(self.model.config.id2label.values()), "recordings with": self.scores["groups"]}
         table = format_scores({**self.scores, **names}, by="recordings with")
-        return f"{self.variant}, {len(self.predictions)} recordings\n{table}"
+        return f"{self.variant}, {counted(len(self.predictions), 'recording')}\n{table}"
 
     def save_predictions(self, folder: Path) -> None:
         """Write the predictions of the last evaluation as a DCASE CSV per recording, replacing earlier ones.

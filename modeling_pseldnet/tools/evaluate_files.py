@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..events import Events, read_csv
 from ..files import write_atomically
+from ..keywords import counted
 from .cli import CommandParser, program, whole_number
 from .csv_folders import find_csv
 from .labels import class_mapping, read_labels
@@ -24,7 +25,8 @@ from .submission import check_submission
 logger = logging.getLogger(__name__)
 
 AVERAGES = ("macro", "micro")
-FORMATS = {"LE": "{:.1f}°", "AngE": "{:.1f}°", "DistE": "{:.2f}"}
+# With z, what rounds to 0 has no sign.
+FORMATS = {"LE": "{:z.1f}°", "AngE": "{:z.1f}°", "DistE": "{:z.2f}"}
 
 EXAMPLE = """\
 example:
@@ -192,7 +194,7 @@ def format_scores(scores: dict, averages: Sequence[str] = AVERAGES, by: str | No
 
 
 def _format(score: str, value: float, interval: Sequence[float] | None = None) -> str:
-    text = FORMATS.get(score, "{:.3f}")
+    text = FORMATS.get(score, "{:z.3f}")
     value, *bounds = (text.format(number) for number in (value, *(interval or ())))
     return f"{value} [{', '.join(bounds)}]" if bounds else value
 
@@ -296,7 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         if names:
             print(f"{what}: {_join(names)}", file=sys.stderr)
-    print(f"{options.variant}, {scores['recordings']} recordings, {scores['num_classes']} classes")
+    counts = counted(scores["recordings"], "recording"), counted(scores["num_classes"], "class")
+    print(", ".join([options.variant, *counts]))
     print(format_scores(scores, [options.average] if options.average else AVERAGES, options.by))
     return 0
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from .. import DEFAULT_MODEL
 from ..events import FRAMES_PER_SECOND, ROWS, Events, write_csv
 from ..files import write_atomically
+from ..keywords import counted
 from ..timeline import confident_events, to_records
 from .cli import CommandParser, describe, number, program, whole_number, without_garbage_collection
 from .labels import class_mapping, read_labels
@@ -166,7 +167,7 @@ class Predictor:
                 line = describe(error)
                 yield False, line if str(file) in line else f"{file}: {line}"
             else:
-                yield True, f"{file}: {count} event{'' if count == 1 else 's'}, {place.with_suffix('.csv')}"
+                yield True, f"{file}: {counted(count, 'event')}, {place.with_suffix('.csv')}"
 
     def write_results(self, file: Path, place: Path, events: Events) -> int:
         """Write the requested results of one recording and return the number of its events."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_pseldnet.tools.evaluate_files import evaluate_files, main
+from modeling_pseldnet.tools.evaluate_files import evaluate_files, format_scores, main
 from tests.folders import SHARED
 from tests.helpers import status_of
 
@@ -56,6 +56,14 @@ def test_the_table_shows_averages_rooms_and_classes(folders, capsys):
     ]  # fmt: skip
     assert "0.667 [" in rows[0]
     assert rows[1].split()[3:9] == ["0.000", "[nan,", "nan]", "1.000", "[nan,", "nan]"]
+
+
+def test_what_rounds_to_zero_has_no_sign_and_one_recording_no_plural(folders, capsys):
+    scores = {"macro": {"F": 0.0}, "jackknife": {"macro": {"F": [-1e-4, 0.1]}}, "classwise": {"F": []}}
+    assert "0.000 [0.000, 0.100]" in format_scores(scores, ["macro"])
+    (folders / "reference/tau/fold4_room10_mix001.csv").unlink()
+    main(arguments(folders))
+    assert "dcase2023, 1 recording, 2 classes\n" in capsys.readouterr().out
 
 
 def test_predictions_in_shorter_frames_are_told_in_words(folders, caplog):
