@@ -60,7 +60,7 @@ def check_submission(task: str, folder: Path, reference: list[Path] | None = Non
 
     Args:
         task: `"dcase2023"`, `"dcase2024"` or `"dcase2025"`.
-        folder: folder with the files, at any depth.
+        folder: folder with the files; the scorers open everything in it as a CSV file.
         reference: folders of the metadata, which give the expected file names and lengths.
         num_classes: number of classes of the task. Defaults to 13.
 
@@ -72,6 +72,10 @@ def check_submission(task: str, folder: Path, reference: list[Path] | None = Non
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
     files, expected = find_csv([folder], reference or [])
     found = [] if files else [f"{folder}: no CSV files"]
+    for entry in sorted(set(folder.iterdir()) - set(files.values())):
+        what = "a folder" if entry.is_dir() else "not a CSV file"
+        advice = f"move its files to {folder}" if entry.is_dir() else "remove it"
+        found.append(f"{entry}: {what}, at which the scorer stops: {advice}")
     found += [f"{name}: missing, and the scorer silently skips it" for name in sorted(expected.keys() - files.keys())]
     if expected:
         found += [f"{name}: no recording has this name" for name in sorted(files.keys() - expected.keys())]

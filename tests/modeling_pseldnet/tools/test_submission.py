@@ -73,6 +73,19 @@ def test_what_a_scorer_would_misread_is_told(problems, task, text, told):
     assert told in line
 
 
+def test_what_lies_beside_the_files_and_stops_a_scorer_is_told(problems, tmp_path):
+    folder = tmp_path / "submission"
+    (folder / "dev-test-sony").mkdir(parents=True)
+    for name in ("._mix001.csv", "mix001.json", "dev-test-sony/mix002.csv"):
+        (folder / name).touch()
+    problems("dcase2024", "0,1,0,30,10,2.4\n")
+    assert check_submission("dcase2024", folder) == [
+        f"{folder / '._mix001.csv'}: not a CSV file, at which the scorer stops: remove it",
+        f"{folder / 'dev-test-sony'}: a folder, at which the scorer stops: move its files to {folder}",
+        f"{folder / 'mix001.json'}: not a CSV file, at which the scorer stops: remove it",
+    ]
+
+
 def test_files_that_are_missing_and_frames_beyond_the_end_are_told(problems, tmp_path, capsys):
     reference = tmp_path / "metadata"
     reference.mkdir()
