@@ -188,6 +188,7 @@ class RenderedScenes(ByEpoch):
         plan = self.bank.plan([scene])
         return {
             **({"plan": plan} if self.mixed_later else {"waveform": self.bank.mix(plan)[0].numpy()}),
+            "sampling_rate": self.bank.scene_set.recipe.sampling_rate,
             "events": events[events.frame < num_frames],
             "recording": f"scene{number}",
             "start_frame": 0,
@@ -220,6 +221,7 @@ class MonoClips(ByEpoch):
         frame, same = np.arange(first, first + length), np.ones(length)
         return {
             "waveform": waveform,
+            "sampling_rate": self.sounds.sampling_rate,
             "events": Events(frame, self.sounds.sounds[number].class_id * same, 0 * same, 0 * same, 0 * same),
             "recording": self.sounds.sounds[number].name,
             "start_frame": 0,

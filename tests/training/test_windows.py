@@ -111,6 +111,7 @@ def test_scenes_and_mono_clips_are_made_while_training(train, tiny_data, sound_f
         item = trainer.train_dataset[0]
         assert len(item["events"]) > 0
         assert item["waveform"].shape == ((4 if source == "scenes" else 1), 24000)
+        assert item["sampling_rate"] == 24000
 
 
 def test_mono_clips_are_of_the_classes_of_the_scene_recipe(sound_folder):
