@@ -1,7 +1,7 @@
 """The windows that models are trained and evaluated on, as data sets for `torch.utils.data.DataLoader`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets_scripts.scenes.render_torch import SceneBank
-from datasets_scripts.scenes.scene_set import SceneSet
+from datasets_scripts.scenes.scene_set import Scene, SceneSet
 from datasets_scripts.scenes.sounds import SoundBank
 from datasets_scripts.scenes.worker_pool import end_with_program
 from modeling_pseldnet.audio import check_samples
@@ -176,23 +176,33 @@ class RenderedScenes(ByEpoch):
         self.bank = SceneBank(scene_set, device=device or "cpu", progress=True, num_workers=num_workers)
         self.count, self.mixed_later = count, device is not None
         self.recording = np.arange(count)
+        self.num_frames = round(scene_set.recipe.scene_seconds / FRAME_SECONDS)
 
     def __len__(self) -> int:
         return self.count
 
+    def references(self) -> Iterator[tuple[str, Events]]:
+        """Yield the name and the events of each scene of the epoch."""
+        for index in range(self.count):
+            name, _, events = self._draw(index)
+            yield name, events
+
+    def _draw(self, index: int) -> tuple[str, Scene, Events]:
+        scene_set, number = self.bank.scene_set, self.epoch * self.count + index
+        scene = scene_set.scene(number)
+        events = scene_set.labels(scene)
+        return f"scene{number}", scene, events[events.frame < self.num_frames]
+
     def __getitem__(self, index: int) -> dict:
-        number = self.epoch * self.count + index
-        scene = self.bank.scene_set.scene(number)
-        num_frames = round(self.bank.scene_set.recipe.scene_seconds / FRAME_SECONDS)
-        events = self.bank.scene_set.labels(scene)
+        name, scene, events = self._draw(index)
         plan = self.bank.plan([scene])
         return {
             **({"plan": plan} if self.mixed_later else {"waveform": self.bank.mix(plan)[0].numpy()}),
             "sampling_rate": self.bank.scene_set.recipe.sampling_rate,
-            "events": events[events.frame < num_frames],
-            "recording": f"scene{number}",
+            "events": events,
+            "recording": name,
             "start_frame": 0,
-            "num_frames": num_frames,
+            "num_frames": self.num_frames,
         }
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modeling_pseldnet.events import Events
 from training.augmentation import AugMix
-from training.data import load_windows
+from training.data import check_references, load_windows
 from training.recipes import DataRecipe, read_recipe
 from training.train import build_trainer
 
@@ -179,6 +179,9 @@ def test_rendered_scenes_hold_sounds_of_no_class_from_a_folder(sound_folder):
     windows = load_windows(recipe, 1)
     scenes = [windows.dataset.bank.scene_set.scene(number) for number in range(8)]
     assert sum(len(scene.interference) > 0 for scene in scenes) > 1
+    # As many sources at a time as no scene has.
+    with pytest.raises(ValueError, match="'ov9_F' cannot be computed"):
+        check_references(windows, True, "ov9_F")
     assert windows.class_names == ["high", "low", "middle"]
 
 
