@@ -28,7 +28,7 @@ from .containers import (
     read_wave_header,
     says_fuma,
 )
-from .files import walk
+from .files import walk_audio
 from .keywords import counted
 
 
@@ -482,7 +482,7 @@ def find_audio(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path]
-    files = walk(path, AUDIO_SUFFIXES)
+    files = walk_audio(path, AUDIO_SUFFIXES)
     if not files:
         raise ValueError(f"{path}: no audio in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
     return files

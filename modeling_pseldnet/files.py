@@ -1,6 +1,7 @@
 """Find files in folders, and write files and folders so that they appear whole or not at all."""
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -8,7 +9,15 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .keywords import counted
 
+
+logger = logging.getLogger(__name__)
+
+# What audio files are called, whether they can be read here or not.
+AUDIO_NAMES = {
+    ".aac", ".aif", ".aiff", ".amb", ".caf", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".w64", ".wav", ".wma"
+}  # fmt: skip
 # Without these files a folder is not loaded as a model or an adapter.
 _READ_FIRST = ("config.json", "adapter_config.json")
 # Errors that the operating system reports without a file name.
@@ -50,6 +59,14 @@ def walk(
             elif suffixes is None or os.path.splitext(entry.name)[1].lower() in suffixes:
                 found.append(current / entry.name)
     return sorted(found)
+
+
+def walk_audio(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
+    """Like [`walk`], with a warning if audio files have none of the suffixes."""
+    if others := walk(folder, AUDIO_NAMES.difference(suffixes)):
+        files = counted(len(others), "audio file")
+        logger.warning(f"{folder}: passing over {files} of other formats, such as {others[0]}: convert to WAV or FLAC")
+    return walk(folder, suffixes)
 
 
 def is_hidden(name: str) -> bool:

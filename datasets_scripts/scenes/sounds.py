@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.containers import flac_is_longer, flac_with_length
-from modeling_pseldnet.files import is_hidden, walk
+from modeling_pseldnet.files import is_hidden, walk_audio
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.labels import refuse_twice
 
@@ -279,7 +279,7 @@ def sounds_from_folder(folder: str | os.PathLike, sampling_rate: int = 24000) ->
     files = [
         (file.relative_to(folder).as_posix(), class_id)
         for class_id, name in enumerate(class_names)
-        for file in walk(folder / name, SOUND_SUFFIXES)
+        for file in walk_audio(folder / name, SOUND_SUFFIXES)
     ]
     if absent := sorted(known.keys() - {name for name, _ in files}):
         logger.warning(

@@ -57,6 +57,13 @@ def test_a_folder_of_nothing_but_leftovers_holds_no_audio(tmp_path):
         find_audio(tmp_path)
 
 
+def test_audio_of_formats_that_are_not_read_is_told_of(tmp_path, caplog):
+    make(tmp_path, "a.wav", "b.m4a", "deep/c.M4A", "notes.txt")
+    assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+    (record,) = caplog.records
+    assert f"{tmp_path}: passing over 2 audio files of other formats, such as {tmp_path / 'b.m4a'}" in record.message
+
+
 @pytest.mark.parametrize("name", ["short.csv", "n" * 251 + ".csv", "ü" * 125 + ".csv", "a." + "b" * 250])
 def test_a_file_appears_whole_whatever_the_length_of_its_name(tmp_path, name):
     write_atomically(tmp_path / name, "text")

@@ -95,11 +95,13 @@ def test_unreadable_and_silent_sounds_are_named(tmp_path):
             sounds_from_folder(tmp_path).measure()
 
 
-def test_a_class_without_sounds_is_named(tmp_path):
+def test_a_class_without_sounds_is_named(tmp_path, caplog):
     write_noise(tmp_path / "bark" / "a.wav")
     (tmp_path / "meow").mkdir()
+    (tmp_path / "meow" / "a.m4a").touch()
     with pytest.raises(ValueError, match=r"class 'meow' of .* no sound for split 'all': it has no audio files"):
         sounds_from_folder(tmp_path).numbers_by_class("all", 0.2)
+    assert "passing over 1 audio file of other formats, such as" in caplog.text
 
 
 def test_two_classes_whose_names_differ_in_spaces_alone_are_refused(tmp_path):
