@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from modeling_pseldnet.containers import FileSamples
 from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
@@ -190,9 +191,6 @@ def read_audio_header(path: Path) -> AudioHeader:
     Raises:
         ValueError: the file cannot be read, has fewer or more samples than its header says, or declares itself FuMa.
     """
-    # Imported here because it needs torch, which finding recordings does without.
-    from modeling_pseldnet.audio import FileSamples
-
     samples = FileSamples(path, str(path))
     samples.close()
     if samples.is_longer:

@@ -4,9 +4,7 @@ Any length in bounded memory, any sampling rate, any common channel order.
 """
 
 import io
-import operator
 import os
-import struct
 from collections.abc import Mapping
 from fractions import Fraction
 from math import ceil, pi
@@ -14,27 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 
 from .ambisonics import FUMA_TO_AMBIX, a_to_b_matrix, order_of
-from .containers import (
-    MOST_SAMPLES,
-    View,
-    check_ogg_pages,
-    flac_is_longer,
-    flac_with_length,
-    is_truncated,
-    read_wave_header,
-    says_fuma,
-)
+from .containers import FileSamples, checked_rate
 from .files import walk_audio
 from .keywords import counted
 
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".amb"}
-# Plausible sampling rates in Hz.
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 # Full scale is 1; samples 40 dB above it are integers stored as floats, or come from a wrong gain.
 LARGEST_SAMPLE = 100.0
 # Silence and full scale of integer arrays, as soundfile reads and writes them.
@@ -260,25 +246,6 @@ def _open_mapping(source: Mapping) -> "ArraySamples | FileSamples":
     raise ValueError(f"a dict with {', '.join(map(str, source)) or 'no keys'} is not a recording: give {ACCEPTED}")
 
 
-def checked_rate(rate, name: str) -> int:
-    """Return a sampling rate in Hz as an integer.
-
-    Raises:
-        ValueError: the rate is missing, not a whole number or implausible for audio.
-    """
-    if rate is None:
-        raise ValueError(f"{name}: its sampling rate is missing: give sampling_rate in Hz")
-    try:
-        whole = int(rate) if float(rate).is_integer() else operator.index(rate)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}: a sampling rate of {rate!r}: give a whole number of Hz") from None
-    if not LOWEST_RATE <= whole <= HIGHEST_RATE:
-        raise ValueError(
-            f"{name}: a sampling rate of {whole} Hz, which is implausible: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
-        )
-    return whole
-
-
 def float_samples(samples: np.ndarray | torch.Tensor):
     """Convert samples of any type to float32 with full scale 1, dividing integers by the full scale of their type.
 
@@ -365,83 +332,6 @@ class ArraySamples:
 
     def close(self) -> None:
         """Do nothing, as no file is open."""
-
-
-class FileSamples:
-    """Samples in a file, read on demand.
-
-    The length in the header is not trusted: a file with fewer samples is refused; one with more, or with no length in
-    its header, is read to its end.
-
-    Args:
-        file: a path, or an open seekable file.
-        name: name used in messages.
-
-    Attributes:
-        is_longer: whether it has more samples than its header says.
-    """
-
-    def __init__(self, file, name: str):
-        if isinstance(file, str | os.PathLike) and not Path(file).is_file():
-            there = "a pipe or folder, which does not support seeking: give a file"
-            raise ValueError(f"{name}: {there if Path(file).exists() else 'no such file'}")
-        self.name, self._opened = name, []
-        try:
-            self._open(file)
-        except (OSError, OverflowError, soundfile.LibsndfileError, TypeError, struct.error) as error:
-            self.close()
-            # `error_string` leaves out libsndfile's name for the file.
-            reason = getattr(error, "error_string", error)
-            raise ValueError(f"{name}: not readable audio, use WAV, FLAC, OGG or AMB ({reason})") from None
-        except ValueError:
-            self.close()
-            raise
-
-    def _open(self, file) -> None:
-        is_path = isinstance(file, str | os.PathLike)
-        stream = open(file, "rb") if is_path else file  # noqa: SIM115 (closed with the samples)
-        if is_path:
-            self._opened.append(stream)
-        wave = read_wave_header(stream, self.name)
-        self.is_fuma = says_fuma(self.name, wave)
-        self.is_longer = flac_is_longer(stream) if wave is None else wave.is_longer
-        if wave is not None and wave.is_longer:
-            layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}
-            self._file = soundfile.SoundFile(View(stream, wave.begin), endian="LITTLE", **layout)
-        else:
-            check_ogg_pages(stream, self.name)
-            stream.seek(0)
-            # File names are bytes, which need not be UTF-8.
-            named = os.fsencode(file) if is_path and os.name == "posix" else file
-            self._file = soundfile.SoundFile(flac_with_length(stream) if self.is_longer else named)
-        self._opened.insert(0, self._file)
-        if self._file.frames > MOST_SAMPLES:
-            raise ValueError(f"{self.name}: its header gives no length: rewrite it, e.g. with FFmpeg")
-        if is_truncated(self._file.extra_info):
-            raise ValueError(f"{self.name}: truncated, shorter than its header says: copy it again")
-        self.rate = checked_rate(self._file.samplerate, self.name)
-        self.num_channels, self.num_samples = self._file.channels, self._file.frames
-
-    def read(self, begin: int, end: int) -> np.ndarray:
-        """Read samples (channels, end - begin), float32.
-
-        Raises:
-            ValueError: the file is truncated or cannot be decoded.
-        """
-        try:
-            self._file.seek(begin)
-            part = self._file.read(end - begin, dtype="float32", always_2d=True).T
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"{self.name}: unreadable at {begin / self.rate:.1f} s ({error})") from None
-        if part.shape[1] < end - begin:
-            broken = (begin + part.shape[1]) / self.rate
-            raise ValueError(f"{self.name}: truncated, it ends at {broken:.1f} s: copy it again")
-        return part
-
-    def close(self) -> None:
-        """Close the files opened here."""
-        for file in self._opened:
-            file.close()
 
 
 class Resampler:

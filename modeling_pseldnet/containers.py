@@ -1,14 +1,19 @@
-"""Headers of audio files: the true length, which WAV, FLAC and OGG sometimes get wrong, and the kind of a WAV."""
+"""Audio files: their samples, and their headers, whose length WAV, FLAC and OGG sometimes get wrong."""
 
 import io
+import operator
 import os
 import re
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import soundfile
 
 
+# Plausible sampling rates in Hz.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 # End of the GUID of ambisonic B-format, PCM or float (Dobson, "Creating WAVE-EX ambisonic B-format files").
 B_FORMAT = bytes.fromhex("2107d3118644c8c1ca000000")
 EXTENSIBLE = 0xFFFE
@@ -206,3 +211,99 @@ def is_truncated(report: str) -> bool:
     # Programs that write to a pipe declare an unknown length as 0 or as about the largest number, or SoX's in an AIFF.
     is_known = all(abs(said - largest) > 2**20 for largest in (0x7F000000, 2**31, 2**32, 2**63))
     return (is_known and there + 8 <= said) or "lacks an end-of-stream bit" in report
+
+
+def checked_rate(rate, name: str) -> int:
+    """Return a sampling rate in Hz as an integer.
+
+    Raises:
+        ValueError: the rate is missing, not a whole number or implausible for audio.
+    """
+    if rate is None:
+        raise ValueError(f"{name}: its sampling rate is missing: give sampling_rate in Hz")
+    try:
+        whole = int(rate) if float(rate).is_integer() else operator.index(rate)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}: a sampling rate of {rate!r}: give a whole number of Hz") from None
+    if not LOWEST_RATE <= whole <= HIGHEST_RATE:
+        raise ValueError(
+            f"{name}: a sampling rate of {whole} Hz, which is implausible: give {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )
+    return whole
+
+
+class FileSamples:
+    """Samples in a file, read on demand.
+
+    The length in the header is not trusted: a file with fewer samples is refused; one with more, or with no length in
+    its header, is read to its end.
+
+    Args:
+        file: a path, or an open seekable file.
+        name: name used in messages.
+
+    Attributes:
+        is_longer: whether it has more samples than its header says.
+    """
+
+    def __init__(self, file, name: str):
+        if isinstance(file, str | os.PathLike) and not Path(file).is_file():
+            there = "a pipe or folder, which does not support seeking: give a file"
+            raise ValueError(f"{name}: {there if Path(file).exists() else 'no such file'}")
+        self.name, self._opened = name, []
+        try:
+            self._open(file)
+        except (OSError, OverflowError, soundfile.LibsndfileError, TypeError, struct.error) as error:
+            self.close()
+            # `error_string` leaves out libsndfile's name for the file.
+            reason = getattr(error, "error_string", error)
+            raise ValueError(f"{name}: not readable audio, use WAV, FLAC, OGG or AMB ({reason})") from None
+        except ValueError:
+            self.close()
+            raise
+
+    def _open(self, file) -> None:
+        is_path = isinstance(file, str | os.PathLike)
+        stream = open(file, "rb") if is_path else file  # noqa: SIM115 (closed with the samples)
+        if is_path:
+            self._opened.append(stream)
+        wave = read_wave_header(stream, self.name)
+        self.is_fuma = says_fuma(self.name, wave)
+        self.is_longer = flac_is_longer(stream) if wave is None else wave.is_longer
+        if wave is not None and wave.is_longer:
+            layout = {"samplerate": wave.rate, "channels": wave.channels, "subtype": wave.subtype, "format": "RAW"}
+            self._file = soundfile.SoundFile(View(stream, wave.begin), endian="LITTLE", **layout)
+        else:
+            check_ogg_pages(stream, self.name)
+            stream.seek(0)
+            # File names are bytes, which need not be UTF-8.
+            named = os.fsencode(file) if is_path and os.name == "posix" else file
+            self._file = soundfile.SoundFile(flac_with_length(stream) if self.is_longer else named)
+        self._opened.insert(0, self._file)
+        if self._file.frames > MOST_SAMPLES:
+            raise ValueError(f"{self.name}: its header gives no length: rewrite it, e.g. with FFmpeg")
+        if is_truncated(self._file.extra_info):
+            raise ValueError(f"{self.name}: truncated, shorter than its header says: copy it again")
+        self.rate = checked_rate(self._file.samplerate, self.name)
+        self.num_channels, self.num_samples = self._file.channels, self._file.frames
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Return samples (channels, end - begin), float32.
+
+        Raises:
+            ValueError: the file is truncated or cannot be decoded.
+        """
+        try:
+            self._file.seek(begin)
+            part = self._file.read(end - begin, dtype="float32", always_2d=True).T
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{self.name}: unreadable at {begin / self.rate:.1f} s ({error})") from None
+        if part.shape[1] < end - begin:
+            broken = (begin + part.shape[1]) / self.rate
+            raise ValueError(f"{self.name}: truncated, it ends at {broken:.1f} s: copy it again")
+        return part
+
+    def close(self) -> None:
+        """Close the files opened here."""
+        for file in self._opened:
+            file.close()

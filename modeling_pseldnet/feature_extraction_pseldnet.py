@@ -12,8 +12,9 @@ from transformers.audio_utils import hertz_to_mel
 from transformers.utils import logging
 
 from .ambisonics import SPEED_OF_SOUND
-from .audio import as_channels, check_samples, checked_rate, float_samples
+from .audio import as_channels, check_samples, float_samples
 from .configuration_pseldnet import BOUNDS
+from .containers import checked_rate
 from .events import frames_spanned
 from .keywords import refuse_misspelt, refuse_unknown
 from .tracks import PADDED_LABEL

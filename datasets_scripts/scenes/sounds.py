@@ -20,7 +20,7 @@ import soundfile
 from tqdm import tqdm
 
 from datasets_scripts.scenes.worker_pool import in_workers
-from modeling_pseldnet.containers import flac_is_longer, flac_with_length
+from modeling_pseldnet.containers import FileSamples, checked_rate
 from modeling_pseldnet.files import is_hidden, walk_audio
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.labels import refuse_twice
@@ -115,18 +115,9 @@ class SoundBank:
 
     def _decode(self, number: int, content: bytes) -> np.ndarray:
         name = f"the sound {self.sounds[number].name} of {self.source}"
-        file = io.BytesIO(content)
-        try:
-            if flac_is_longer(file):
-                file = flac_with_length(file)
-            file.seek(0)
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-        except (OSError, soundfile.SoundFileError) as error:
-            # The full message refers to the stream, not to the file.
-            reason = getattr(error, "error_string", error)
-            raise ValueError(f"cannot read {name}: {reason}") from None
-        samples = resampled(samples.mean(axis=1), rate, self.sampling_rate, name)
-        return samples.astype(np.float32, copy=False)
+        with closing(FileSamples(io.BytesIO(content), name)) as file:
+            samples = file.read(0, file.num_samples).mean(axis=0)
+        return resampled(samples, file.rate, self.sampling_rate, name).astype(np.float32, copy=False)
 
     def measured(self, number: int) -> Sound:
         """Set `start` and `stop` of sound `number` to where it first and last is within 50 dB of its loudest 40 ms.
@@ -153,12 +144,23 @@ class SoundBank:
             workers: number of processes. Defaults to this one alone.
 
         Raises:
-            ValueError: a sound cannot be read, or is silent.
+            ValueError: sounds cannot be read, or are silent; the message names all of them.
         """
         total = len(self.sounds)
-        with closing(in_workers(self.measured, range(total), workers)) as measured:
-            progress = tqdm(measured, desc="sounds", unit="sound", total=total, disable=None, leave=False)
-            return replace(self, sounds=tuple(progress))
+        with closing(in_workers(self._measured_or_error, range(total), workers)) as measured:
+            sounds = tuple(tqdm(measured, desc="sounds", unit="sound", total=total, disable=None, leave=False))
+        unusable = [number for number, sound in enumerate(sounds) if isinstance(sound, ValueError)]
+        if unusable:
+            first, *others = unusable
+            names = ", ".join(self.sounds[number].name for number in others)
+            raise ValueError(f"{sounds[first]}{f'; {len(others)} more cannot be used: {names}' if others else ''}")
+        return replace(self, sounds=sounds)
+
+    def _measured_or_error(self, number: int) -> "Sound | ValueError":
+        try:
+            return self.measured(number)
+        except ValueError as error:
+            return error
 
     def numbers_by_class(
         self,
@@ -240,9 +242,6 @@ def resampled(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -
     """
     if rate == sampling_rate:
         return samples
-    # Imported here because it needs torch, which the workers of a synthesis do without.
-    from modeling_pseldnet.audio import checked_rate
-
     rate = checked_rate(rate, name)
     divisor = gcd(rate, sampling_rate)
     return scipy.signal.resample_poly(samples, sampling_rate // divisor, rate // divisor, axis=-1)

@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import CHANNEL_FORMATS, Recording, check_samples, checked_rate, float_samples, mirrored
+from ..audio import CHANNEL_FORMATS, Recording, check_samples, float_samples, mirrored
+from ..containers import checked_rate
 from ..events import FRAME_SECONDS, FRAMES_PER_SECOND, Events, count_frames, round_azimuth
 from ..feature_extraction_pseldnet import PSELDNetFeatureExtractor
 from ..fitting import check_extractor, choose_channel_format

@@ -84,15 +84,21 @@ def test_a_sound_of_a_rate_that_no_audio_has_is_named(tmp_path):
         sounds_from_folder(tmp_path).measure()
 
 
-def test_unreadable_and_silent_sounds_are_named(tmp_path):
+def test_sounds_that_are_unreadable_truncated_or_silent_are_named_all_at_once(tmp_path):
     write_noise(tmp_path / "bark" / "a.wav")
     (tmp_path / "bark" / "broken.wav").write_bytes(b"no audio")
-    with pytest.raises(ValueError, match=r"cannot read the sound bark/broken.wav of \S+: Format not recognised"):
+    told = r"the sound bark/broken.wav of \S+: not readable audio, .* \(Format not recognised.\)"
+    with pytest.raises(ValueError, match=f"^{told}$"):
         sounds_from_folder(tmp_path).measure()
-    for silence in (np.zeros(RATE), np.zeros(0)):
-        soundfile.write(tmp_path / "bark" / "broken.wav", silence, RATE)
-        with pytest.raises(ValueError, match=r"sound bark/broken.wav of .* is silent"):
-            sounds_from_folder(tmp_path).measure()
+    for name in ("half.wav", "half.ogg"):
+        path = write_noise(tmp_path / "bark" / name)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for name, samples in (("silent.wav", np.zeros(RATE)), ("empty.wav", np.zeros(0))):
+        soundfile.write(tmp_path / "bark" / name, samples, RATE)
+    others = "bark/empty.wav, bark/half.ogg, bark/half.wav, bark/silent.wav"
+    for workers in (0, 2):
+        with pytest.raises(ValueError, match=f"^{told}; 4 more cannot be used: {others}$"):
+            sounds_from_folder(tmp_path).measure(workers)
 
 
 def test_a_class_without_sounds_is_named(tmp_path, caplog):

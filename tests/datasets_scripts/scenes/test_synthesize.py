@@ -365,7 +365,7 @@ def test_errors_of_workers_are_one_line_too(inputs, tmp_path, capsys):
     assert main(arguments(tmp_path, tmp_path / "train", scenes=1)) == 0
     for path in (tmp_path / "sounds").rglob("*.wav"):
         path.write_bytes(b"no sound")
-    assert "cannot read the sound" in failing(capsys, *arguments(tmp_path, tmp_path / "train", "--workers", "2"))
+    assert "not readable audio" in failing(capsys, *arguments(tmp_path, tmp_path / "train", "--workers", "2"))
 
 
 def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
