@@ -12,11 +12,17 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from datasets_scripts.recordings import RECORDING_SUFFIXES, find_class_lists, read_audio_header, read_class_lists
+from datasets_scripts.recordings import (
+    Part,
+    find_class_lists,
+    find_recordings,
+    read_audio_header,
+    read_class_lists,
+)
 from modeling_pseldnet.ambisonics import channel_rotation, yaw_rotation
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import FRAME_SECONDS, Events, fold_azimuth, read_csv, wrap_azimuth, write_csv
-from modeling_pseldnet.files import atomic_path, walk
+from modeling_pseldnet.files import atomic_path
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
 
 
@@ -26,8 +32,16 @@ OFFICIAL_SEED = 20250305
 LARGEST_SAMPLE = 0.9999
 # Size of the video picture in pixels, and its horizontal field of view in degrees.
 SCREEN, FIELD_OF_VIEW = (640, 360), 100.0
-# Folders that hold ambisonics, and folders that hold their labels.
-AUDIO_FOLDERS, LABEL_FOLDERS = ("foa_dev", "foa"), ("metadata_dev", "metadata")
+PARTS = (
+    Part(audio=("foa_dev",), labels=("metadata_dev",), splits={"challenge": ".+"}, optional=("challenge",)),
+    Part(
+        audio=("foa",),
+        labels=("metadata",),
+        splits={"validation": "(.*/)?fold2_.+", "synthetic": ".+"},
+        optional=("validation", "synthetic"),
+        in_subsets=True,
+    ),
+)
 
 
 def to_stereo(waveform: np.ndarray, degrees: float) -> np.ndarray:
@@ -92,32 +106,17 @@ def clip_name(audio: Path, degrees: int, start_frame: int) -> str:
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return pairs of audio file and labels below a folder of ambisonics, in order.
+    """Return pairs of audio file and labels below a folder of ambisonics, in order, as the builders find them.
 
     Fold 2 of synthetic sets, which is for validation, is left out.
 
     Raises:
         FileNotFoundError: there are none, or one lacks its labels.
+        ValueError: two files claim to be the same recording.
     """
-
-    def found(suffixes: set[str], folders: tuple[str, ...]) -> dict[tuple[str, ...], Path]:
-        """Map files by subset and name, without what sets audio and labels apart or may be flattened (`dev-…`)."""
-        paths = {path: path.relative_to(folder).parts[:-1] for path in walk(folder, suffixes, by_every_name=True)}
-        return {
-            (
-                *(part for part in parts if part not in folders and not part.startswith("dev-")),
-                path.stem.removeprefix("label_"),
-            ): path
-            for path, parts in paths.items()
-            if set(parts) & set(folders) and (of_challenge(path) or not path.stem.startswith("fold2_"))
-        }
-
-    audio, labels = found(set(RECORDING_SUFFIXES), AUDIO_FOLDERS), found({".csv"}, LABEL_FOLDERS)
-    if not audio:
-        raise FileNotFoundError(f"{folder}: no audio in a folder named {' or '.join(AUDIO_FOLDERS)}")
-    if missing := sorted(audio.keys() - labels.keys()):
-        raise FileNotFoundError(f"{audio[missing[0]]}: no labels in a folder named {' or '.join(LABEL_FOLDERS)}")
-    return [(audio[key], labels[key]) for key in sorted(audio, key=audio.get)]
+    found = find_recordings(folder, PARTS)
+    kept = [recording for split in ("challenge", "synthetic") for recording in found.get(split, [])]
+    return sorted((recording.audio, recording.labels) for recording in kept)
 
 
 def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_SEED) -> int:
@@ -127,7 +126,7 @@ def make_clips(folder: Path, output: Path, num_clips: int, seed: int = OFFICIAL_
     viewing direction. Class lists, `cls_indices*.tsv`, are copied.
 
     Raises:
-        FileNotFoundError: the folder holds no ambisonics with labels.
+        FileNotFoundError: the folder holds no ambisonics, or some without labels.
         ValueError: a recording cannot be used, labels lack distances, there is too little audio for that many clips,
             most would be too loud, or the output holds clips with other classes.
     """

@@ -176,7 +176,7 @@ def test_folders_that_make_no_clips_are_told_in_a_line(starss, tmp_path, capsys)
     (starss / "metadata_dev/dev-test-tau/fold4_room2_mix001.csv").touch()
     assert main([str(starss), str(tmp_path / "clips")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "no audio in a folder named foa_dev or foa" in lines[0]
+    assert "no recordings (.wav, .flac) in a folder named 'foa_dev' or 'foa'" in lines[0]
     assert "events without a distance" in lines[1]
-    assert "no labels in a folder named metadata_dev or metadata" in lines[2]
+    assert "no labels, which should be in a folder named 'metadata_dev'" in lines[2]
     assert "fold4_room2_mix001.wav is marked as FuMa" in lines[3]
