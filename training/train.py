@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeling_pseldnet.tools.cli import CommandParser, program
+from modeling_pseldnet.tools.evaluate_files import undefined_to_none
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.scores import VARIANTS
 
@@ -263,7 +264,7 @@ def run(recipe: Recipe, resume: bool = False, only_evaluate: bool = False) -> SE
         else:
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)
-    trainer.save_metrics("eval", trainer.evaluate())
+    trainer.save_metrics("eval", undefined_to_none(trainer.evaluate()))
     if trainer.is_world_process_zero():
         trainer.save_predictions(folder / "predictions")
     if args.push_to_hub:

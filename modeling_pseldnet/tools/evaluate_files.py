@@ -199,12 +199,12 @@ def _format(score: str, value: float, interval: Sequence[float] | None = None) -
     return f"{value} [{', '.join(bounds)}]" if bounds else value
 
 
-def _undefined_to_none(value):
+def undefined_to_none(value):
     """Replace NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _undefined_to_none(item) for key, item in value.items()}
+        return {key: undefined_to_none(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_undefined_to_none(item) for item in value]
+        return [undefined_to_none(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         coordinates=options.coordinates,
     )
     if options.json:
-        write_atomically(options.json, json.dumps(_undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
+        write_atomically(options.json, json.dumps(undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
     for what, names in (
         ("no prediction, counted as empty", scores["without_prediction"]),
         ("no reference, left out", scores["without_reference"]),

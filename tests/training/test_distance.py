@@ -111,6 +111,8 @@ def test_a_network_for_stereo_begins_from_one_for_ambisonics_as_load_for_transfe
     model = run(stereo).model
     expected, _ = load_for_transfer(tmp_path / "first", num_channels=5, num_axes=2, distance=True)
     assert (model.config.feature_type, model.config.num_channels) == ("stereo", 5)
+    scores = json.loads((tmp_path / "run/eval_results.json").read_text(), parse_constant=pytest.fail)
+    assert scores["eval_F_onscreen"] is None
     for name, weight in expected.pseldnet.named_parameters():
         torch.testing.assert_close(model.pseldnet.get_parameter(name), weight, msg=name)
     with pytest.raises(ValueError, match="stereo features do not fit the model, which needs logmel_iv"):
