@@ -18,7 +18,7 @@ def _part(form: str) -> Part:
 class SyntheticSELD(SELDBuilder):
     """Splits `train` (fold 0), `test` (fold 1) and, in sets made here, `validation` (fold 2).
 
-    The classes are read from `cls_indices*.tsv` beside the subsets; the sampling rate is that of the recordings.
+    The classes are read from `cls_indices*.tsv` beside or in the subsets; the sampling rate is that of the recordings.
 
     The configuration `sum` is the dry mono mix of the events.
     """
