@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..events import HEADER_2025, Events, are_whole, fold_azimuth, looks_cartesian, looks_like_radians, read_csv
+from ..keywords import counted
 from .csv_folders import find_csv
 
 
@@ -131,7 +132,7 @@ def _problems(task: Task, name: str, path: Path, last_frame: int | None, num_cla
     if task.in_metres is not None:
         distance = table[:, 4 if name == "dcase2025" else -1]
         if unknown := int(np.isnan(distance).sum()):
-            yield f"{unknown} rows have no distance, which is scored: leave them out, or give one"
+            yield f"{counted(unknown, 'row')} without a distance, which is scored: leave them out, or give one"
         yield from _unit_problems(task, distance)
     yield from _row_problems(name, events, table, last_frame, num_classes)
 
@@ -154,13 +155,14 @@ def _row_problems(
         if not are_whole(table).all():
             yield "some numbers are not whole, which the scorer truncates or cannot read"
         if outside := int((events.frame >= CLIP_FRAMES_2025).sum()):
-            yield f"{outside} rows are beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"
+            yield f"{counted(outside, 'row')} beyond frame {CLIP_FRAMES_2025 - 1}, the last of a clip"
         if folded := int((fold_azimuth(events.azimuth) != events.azimuth).sum()):
-            yield f"{folded} azimuths beyond 90°: they are scored as if folded to the front"
+            yield f"{counted(folded, 'azimuth')} beyond 90°, scored as if folded to the front"
         if rows_of_class.max() > MOST_TRACKS_2025:
             yield f"more than {MOST_TRACKS_2025} rows per class and frame"
         return
     if repeated := len(source) - len(np.unique(source, axis=0)):
-        yield f"{repeated} rows repeat frame, class and track: number the tracks, as some scorers keep only the last"
+        rows = f"{counted(repeated, 'row')} with frame, class and track of another"
+        yield f"{rows}: number the tracks, as some scorers keep only the last"
     if last_frame is not None and last_frame >= 0 and (beyond := int((events.frame > last_frame).sum())):
-        yield f"{beyond} rows are beyond frame {last_frame}, the last annotated one"
+        yield f"{counted(beyond, 'row')} beyond frame {last_frame}, the last annotated one"

@@ -48,7 +48,7 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
         ("dcase2024", "0,1,0,30,10\n", "5 columns, which the scorer misreads"),
         ("dcase2024", "frame,class,track,azimuth,elevation,distance\n0,1,0,30,10,2\n", "line 1 is a header"),
         ("dcase2024", "0,14,0,30,10,2\n", "class 14 is out of range: classes are 0 to 12"),
-        ("dcase2024", "0,1,0,30,10,2\n0,1,0,90,10,2\n", "1 rows repeat frame, class and track"),
+        ("dcase2024", "0,1,0,30,10,2\n0,1,0,90,10,2\n", "1 row with frame, class and track of another"),
         ("dcase2023", "0.0,1.0,0.0,30,10\n", "write 3, not 3.0"),
         ("dcase2024", "0,1,0.0,30,10,2\n", "write 3, not 3.0"),
         ("dcase2024", "\ufeff0,1,0,30,10,2\n", "byte order mark"),
@@ -56,13 +56,13 @@ def test_nothing_is_wrong_with_what_a_scorer_reads_as_it_is_meant(problems, task
         ("dcase2025", HEADER + "\n", "line 2 is empty"),
         ("dcase2023", "0,1,30,10\n", "4 columns, which the scorer misreads"),
         ("dcase2023", "0,1,0,0.5,0.5,-0.1\n", "but the numbers look different"),
-        ("dcase2024", "0,1,0,30,10,nan\n", "1 rows have no distance"),
-        ("dcase2024", "0,1,0,0.5,0.5,0.1,nan\n", "1 rows have no distance"),
+        ("dcase2024", "0,1,0,30,10,nan\n", "1 row without a distance"),
+        ("dcase2024", "0,1,0,0.5,0.5,0.1,nan\n", "1 row without a distance"),
         ("dcase2023", "0,1,0,30,100\n", "elevation in"),
         ("dcase2025", "0,1,0,30,240,1\n", "line 1 is not the header"),
         ("dcase2025", HEADER + "0,1,0,30,2,1\n", "look like metres"),
         ("dcase2025", HEADER + "50,1,0,30,240,1\n", "beyond frame 49"),
-        ("dcase2025", HEADER + "0,1,0,130,240,1\n", "azimuths beyond 90°"),
+        ("dcase2025", HEADER + "0,1,0,130,240,1\n", "1 azimuth beyond 90°"),
         ("dcase2025", HEADER + "0,1,0,30.5,240,1\n", "not whole"),
         ("dcase2025", HEADER + "0,1,0,30,240,3\n", "onscreen must be 0 or 1"),
         ("dcase2025", HEADER + "".join(f"0,1,{n},{n},240,1\n" for n in range(11)), "more than 10 rows"),
@@ -93,7 +93,7 @@ def test_files_that_are_missing_and_frames_beyond_the_end_are_told(problems, tmp
         (reference / name).write_text("0,1,0,30,10,240\n9,1,0,30,10,240\n")
     assert problems("dcase2024", "10,1,0,30,10,2.4\n", reference=[reference]) == [
         "",
-        "1 rows are beyond frame 9, the last annotated one",
+        "1 row beyond frame 9, the last annotated one",
     ]
     arguments = ["--check-submission", "dcase2024", str(tmp_path / "submission"), "--reference", str(reference)]
     assert main(arguments) == 1
