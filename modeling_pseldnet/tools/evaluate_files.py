@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..events import Events, read_csv
 from ..files import write_atomically
-from ..keywords import counted
+from ..keywords import counted, first_few
 from .cli import CommandParser, program, whole_number
 from .csv_folders import find_csv
 from .labels import class_mapping, read_labels
@@ -293,11 +293,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_atomically(options.json, json.dumps(undefined_to_none(scores), indent=2, allow_nan=False) + "\n")
     for what, names in (
-        ("no prediction, counted as empty", scores["without_prediction"]),
-        ("no reference, left out", scores["without_reference"]),
+        ("without prediction, counted as empty", scores["without_prediction"]),
+        ("without reference, left out", scores["without_reference"]),
     ):
         if names:
-            print(f"{what}: {_join(names)}", file=sys.stderr)
+            print(f"{counted(len(names), 'recording')} {what}: {first_few(names, 10)}", file=sys.stderr)
     counts = counted(scores["recordings"], "recording"), counted(scores["num_classes"], "class")
     print(", ".join([options.variant, *counts]))
     print(format_scores(scores, [options.average] if options.average else AVERAGES, options.by))

@@ -42,7 +42,8 @@ def test_files_are_matched_by_name_and_unmatched_ones_are_named(folders, capsys)
     assert scores["micro"]["LR"] == scores["micro"]["F"] * 3 / 4 == 1 / 2
     output = capsys.readouterr()
     assert output.err == (
-        "no prediction, counted as empty: fold4_room10_mix001.csv\nno reference, left out: fold4_room9_mix001.csv\n"
+        "1 recording without prediction, counted as empty: fold4_room10_mix001.csv\n"
+        "1 recording without reference, left out: fold4_room9_mix001.csv\n"
     )
 
 
