@@ -160,7 +160,8 @@ def _read(paths: dict[str, Path], names: Sequence[str], coordinates: str) -> lis
 
 
 def _number(name: str, word: str) -> int:
-    if match := re.search(rf"{word}(\d+)", name):
+    # A folder that tells subsets apart may have a number too.
+    if match := re.search(rf"{word}(\d+)", name.rpartition("/")[2]):
         return int(match[1])
     raise ValueError(f"{name}: --by {word} needs names with {word} and a number, such as {word}1")
 

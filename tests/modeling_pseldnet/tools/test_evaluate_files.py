@@ -77,17 +77,18 @@ def test_predictions_in_shorter_frames_are_told_in_words(folders, caplog):
 
 @pytest.mark.parametrize("form", ["", "foa"])
 def test_subsets_with_files_of_one_name_are_told_apart_by_their_folder(tmp_path, form):
-    for number, subset in enumerate(("test1", "test2")):
+    for number, subset in enumerate(("room7", "room8")):
         rows = "".join(f"{frame},{number},0,{40 * number},10\n" for frame in range(20))
         for path in (tmp_path / "reference" / subset / "metadata", tmp_path / "prediction" / subset / form):
             path.mkdir(parents=True)
             (path / "fold1_room1_mix001.csv").write_text(rows)
-    references = [tmp_path / "reference" / subset / "metadata" for subset in ("test1", "test2")]
-    both = evaluate_files(references, [tmp_path / "prediction"])
+    references = [tmp_path / "reference" / subset / "metadata" for subset in ("room7", "room8")]
+    both = evaluate_files(references, [tmp_path / "prediction"], by="room")
     assert (both["recordings"], both["micro"]["F"], both["without_prediction"]) == (2, 1.0, [])
+    assert both["room"].keys() == {"1"}
     one = evaluate_files(references[1:], [tmp_path / "prediction"])
     assert (one["recordings"], one["micro"]["F"]) == (1, 1.0)
-    assert one["without_reference"] == ["test1/fold1_room1_mix001.csv"]
+    assert one["without_reference"] == ["room7/fold1_room1_mix001.csv"]
 
 
 def test_labels_are_as_many_as_the_classes(folders, capsys):
