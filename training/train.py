@@ -63,11 +63,11 @@ def is_better_higher(metric: str, variant: str) -> bool:
     return name in HIGHER_IS_BETTER
 
 
-def check_loss(metric: str, output_format: OutputFormat) -> None:
-    """Check that an output format has the loss that is the metric for the best model, if it is one.
+def check_metric(metric: str, output_format: OutputFormat) -> None:
+    """Check that a model of an output format has the metric for the best model.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it lacks that loss, or does not predict `onscreen`, which is scored.
     """
     import torch
 
@@ -80,6 +80,11 @@ def check_loss(metric: str, output_format: OutputFormat) -> None:
         raise ValueError(
             f"training.metric_for_best_model {metric!r} is not a loss of this model: use {', '.join(known)}, or a"
             " score"
+        )
+    if "onscreen" in metric.lower() and "onscreen" not in output_format.output_names:
+        raise ValueError(
+            f"training.metric_for_best_model {metric!r} is undefined for a model without onscreen: set"
+            " model.onscreen=true, or use another score"
         )
 
 
@@ -220,7 +225,7 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     known = list(start.config.id2label.values()) if start else windows.class_names
     same = only_evaluate or sorted(known) == sorted(windows.class_names)
     model = build_model(recipe, start, known if same else windows.class_names, extractor, only_evaluate)
-    check_loss(metric, model.output_format)
+    check_metric(metric, model.output_format)
     if has_distance and not model.config.distance:
         raise ValueError(
             f"evaluation.variant {recipe.evaluation.variant} scores distances: set model.distance=true, or the"

@@ -2,7 +2,9 @@
 
 import pytest
 
-from training.train import main
+from modeling_pseldnet.output_formats import get_output_format
+from tests.helpers import tiny_config
+from training.train import check_metric, main
 
 
 def test_scores_of_a_model_do_not_replace_those_of_the_run_in_the_same_folder(train, tmp_path):
@@ -24,6 +26,14 @@ def test_a_loss_that_the_output_format_has_not_is_refused_before_a_model_is_trai
         train("training.metric_for_best_model=loss_sed", "training.eval_strategy=epoch")
     assert not (tmp_path / "run").exists()
     train("training.metric_for_best_model=loss_sed", "training.num_train_epochs=0", recipe="synth_einv2")
+
+
+def test_a_score_that_is_undefined_for_the_model_does_not_choose_the_best_one():
+    config = tiny_config(distance=True)
+    with pytest.raises(ValueError, match="'micro_F_onscreen' is undefined for a model without onscreen"):
+        check_metric("micro_F_onscreen", get_output_format(config))
+    config.onscreen = True
+    check_metric("micro_F_onscreen", get_output_format(config))
 
 
 def test_folders_of_a_recipe_may_be_told_from_home(train, tmp_path, monkeypatch):
