@@ -229,8 +229,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--check-submission",
         nargs=2,
         metavar=("TASK", "DIR"),
-        help="instead of scoring, list what the scorer of dcase2023, dcase2024 or dcase2025 would misread or silently"
-        " skip in a folder; with --reference also which files are missing",
+        help="instead of scoring, list what the scorer of dcase2023, dcase2024 or dcase2025 would misread, stop"
+        " at or silently skip in a folder; with --reference also which files are missing",
     )
     parser.add_argument("--variant", choices=VARIANTS, default="dcase2023", help="which scores (default: %(default)s)")
     parser.add_argument("--average", choices=AVERAGES, help="show only this average over classes (default: both)")

@@ -1,4 +1,4 @@
-"""Check a submission for what the official scorers of the DCASE challenges would misread or silently skip."""
+"""Check a submission for what the official scorers of the DCASE challenges would misread, stop at or silently skip."""
 
 from collections.abc import Iterator
 from pathlib import Path
