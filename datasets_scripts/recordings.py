@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from modeling_pseldnet.containers import FileSamples
 from modeling_pseldnet.files import walk
-from modeling_pseldnet.tools.csv_folders import FORMS
 from modeling_pseldnet.tools.labels import list_labels, read_numbered_labels
 
 
