@@ -17,10 +17,7 @@ NUM_TIME_POOLINGS, NUM_FREQUENCY_POOLINGS = 3, 5
 
 
 class CRNNBlock(GradientCheckpointingLayer):
-    """Two convolutions with batch norm and ReLU, then average pooling by `pool` (time, frequency).
-
-    With gradient checkpointing, the running statistics are updated twice per batch.
-    """
+    """Two convolutions with batch norm and ReLU, then average pooling by `pool` (time, frequency)."""
 
     def __init__(self, in_width: int, width: int, pool: tuple[int, int]):
         super().__init__()

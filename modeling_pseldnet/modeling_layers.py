@@ -185,7 +185,8 @@ class ConformerAttention(SelfAttention):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (batch, width, …) whose running statistics are frozen together with its weight.
 
-    Otherwise they would go on changing, and an adapter would not save them, unless it has its own, like AdapterBit.
+    Otherwise they would go on changing, and an adapter would not save them, unless it has its own, like AdapterBit. A
+    block that gradient checkpointing computes again in the backward pass does not count the same batch twice.
     """
 
     @property
@@ -201,11 +202,14 @@ class BatchNorm(nn.BatchNorm1d):
         return not self.weight.requires_grad and not self._has_own_statistics
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.training and self.is_frozen:
-            return nn.functional.batch_norm(
-                hidden_states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(hidden_states)
+        in_backward = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        if not self.training or not (in_backward or self.is_frozen):
+            return super().forward(hidden_states)
+        statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        # A momentum of 0 leaves the running statistics as they are.
+        return nn.functional.batch_norm(
+            hidden_states, *statistics, *affine, training=not self.is_frozen, momentum=0.0, eps=self.eps
+        )
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
         if is_parametrized(self, "num_batches_tracked"):
