@@ -409,13 +409,14 @@ def window_outputs(
 
 @contextmanager
 def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode, and restore its mode afterwards."""
-    training = module.training
+    """Put a module in evaluation mode, and restore the mode of each of its parts afterwards."""
+    in_training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part in in_training:
+            part.training = True
 
 
 @contextmanager

@@ -192,8 +192,11 @@ def test_silence_has_no_events_and_neither_has_a_silent_part(model, extractor):
 def test_the_model_is_left_in_its_mode_and_gradients_work_afterwards(model, extractor):
     model.train()
     statistics = model.pseldnet.input_norm.running_mean.clone()
+    model.pseldnet.decoder.eval()
+    modes = [part.training for part in model.modules()]
     detect(model, extractor, (noise(1), 24000))
     assert model.training
+    assert [part.training for part in model.modules()] == modes
     assert torch.equal(model.pseldnet.input_norm.running_mean, statistics)
     model(torch.zeros(2, 7, 101, 64)).accdoa.sum().backward()
     model.zero_grad()
