@@ -51,7 +51,7 @@ from .modeling_layers import (
     init_decoder_weights,
 )
 from .modeling_passt import PaSSTEncoder, init_passt_weights
-from .output_formats import get_output_format
+from .output_formats import OutputFormat, get_output_format
 
 
 logger = logging.get_logger(__name__)
@@ -526,7 +526,6 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
     def __init__(self, config: PSELDNetConfig):
         super().__init__(config)
         _, head = decoder_and_head(config)
-        self.output_format = get_output_format(config)
         self.pseldnet = PSELDNetModel(config)
         self.heads = Heads(
             {
@@ -535,6 +534,11 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
             }
         )
         self.post_init()
+
+    @property
+    def output_format(self) -> OutputFormat:
+        """The output format, with the losses and angles that the config has now."""
+        return get_output_format(self.config)
 
     @names_data_columns
     @can_return_tuple
@@ -558,7 +562,8 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
 
         Raises:
             TypeError: an argument is unknown.
-            ValueError: the features do not fit the model, or the labels do not fit the features.
+            ValueError: the features do not fit the model, the labels do not fit the features, or the config was
+                changed and no longer fits the network.
 
         Example:
 
@@ -626,15 +631,20 @@ class PSELDNetForSELD(PSELDNetPreTrainedModel):
         num_frames: int,
         mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        time_reduction = self.pseldnet.encoder.time_reduction
+        time_reduction, output_format = self.pseldnet.encoder.time_reduction, self.output_format
         heads = {
             name: to_label_frames(head, time_reduction, self.config) for name, head in self.heads(feature_map).items()
         }
+        if {name: head.shape[2] for name, head in heads.items()} != output_format.head_sizes:
+            raise ValueError(
+                "the classes or outputs in the config were changed and no longer fit the network: make one for them"
+                " with modeling_pseldnet.load_for_transfer"
+            )
         heads = {name: head[:, :num_frames] for name, head in heads.items()}
         if mask is not None:
-            silence = self.output_format.silence
+            silence = output_format.silence
             heads = {name: head.masked_fill(~mask.unsqueeze(2), silence[name]) for name, head in heads.items()}
-        return self.output_format.outputs(heads)
+        return output_format.outputs(heads)
 
 
 __all__ = ["PSELDNetForSELD", "PSELDNetModel", "PSELDNetPreTrainedModel"]

@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -59,6 +60,23 @@ def test_labels_of_another_length_are_refused(tiny_model):
 def test_features_that_do_not_fit_are_refused(tiny_model, shape, complaint):
     with pytest.raises(ValueError, match=complaint):
         tiny_model(torch.zeros(shape))
+
+
+def test_settings_that_are_changed_in_a_models_config_count_and_those_of_another_network_are_refused(tiny_model):
+    found = []
+    for degrees in (0.0, 180.0):
+        tiny_model.config.unify_degrees = degrees
+        with torch.no_grad():
+            outputs = {"accdoa": tiny_model(features(101, batch=1)).accdoa[0].numpy()}
+        found.append(len(tiny_model.output_format.decode(outputs, 0.1)))
+    assert found[0] > found[1] > 0
+    tiny_model.config.id2label = {0: "bell", 1: "horn", 2: "car"}
+    tiny_model(features(101))
+    for name, value in {"id2label": {0: "bell"}, "num_axes": 2, "distance": True, "output_format": "seddoa"}.items():
+        changed = deepcopy(tiny_model)
+        setattr(changed.config, name, value)
+        with pytest.raises(ValueError, match=r"no longer fit the network: make one .*\.load_for_transfer"):
+            changed(features(101))
 
 
 def test_half_precision_autocast_is_close_to_single_precision():
