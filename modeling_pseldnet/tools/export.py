@@ -121,9 +121,12 @@ def export(
     # Runtimes lack bfloat16 for most operators, so models saved in half precision are exported in float32.
     model = in_dtype(model, "float32")
     if path.suffix == ".pt2":
-        exported = to_exported_program(model, feature_extractor, seconds)
-        exported.example_inputs = None
         import torch
+
+        exported = to_exported_program(model, feature_extractor, seconds)
+        (waveform,), _ = exported.example_inputs
+        # AOTInductor needs them, but one zero in the file is enough.
+        exported.example_inputs = ((torch.zeros(()).expand(waveform.shape),), {})
 
         with atomic_path(path) as temporary, warnings.catch_warnings():
             # PyTorch warns about the Hann window, which is a view of a longer tensor.

@@ -106,7 +106,11 @@ def test_a_saved_program_gives_what_the_model_gives(backbone, waveforms, tmp_pat
     model = network(backbone, "seddoa", distance=True)
     export.export(model, PSELDNetFeatureExtractor(), tmp_path / "model.pt2")
     config = {"config.json": ""}
-    program = torch.export.load(tmp_path / "model.pt2", extra_files=config).module()
+    loaded = torch.export.load(tmp_path / "model.pt2", extra_files=config)
+    # As AOTInductor needs it, in four bytes of the file.
+    (waveform,), _ = loaded.example_inputs
+    assert (waveform.shape, waveform.untyped_storage().nbytes()) == ((2, 4, 24000 * SECONDS), 4)
+    program = loaded.module()
     for batch in (waveforms, waveforms[:1]):
         found = {name: output.detach().numpy() for name, output in program(torch.from_numpy(batch)).items()}
         assert_close(found, outputs_of(model, batch), 1e-5)
