@@ -68,7 +68,6 @@ class PaSSTEncoder(nn.Module):
         self.hidden_size = config.hidden_size
         self.time_reduction = config.patch_stride
         self.stitch_widths = dict.fromkeys(range(0, config.num_hidden_layers, 2), config.hidden_size)
-        self.has_patchout = config.time_patchout + config.frequency_patchout + config.unstructured_patchout > 0
         self.patch_embeddings = PaSSTEmbeddings(config, num_channels)
         last = max(config.num_hidden_layers - 1, 1)
         self.stages = nn.ModuleList(
@@ -90,8 +89,9 @@ class PaSSTEncoder(nn.Module):
         return self.head_norm(grid.mean(1)).transpose(1, 2).unsqueeze(2)
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.patch_embeddings(input_features)
-        patchout = self.training and self.has_patchout
+        hidden_states, config = self.patch_embeddings(input_features), self.patch_embeddings.config
+        dropped = config.time_patchout + config.frequency_patchout + config.unstructured_patchout
+        patchout = self.training and dropped > 0
         if patchout:
             kept, nearest = self.patch_embeddings.patchout(hidden_states.device)
             hidden_states = torch.cat([hidden_states[:, :2], hidden_states[:, 2:][:, kept]], dim=1)

@@ -215,7 +215,9 @@ def test_a_decoder_that_is_missing_from_a_checkpoint_is_initialised(encoder, tmp
 
 
 def test_patchout_leaves_tokens_out_in_training_alone():
-    model = network("passt", time_patchout=10, frequency_patchout=2, unstructured_patchout=15)
+    model = network("passt")
+    # As for fine-tuning a model that was trained without.
+    model.config.update({"time_patchout": 10, "frequency_patchout": 2, "unstructured_patchout": 15})
     with torch.no_grad():
         evaluated = model(features(), output_hidden_states=True)
         assert evaluated.hidden_states[0].shape[1] == 2 + 6 * 30
