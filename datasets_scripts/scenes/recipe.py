@@ -33,7 +33,7 @@ class RoomRecipe:
         rt60: range of the reverberation time, seconds; drawn from the part of the range that is possible in the room.
         late: `"diffuse"`, image sources up to `early_seconds`, then an exponentially decaying diffuse field, or
             `"images"`, image sources throughout, with the absorption that gives the requested RT60 (slow).
-        early_seconds: when the diffuse tail takes over.
+        early_seconds: when the diffuse tail takes over; at least twice the time that the farthest sound takes.
         wall_margin: minimum distance of a source from a wall, metres.
         array_margin: minimum distance of the array from a wall, metres, if the room is wide enough.
         array_height: range of the height of the array, metres.

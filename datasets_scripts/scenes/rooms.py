@@ -97,8 +97,17 @@ class SimulatedRoom(Room):
     @property
     def length(self) -> int:
         """Number of samples in a response, which lasts until the reverberation has fallen by 60 dB."""
-        farthest = max(np.linalg.norm(points, axis=1).max() for points in self.paths)
-        return math.ceil((self.rt60 + farthest / SPEED_OF_SOUND) * self.sampling_rate)
+        return math.ceil((self.rt60 + self._longest_delay) * self.sampling_rate)
+
+    @cached_property
+    def _longest_delay(self) -> float:
+        """Seconds that sound takes to the array from the farthest point of all paths."""
+        return max(np.linalg.norm(points, axis=1).max() for points in self.paths) / SPEED_OF_SOUND
+
+    @property
+    def _tail_seconds(self) -> float:
+        """When the diffuse tail has taken over; it begins at half that time, but never before the direct sound."""
+        return max(self.early_seconds, 2 * self._longest_delay)
 
     def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
         tail = 0.0
@@ -130,7 +139,7 @@ class SimulatedRoom(Room):
     @property
     def _image_seconds(self) -> float:
         """Until when the response is made of image sources."""
-        return self.rt60 if self.late == "images" else self.early_seconds
+        return self.rt60 if self.late == "images" else self._tail_seconds
 
     @property
     def _image_order(self) -> int:
@@ -171,8 +180,8 @@ class SimulatedRoom(Room):
         return gain
 
     def _late_share(self, seconds: np.ndarray) -> np.ndarray:
-        """Return the share of the tail: 0 in the first half of the early part, rising to 1 at its end."""
-        return np.clip(2 * seconds / self.early_seconds - 1, 0, 1)
+        """Return the share of the tail: 0 in the first half of `_tail_seconds`, rising to 1 at its end."""
+        return np.clip(2 * seconds / self._tail_seconds - 1, 0, 1)
 
     def _tail(self, path: int, array: str) -> np.ndarray:
         """Return the diffuse field of the late reverberation (4, samples).

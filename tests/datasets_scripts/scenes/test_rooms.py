@@ -60,6 +60,15 @@ def test_the_diffuse_tail_goes_on_where_the_image_sources_end():
     assert np.mean(steps) == pytest.approx(0, abs=1.5)
 
 
+def test_nothing_is_heard_before_the_direct_sound_in_a_hall():
+    size, distance = ((30, 30), (20, 20), (8, 8)), (18, 20)
+    hall = room_of(size=size, distance=distance, elevation=(-9, 9), rt60=(1, 1), positions=1, paths=0)
+    response, direct = hall.responses(0)[0], hall.responses(0, direct_only=True)[0]
+    begin = np.flatnonzero(direct[0])[0]
+    assert not response[:, :begin].any()
+    assert decay_time(response[0].astype(float) ** 2, RATE) == pytest.approx(1, rel=0.1)
+
+
 def pressure_energy_by_time(responses):
     return responses[0, 0].astype(float) ** 2
 
