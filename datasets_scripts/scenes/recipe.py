@@ -12,6 +12,8 @@ from modeling_pseldnet.events import FRAME_SECONDS
 
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
+# The fields that name a folder.
+FOLDERS = (("rooms", "measured"), ("interference", "folder"))
 
 # Beyond these, a scene would take all memory, or forever.
 MOST_METRES, MOST_PLACES, MOST_EVENTS = 1000.0, 100_000, 100
@@ -246,7 +248,7 @@ def read_scene_recipe(source: str | os.PathLike) -> SceneRecipe:
         FileNotFoundError: neither a file nor a known name.
     """
     label, values = read_values(source, RECIPE_FOLDER, schema_of(SceneRecipe))
-    for section, name in (("rooms", "measured"), ("interference", "folder")):
+    for section, name in FOLDERS:
         if (folder := values.get(section, {}).get(name)) is not None:
             values[section][name] = os.path.abspath(os.path.expanduser(folder))
     with naming(label):

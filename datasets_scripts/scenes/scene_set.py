@@ -402,9 +402,13 @@ def _describe_bank(bank: SoundBank) -> dict:
 
 
 def is_same_bank(known: dict | None, told: dict | None) -> bool:
-    """Whether two descriptions of sounds agree; the first may lack details, if an earlier version wrote it."""
+    """Whether two descriptions of sounds agree, wherever the sounds lie.
+
+    The first may lack details, if an earlier version wrote it.
+    """
     if known and told and known["files"]:
-        told = {**told, "files": [file[: len(known["files"][0])] for file in told["files"]]}
+        files = [file[: len(known["files"][0])] for file in told["files"]]
+        told = {**told, "source": known["source"], "files": files}
     return known == told
 
 

@@ -19,7 +19,7 @@ import soundfile
 from tqdm import tqdm
 
 from datasets_scripts.scenes.measured_rooms import is_same_digest
-from datasets_scripts.scenes.recipe import read_scene_recipe, scene_recipe_from_dict, scene_recipe_text
+from datasets_scripts.scenes.recipe import FOLDERS, read_scene_recipe, scene_recipe_from_dict, scene_recipe_text
 from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.scene_set import SceneSet, is_same_bank, measured_as_told, scene_set_from_dict
 from datasets_scripts.scenes.sounds import SPLITS, SoundBank, sounds_from_dataset, sounds_from_folder
@@ -213,12 +213,22 @@ def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
 
 
 def _is_same(name: str, known, told) -> bool:
-    """Whether two values of a manifest agree; `known` may lack details, if an earlier version wrote it."""
+    """Whether two values of a manifest agree; `known` may lack details, if an earlier version wrote it.
+
+    The contents of folders count, and not where they lie.
+    """
     if name == "recipe":
-        return _as_json(asdict(scene_recipe_from_dict(known))) == told
+        return _without_folders(asdict(scene_recipe_from_dict(known))) == _without_folders(told)
     if name == "responses":
         return is_same_digest(known, told)
     return is_same_bank(known, told) if name in ("sounds", "interference") else known == told
+
+
+def _without_folders(recipe: dict) -> dict:
+    recipe = _as_json(recipe)
+    for section, name in FOLDERS:
+        recipe[section][name] = recipe[section][name] is not None
+    return recipe
 
 
 def _as_json(values: dict) -> dict:
@@ -257,8 +267,8 @@ def scene_set_of(path: Path, sounds: SoundBank | None = None) -> SceneSet:
     if sounds is None:
         source = values["sounds"]["source"]
         # The name of a file has its class folder; that of a dataset's row has none.
-        if "/" not in values["sounds"]["files"][0][0]:
-            raise ValueError(f"the scenes of {path} were made from rows of {source}: give --dataset or --sounds too")
+        if "/" not in values["sounds"]["files"][0][0] or not Path(source).is_dir():
+            raise ValueError(f"the scenes of {path} were made from sounds in {source}: give --sounds or --dataset too")
         sounds = sounds_from_folder(source, scene_recipe_from_dict(values["recipe"]).sampling_rate)
     return scene_set_from_dict(values, sounds)
 

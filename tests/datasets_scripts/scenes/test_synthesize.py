@@ -217,14 +217,24 @@ def test_the_list_of_scenes_has_all_that_are_there(inputs, tmp_path):
     assert len((tmp_path / "train" / "scenes.jsonl").read_text().splitlines()) == 3
 
 
-def test_going_on_after_a_sound_was_edited_is_refused(inputs, tmp_path, capsys):
-    shutil.copytree(inputs / "sounds", tmp_path / "sounds")
-    options = arguments(inputs, tmp_path / "train", "--sounds", str(tmp_path / "sounds"), scenes=1)
-    assert main(options) == 0
-    path = tmp_path / "sounds" / "bell" / "bell-one-s0.wav"
+def test_a_set_goes_on_after_its_sounds_moved_but_not_after_one_was_edited(inputs, tmp_path, capsys, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "interference: {folder: sounds}\n")
+
+    def options(place, scenes):
+        monkeypatch.chdir(place)
+        return arguments(inputs, tmp_path / "train", "--recipe", "../recipe.yaml", "--sounds", "sounds", scenes=scenes)
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(inputs / "sounds", here / "sounds")
+    assert main(options(here, scenes=1)) == 0
+    here.rename(there)
+    assert f"made from sounds in {here / 'sounds'}: give --sounds" in failing(capsys, tmp_path / "train", "--verify")
+    assert main(options(there, scenes=2)) == 0
+    assert main([str(tmp_path / "train"), "--verify"]) == 0
+    path = there / "sounds" / "bell" / "bell-one-s0.wav"
     samples, rate = soundfile.read(path)
     soundfile.write(path, -samples, rate)
-    assert "holds scenes that differ in sounds" in failing(capsys, *options)
+    assert "differ in sounds and interference (see" in failing(capsys, *options(there, scenes=2))
     assert "bell-one-s0.wav" in failing(capsys, tmp_path / "train", "--verify")
 
 
@@ -301,7 +311,9 @@ def test_sounds_may_come_from_a_dataset(inputs, tmp_path, capsys):
     assert main([str(folder), "--scenes", "4", *recipe, *options, "--workers", "2"]) == 0
     assert sorted(path.name[:5] for path in (folder / "foa").iterdir()) == ["fold1"] * 4
     assert main([str(folder), "--verify", *options]) == 0
-    assert f"rows of {tmp_path / 'clips'}: give --dataset" in failing(capsys, folder, "--verify")
+    assert f"made from sounds in {tmp_path / 'clips'}: give --sounds or --dataset" in failing(
+        capsys, folder, "--verify"
+    )
 
 
 def test_train_and_test_sets_hear_different_recordings(inputs, tmp_path):
