@@ -1,6 +1,7 @@
 """Plot a scene, and statistics of a set of scenes."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -25,7 +26,7 @@ def plot_scene(scene_set: SceneSet, index: int, path: Path) -> Path:
     scene, rate = scene_set.scene(index), scene_set.recipe.sampling_rate
     room, labels = scene_set.room(scene.room), scene_set.labels(scene)
     classes = sorted({event.class_id for event in scene.events})
-    colours = dict(zip(classes, matplotlib.colormaps["tab20"].colors * 9, strict=False))
+    colours = dict(zip(classes, cycle(matplotlib.colormaps["tab20"].colors), strict=False))
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     axes = figure.subplot_mosaic(
         [["top", "active"], ["top", "azimuth"], ["top", "elevation"]],
