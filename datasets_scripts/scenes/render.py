@@ -100,7 +100,7 @@ class Renderer:
 
 
 def noise_bank(scene_set: SceneSet, array: str) -> np.ndarray:
-    """Make the noise that the scenes of a set take excerpts from: (4, samples) with unit power of sound pressure.
+    """Make the noise, to be repeated, that a set's scenes take excerpts from: (4, samples), unit power of pressure.
 
     The noise is white if the recipe varies its slope, since each scene then colours its own excerpt.
     """
@@ -108,6 +108,9 @@ def noise_bank(scene_set: SceneSet, array: str) -> np.ndarray:
     generator = np.random.default_rng(scene_set.seed_of(NOISE, 0))
     length = NOISE_SCENES * recipe.scene_samples
     slope = 0.0 if isinstance(recipe.noise.slope, tuple) else recipe.noise.slope
+    if slope:
+        # Such a field repeats without a step only at this length.
+        length = scipy.fft.next_fast_len(length, real=True)
     return diffuse_field(array, generator, length, recipe.sampling_rate, slope)
 
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from scipy.signal import fftconvolve
 
 from datasets_scripts.scenes.arrays import foa_gains
 from datasets_scripts.scenes.recipe import EventRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
-from datasets_scripts.scenes.render import PEAK, Renderer, event_signal, path_weights
+from datasets_scripts.scenes.render import PEAK, Renderer, event_signal, noise_bank, path_weights
 from datasets_scripts.scenes.scene_set import PLAYBACK_STEPS, SceneEvent, SceneSet
 from datasets_scripts.scenes.sounds import sounds_from_folder
 from datasets_scripts.scenes.verify import verify
@@ -73,6 +74,15 @@ def test_noise_alone_has_the_asked_level_and_is_diffuse(make):
     power = np.square(mixture).mean(axis=1)
     assert 10 * np.log10(power[0]) == pytest.approx(-40, abs=1.5)
     assert power[1:] / power[0] == pytest.approx(1 / 3, abs=0.12)
+
+
+@pytest.mark.parametrize("array", ["foa", "mic"])
+def test_noise_repeats_without_a_step(array):
+    """Two seconds at this rate are no product of 2, 3 and 5."""
+    recipe = SceneRecipe(sampling_rate=44100, scene_seconds=1, noise=NoiseRecipe(slope=-12.0))
+    bank = noise_bank(SimpleNamespace(recipe=recipe, seed_of=lambda *_: 1), array)
+    steps = np.diff(bank, axis=1, append=bank[:, :1])
+    assert (np.abs(steps[:, -1]) < 5 * steps.std(axis=1)).all()
 
 
 def test_without_noise_and_events_a_scene_is_silent(make):
