@@ -418,15 +418,16 @@ def _open_sounds(options: argparse.Namespace, sampling_rate: int) -> SoundBank:
 
 
 def _measure(sounds: SoundBank, folder: SceneFolder, workers: int) -> SoundBank:
-    """Measure a bank, or take the measurements from the folder's manifest if it has the same sounds."""
+    """Measure a bank, or take the measurements from the folder's manifest if it has the same sounds at this rate."""
     if folder.manifest.exists():
         with suppress(ValueError):
-            told = measured_as_told(sounds, _read_manifest(folder.path)["sounds"])
-            # Recordings and their splits come from the folder of sounds, not from the manifest.
-            pairs = zip(told.sounds, sounds.sounds, strict=True)
-            return replace(
-                told, sounds=tuple(replace(sound, recording=own.recording, split=own.split) for sound, own in pairs)
-            )
+            known = _read_manifest(folder.path)
+            if scene_recipe_from_dict(known["recipe"]).sampling_rate == sounds.sampling_rate:
+                told = measured_as_told(sounds, known["sounds"])
+                # Recordings and their splits come from the folder of sounds, not from the manifest.
+                pairs = zip(told.sounds, sounds.sounds, strict=True)
+                own = (replace(sound, recording=found.recording, split=found.split) for sound, found in pairs)
+                return replace(told, sounds=tuple(own))
     return sounds.measure(workers)
 
 

@@ -138,6 +138,16 @@ def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
     assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
 
 
+def test_sounds_are_measured_again_for_another_rate(inputs, tmp_path):
+    folder, ends = tmp_path / "train", []
+    for rate in (RATE, 2 * RATE):
+        (tmp_path / "recipe.yaml").write_text(RECIPE + f"sampling_rate: {rate}\n")
+        assert main(arguments(inputs, folder, "--recipe", str(tmp_path / "recipe.yaml"), scenes=1)) == 0
+        ends.append(json.loads((folder / "manifest.json").read_text())["sounds"]["files"][0][3])
+        shutil.rmtree(folder / "metadata")
+    assert ends[1] == pytest.approx(2 * ends[0], abs=2)
+
+
 @pytest.mark.parametrize(
     ("signal_number", "status"),
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)],
