@@ -95,11 +95,15 @@ class SceneFolder:
         found = (path.stem.rpartition("mix")[2] for path in (self.path / "metadata").glob("[!.]*.csv"))
         return sorted({int(number) for number in found if number.isdecimal()})
 
-    def remove_unfinished(self) -> None:
-        """Remove the temporary files of a killed run."""
+    def remove_unfinished(self, scenes: Iterable[dict[str, Path]] = ()) -> None:
+        """Remove the temporary files of a killed run, and the audio of those scenes that have no metadata."""
         for form in (*FORMATS, "metadata", "."):
             for path in (self.path / form).glob(".*.tmp*"):
                 path.unlink(missing_ok=True)
+        for files in scenes:
+            if not files["metadata"].exists():
+                for path in files.values():
+                    path.unlink(missing_ok=True)
 
 
 class SceneMaker:
@@ -170,8 +174,8 @@ def synthesize(
             for made in makers:
                 progress.update(made)
     finally:
-        # Terminated workers may have left temporary files.
-        folder.remove_unfinished()
+        # Terminated workers may have left temporary files, and audio without labels, which cannot be read as a set.
+        folder.remove_unfinished(folder.files(scene_set, index) for index in folder.missing(scene_set, todo))
     with _naming_full_disk(folder.scene_list):
         _write_scene_list(scene_set, folder)
     return len(todo)

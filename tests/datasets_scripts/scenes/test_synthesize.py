@@ -17,7 +17,7 @@ from datasets_scripts.scenes.recipe import RoomRecipe, read_scene_recipe
 from datasets_scripts.scenes.rooms import draw_room
 from datasets_scripts.scenes.synthesize import main
 from datasets_scripts.synthetic_seld import SyntheticSELD
-from modeling_pseldnet.events import read_csv, vector_to_direction
+from modeling_pseldnet.events import read_csv, vector_to_direction, write_csv
 from tests.processes import processes_of, still_left
 
 
@@ -136,6 +136,19 @@ def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
     assert main(arguments(inputs, whole, scenes=count)) == 0
     assert digests(killed) == digests(whole)
     assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
+
+
+def test_an_interrupted_run_leaves_no_audio_without_labels(inputs, tmp_path, monkeypatch):
+    def interrupted(path, events):
+        if "mix000001" in path.name:
+            raise KeyboardInterrupt
+        write_csv(path, events)
+
+    monkeypatch.setattr("datasets_scripts.scenes.synthesize.write_csv", interrupted)
+    folder = tmp_path / "train"
+    assert main(arguments(inputs, folder, "--formats", "foa", "sum")) == 130
+    for form in ("foa", "sum", "metadata"):
+        assert {path.stem for path in (folder / form).iterdir()} == {f"fold0_room0_mix00000{n}" for n in (0, 3)}
 
 
 def test_sounds_are_measured_again_for_another_rate(inputs, tmp_path):
