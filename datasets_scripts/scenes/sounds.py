@@ -37,6 +37,9 @@ SOURCE_TABLE = "SOURCE_IDS.tsv"
 # Takes and excerpts of a recording carry its name and a short counter: bark-s0, bark-s1; 187207-a, 187207-b; step2.
 _TAKE = re.compile(r"(?:[-_. ]?s?(?<!\d)\d{1,3}[a-z]?|[-_. ][a-z])$", re.IGNORECASE)
 
+# What stands for bytes that are not UTF-8 in the names of files, such as those of old archives.
+_NO_UNICODE = re.compile("[\ud800-\udfff]")
+
 
 def recording_of(name: str) -> str:
     """Return the name of the recording that a clip is taken from: the file's name without trailing counters."""
@@ -84,7 +87,7 @@ class SoundBank:
         read_file: returns the bytes of the file of a sound, given its number.
 
     Raises:
-        ValueError: the names of two classes differ in spaces around them alone.
+        ValueError: the names of two classes differ in spaces around them alone, or a name does not fit in a table.
     """
 
     source: str
@@ -97,6 +100,12 @@ class SoundBank:
         # As tables of classes are read.
         object.__setattr__(self, "class_names", tuple(name.strip() for name in self.class_names))
         refuse_twice(self.class_names, f"{self.source}: ")
+        unfit = [name for name in self.class_names if "\t" in name or name.splitlines() != [name]]
+        unfit += filter(_NO_UNICODE.search, (*self.class_names, *(sound.name for sound in self.sounds)))
+        if unfit:
+            raise ValueError(
+                f"{self.source}: rename {unfit[0]!r}: it is empty, not UTF-8, or has tabs or several lines"
+            )
 
     def read(self, number: int) -> np.ndarray:
         """Read sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""

@@ -1,4 +1,5 @@
 import io
+import os
 
 import datasets
 import numpy as np
@@ -114,6 +115,15 @@ def test_two_classes_whose_names_differ_in_spaces_alone_are_refused(tmp_path):
     for name in ("bark", "bark "):
         write_noise(tmp_path / name / "a.wav")
     with pytest.raises(ValueError, match=r".*: two classes are called 'bark': rename one"):
+        sounds_from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"a\tb/a.wav", b"two\nlines/a.wav", b"caf\xe9/a.wav", b"bark/caf\xe9.wav"])
+def test_names_that_tables_cannot_hold_are_refused(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(ValueError, match=r"^[^\n]*: rename '[^\n]*': it is empty, not UTF-8, or has tabs"):
         sounds_from_folder(tmp_path)
 
 
