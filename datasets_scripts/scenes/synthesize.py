@@ -150,13 +150,15 @@ def synthesize(
         ray_address: `"local"` or the address of a Ray cluster that sees the same folders.
 
     Raises:
-        ValueError: the folder holds scenes of another recipe, seed, split or sounds, or a room or format cannot exist.
+        ValueError: the folder holds scenes of another recipe, seed, split or sounds, a set beside it is for another
+            split but of the same sounds, or a room or format cannot exist.
         DiskFullError: there is no space left; finished scenes are kept.
     """
     # Fail now rather than after hours.
     for form in folder.formats:
         if form != "sum":
             scene_set.recipe.check_array(form)
+    _refuse_shared_sounds(scene_set, folder)
     for number in range(min(count, scene_set.number_of_rooms)):
         scene_set.room(number)
     for form in (*folder.formats, "metadata"):
@@ -200,6 +202,30 @@ def _run(scene_set, folder, chunks: list[list[int]], workers: int, ray_address: 
         yield from in_workers(SceneMaker(scene_set, folder), chunks, workers, in_order=False)
 
 
+def _refuse_shared_sounds(scene_set: SceneSet, folder: SceneFolder) -> None:
+    """Check that no set beside this one that is read as another split draws from the same sounds."""
+    sounds = (scene_set.sounds.sounds[number] for number in scene_set.sound_numbers())
+    own = {(sound.name, sound.digest) for sound in sounds}
+    for manifest in sorted({*folder.path.parent.glob("*/manifest.json")} - {folder.manifest}):
+        split, drawn = _drawn_sounds(manifest.parent)
+        if FOLDS[split] != FOLDS[scene_set.split] and (shared := sorted(own & drawn)):
+            raise ValueError(
+                f"{manifest.parent} (split {split}) has {len(shared)} sounds of split {scene_set.split}, such as"
+                f" {shared[0][0]}: make both sets from the same sounds with the same test_fraction and"
+                " validation_fraction, each for its split, or choose another parent folder"
+            )
+
+
+def _drawn_sounds(path: Path) -> tuple[str, set[tuple[str, str]]]:
+    """Return the split of a set, and names and digests of its sounds; none if its manifest is damaged or older."""
+    try:
+        values = _read_manifest(path)
+        files = values["sounds"]["files"]
+        return values["split"], {(files[number][0], files[number][4]) for number in values["drawn"]}
+    except (ValueError, LookupError, TypeError):
+        return "all", set()
+
+
 def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
     told = _as_json(scene_set.describe())
     made = [path.name for path in (folder.path / "metadata").glob("[!.]*")]
@@ -213,7 +239,8 @@ def _write_manifest(scene_set: SceneSet, folder: SceneFolder) -> None:
             )
     if others := [name for name in made if not name.startswith(f"fold{FOLDS[scene_set.split]}_")]:
         raise ValueError(f"{folder.path} holds scenes of another split, such as {others[0]}: choose another folder")
-    write_atomically(folder.manifest, json.dumps(told, ensure_ascii=False))
+    drawn = scene_set.sound_numbers().tolist()
+    write_atomically(folder.manifest, json.dumps({**told, "drawn": drawn}, ensure_ascii=False))
 
 
 def _is_same(name: str, known, told) -> bool:

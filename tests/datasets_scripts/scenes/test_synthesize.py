@@ -194,11 +194,17 @@ def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
         assert not list(tmp_path.rglob(".*.tmp*"))
 
 
-def test_validation_scenes_are_no_scenes_of_training(inputs, tmp_path):
+def test_validation_scenes_are_no_scenes_of_training(inputs, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE + "validation_fraction: 0.3\n")
-    for split in ("train", "validation"):
-        assert main(arguments(inputs, tmp_path / "sets" / split, "--recipe", str(recipe), scenes=2)) == 0
+    train, validation = (
+        arguments(inputs, tmp_path / "sets" / split, "--recipe", str(recipe), scenes=2)
+        for split in ("train", "validation")
+    )
+    assert main(validation) == 0
+    for overlapping in (("--recipe", str(inputs / "recipe.yaml")), ("--split", "all")):
+        assert "has 3 sounds of split" in failing(capsys, *train, *overlapping)
+    assert main(train) == main(validation) == 0
     builder = SyntheticSELD(data_dir=str(tmp_path / "sets"), cache_dir=str(tmp_path / "cache"))
     builder.download_and_prepare()
     for split in ("train", "validation"):
