@@ -91,6 +91,25 @@ def check_data(recipe: DataRecipe, evaluation: bool = False) -> None:
         )
 
 
+def check_splits(train: DataRecipe, evaluation: DataRecipe) -> None:
+    """Check that isolated sounds are split alike for training and evaluation.
+
+    Raises:
+        ValueError: scene recipes hold out different shares of the same sounds, so that splits overlap.
+    """
+    parts = [evaluation, train] + ([train.others] if train.mix_in is not None else [])
+    shares: dict[str, set[tuple]] = {}
+    for part in parts:
+        if part.source in OTHER_SOURCES:
+            recipe = read_scene_recipe(part.scene_recipe)
+            shares.setdefault(part.data_dir, set()).add((recipe.test_fraction, recipe.validation_fraction))
+    if any(len(found) > 1 for found in shares.values()):
+        raise ValueError(
+            "data.train and data.eval would share sounds: give both a scene_recipe with the same test_fraction and"
+            " validation_fraction"
+        )
+
+
 def load_windows(
     recipe: DataRecipe,
     window_seconds: float,

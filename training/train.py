@@ -183,14 +183,15 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from modeling_pseldnet import PSELDNetConfig
 
     from .augmentation import AugMix
-    from .data import check_data, check_references, load_windows
+    from .data import check_data, check_references, check_splits, load_windows
     from .teacher import Distillation, WindowTeacher, read_teacher
     from .trainer import SELDTrainer
     from .windows import keep_features
 
+    check_data(recipe.eval, evaluation=True)
     if not only_evaluate:
         check_data(recipe.train)
-    check_data(recipe.eval, evaluation=True)
+        check_splits(recipe.train, recipe.eval)
     args = training_arguments(recipe, only_evaluate)
     metric = "" if only_evaluate else args.metric_for_best_model or ""
     teacher = None if only_evaluate else read_teacher(recipe)

@@ -1,13 +1,14 @@
 """The data that a recipe may ask for."""
 
 import re
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
 
 from datasets_scripts.segments import SegmentedDataset
 from modeling_pseldnet.events import Events
-from training.data import load_windows
+from training.data import check_splits, load_windows
 from training.recipes import DataRecipe
 
 
@@ -45,6 +46,15 @@ def test_labels_are_read_once_before_training(train, monkeypatch):
 def test_what_a_source_knows_nothing_of_is_refused(source, field, value):
     with pytest.raises(ValueError, match=rf"data.train.{field} \({value}\) has no effect with source {source}"):
         load_windows(DataRecipe(source=source, data_dir="x", **{field: value}), 1)
+
+
+def test_sounds_that_are_split_in_two_ways_are_refused(tmp_path):
+    recipe = DataRecipe("scenes", data_dir="sounds", scene_recipe=str(tmp_path / "scenes.yaml"))
+    (tmp_path / "scenes.yaml").write_text("validation_fraction: 0.1")
+    check_splits(recipe, replace(recipe, split="validation"))
+    check_splits(DataRecipe("scenes", data_dir="others"), recipe)
+    with pytest.raises(ValueError, match="would share sounds: give both a scene_recipe with the same test_fraction"):
+        check_splits(DataRecipe("mono_clips", data_dir="sounds"), recipe)
 
 
 @pytest.mark.parametrize(
