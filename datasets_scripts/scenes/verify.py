@@ -14,6 +14,8 @@ from modeling_pseldnet.events import FRAME_SECONDS, Events, angle_between, vecto
 
 # Median error of the direct sound above which labels are wrong, degrees; single points have fewer frames.
 LARGEST_MEDIAN, LARGEST_MEDIAN_OF_POINT = 5.0, 10.0
+# Power of Y, Z and X, relative to that of W, above which channels are not SN3D: FuMa gives 2, N3D 3.
+LARGEST_WEIGHT = 1.5
 # Frames this far below an event's loudest frame are too weak to show a direction.
 WEAK_DB = -30.0
 RT60_EDGES = (0.0, 0.4, 0.8, 1.2, 1.6, np.inf)
@@ -27,12 +29,14 @@ class Verification:
         rt60: reverberation time of the scene's room, seconds (frames,).
         point: description of the path's point that the event is nearest to (frames,).
         direct, reverberant: errors without and with the room's reflections, degrees (frames,).
+        weight: power of Y, Z and X together in the direct sound, relative to that of W (frames,).
     """
 
     rt60: np.ndarray
     point: np.ndarray
     direct: np.ndarray
     reverberant: np.ndarray
+    weight: np.ndarray
 
     @property
     def passed(self) -> bool:
@@ -40,7 +44,7 @@ class Verification:
 
     @cached_property
     def fault(self) -> str:
-        """What is wrong with the labels, in one line; empty if nothing is."""
+        """What is wrong with the labels or the weights of the channels, in one line; empty if nothing is."""
         if not len(self.direct):
             return "no events in these scenes: there is nothing to compare"
         medians = {point: np.median(self.direct[self.point == point]) for point in np.unique(self.point)}
@@ -49,6 +53,8 @@ class Verification:
             return f"labels are wrong in {worst}: median error of the direct sound {medians[worst]:.1f}°"
         if (median := np.median(self.direct)) > LARGEST_MEDIAN:
             return f"labels are wrong: median error of the direct sound {median:.1f}°, above {LARGEST_MEDIAN:g}°"
+        if (weight := np.median(self.weight)) > LARGEST_WEIGHT:
+            return f"the responses are not SN3D: their Y, Z and X have {weight:.1f} times the power of W, expected 1"
         return ""
 
     def __str__(self) -> str:
@@ -76,7 +82,7 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
         ValueError: labels are missing, or there are more than the scene's events have.
     """
     renderer = Renderer(scene_set)
-    rt60, points, direct, reverberant = [], [], [], []
+    rt60, points, direct, reverberant, weight = [], [], [], [], []
     for scene, labels in labelled:
         expected, numbers = scene_set.labels_by_event(scene)
         given = {key: row for row, key in enumerate(_keys(labels))}
@@ -88,9 +94,10 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
         for number in np.unique(numbers):
             event = scene.events[number]
             own = labels[[given[key] for key in _keys(expected[numbers == number])]]
-            energy, errors = _direction_errors(renderer, scene, event, own, direct_only=True)
-            _, reverberant_errors = _direction_errors(renderer, scene, event, own, direct_only=False)
+            energy, directional, errors = _direction_errors(renderer, scene, event, own, direct_only=True)
+            _, _, reverberant_errors = _direction_errors(renderer, scene, event, own, direct_only=False)
             strong = energy > energy.max(initial=0.0) * 10 ** (WEAK_DB / 10)
+            weight.append(directional[strong] / energy[strong])
             direct.append(errors[strong])
             reverberant.append(reverberant_errors[strong])
             rt60.append(np.full(strong.sum(), scene_set.room(scene.room).rt60))
@@ -98,7 +105,8 @@ def verify(scene_set: SceneSet, labelled: Iterable[tuple[Scene, Events]]) -> Ver
             nearest, which = np.unique(np.rint(event.place(middles)).astype(int), return_inverse=True)
             words = [_point_in_words(scene_set, scene.room, event.path, point) for point in nearest]
             points.append(np.array(words)[which])
-    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in (rt60, points, direct, reverberant)))
+    columns = (rt60, points, direct, reverberant, weight)
+    return Verification(*(np.concatenate(parts or [np.zeros(0)]) for parts in columns))
 
 
 def _point_in_words(scene_set: SceneSet, room_number: int, path: int, point: int) -> str:
@@ -114,13 +122,15 @@ def _keys(labels: Events) -> list[tuple[int, int, int]]:
 
 
 def _direction_errors(renderer: Renderer, scene: Scene, event: SceneEvent, labels: Events, direct_only: bool):
-    """Return the energy (rows,) and the error in degrees (rows,) of each labelled frame of one event."""
+    """Return the energy of W, that of Y, Z and X, and the error in degrees of each labelled frame of one event."""
     start, audio = renderer.event(scene, event, direct_only=direct_only)
     audio = rotated(audio, scene.yaw).astype(np.float64)
     seconds = (labels.frame[:, None] + [0, 1]) * FRAME_SECONDS
     edges = np.rint(seconds * renderer.scene_set.recipe.sampling_rate).astype(int) - start
     edges = np.clip(edges, 0, audio.shape[1])
     frames = [audio[:, low:high] for low, high in edges]
-    energy = np.array([np.square(frame[0]).sum() for frame in frames])
+    energy, directional = (
+        np.array([np.square(frame[channels]).sum() for frame in frames]) for channels in (0, slice(1, None))
+    )
     intensity = np.array([frame[1:] @ frame[0] for frame in frames])[:, [2, 0, 1]]
-    return energy, angle_between(intensity, labels.vector)
+    return energy, directional, angle_between(intensity, labels.vector)

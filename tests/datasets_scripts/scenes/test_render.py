@@ -198,7 +198,7 @@ def test_labels_that_are_mirrored_or_late_do_not_pass(make):
 
 
 @pytest.mark.parametrize("moving", [0.0, 1.0])
-def test_a_measured_response_in_the_wrong_row_does_not_pass_and_is_named(make, tmp_path, moving):
+def test_measured_responses_in_the_wrong_row_or_in_n3d_do_not_pass_and_are_named(make, tmp_path, moving):
     rows = [0, 45, 90, 135, 180]
     for azimuth in rows:
         response = np.zeros((4, 480))
@@ -217,6 +217,10 @@ def test_a_measured_response_in_the_wrong_row_does_not_pass_and_is_named(make, t
     assert not wrong.passed
     assert f"wrong in room hall, path {'0, point 2' if moving else 2} (azimuth -90°, elevation 0°)" in wrong.fault
     assert wrong.fault in str(wrong)
+    for azimuth in rows:
+        response, _ = soundfile.read(tmp_path / f"{azimuth}.wav")
+        soundfile.write(tmp_path / f"{azimuth}.wav", response * [1, *3 * [3**0.5]], RATE, subtype="FLOAT")
+    assert "the responses are not SN3D" in verification(rows).fault
 
 
 def test_events_that_share_a_frame_are_proved_too(make):
