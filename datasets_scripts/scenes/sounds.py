@@ -197,26 +197,23 @@ class SoundBank:
         if missing := sorted(wanted - set(self.class_names)):
             raise ValueError(f"events.classes: {self.source} has no class {', '.join(missing)}")
         given = {sound.recording: sound.split for sound in self.sounds if sound.split}
-        recordings = [
-            Counter(s.recording for s in self.sounds if s.class_id == class_id and s.recording not in given)
-            for class_id in range(len(self.class_names))
-        ]
+        recordings: list[Counter[str]] = [Counter() for _ in self.class_names]
+        for sound in self.sounds:
+            if sound.recording not in given:
+                recordings[sound.class_id][sound.recording] += 1
         test = set().union(*(_held_out(counts, test_fraction) for counts in recordings))
         validation: set[str] = set()
         if validation_fraction:
             remaining = [Counter({name: counts[name] for name in counts.keys() - test}) for counts in recordings]
             validation.update(*(_held_out(counts, validation_fraction) for counts in remaining))
         split_of = {**dict.fromkeys(test, "test"), **dict.fromkeys(validation, "validation"), **given}
-        kept = [
-            split in ("all", split_of.get(sound.recording, "train")) and self.class_names[sound.class_id] in wanted
-            for sound in self.sounds
-        ]
-        numbers = [
-            np.array([n for n, s in enumerate(self.sounds) if s.class_id == class_id and kept[n]], int)
-            for class_id in range(len(self.class_names))
-        ]
+        numbers: list[list[int]] = [[] for _ in self.class_names]
+        for number, sound in enumerate(self.sounds):
+            in_split = split in ("all", split_of.get(sound.recording, "train"))
+            if in_split and self.class_names[sound.class_id] in wanted:
+                numbers[sound.class_id].append(number)
         for class_id, (name, found) in enumerate(zip(self.class_names, numbers, strict=True)):
-            if not len(found) and split != "validation" and name in wanted:
+            if not found and split != "validation" and name in wanted:
                 known = Counter(sound.recording for sound in self.sounds if sound.class_id == class_id)
                 reason = (
                     f"its {known.total()} file(s) count as {len(known)} recording(s), all in other splits: add"
@@ -225,9 +222,9 @@ class SoundBank:
                     else "it has no audio files"
                 )
                 raise ValueError(f"class {name!r} of {self.source} has no sound for split {split!r}: {reason}")
-        if not any(map(len, numbers)):
+        if not any(numbers):
             raise ValueError(f"no sounds for split {split!r} in {self.source}: set validation_fraction above 0")
-        return numbers
+        return [np.array(found, dtype=int) for found in numbers]
 
 
 def _held_out(counts: Counter, fraction: float) -> set[str]:

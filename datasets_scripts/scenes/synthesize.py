@@ -317,11 +317,13 @@ def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
             f"{path} lists the classes of other sets: write this set under another parent folder, or delete those sets"
             " and the list"
         )
-    sounds = [bank.sounds[number] for number in scene_set.sound_numbers()]
-    rows = []
-    for class_id, name in enumerate(bank.class_names):
-        lengths = [sound.length for sound in sounds if sound.class_id == class_id]
-        rows.append(f"{class_id}\t-\t{name}\t{len(lengths)}\t{sum(lengths) / bank.sampling_rate:.1f}\n")
+    lengths: list[list[int]] = [[] for _ in bank.class_names]
+    for number in scene_set.sound_numbers():
+        lengths[bank.sounds[number].class_id].append(bank.sounds[number].length)
+    rows = (
+        f"{class_id}\t-\t{name}\t{len(found)}\t{sum(found) / bank.sampling_rate:.1f}\n"
+        for class_id, (name, found) in enumerate(zip(bank.class_names, lengths, strict=True))
+    )
     write_atomically(path, "".join(rows))
 
 
