@@ -308,15 +308,19 @@ def _write_classes(scene_set: SceneSet, folder: SceneFolder) -> None:
     """Write `cls_indices_<split>.tsv`: index, AudioSet id (unknown, hence `-`), label, number and seconds of sounds.
 
     Raises:
-        ValueError: other sets in the parent folder have already written one, with other classes.
+        ValueError: other sets in the parent folder have already written one, with other classes, or another number of
+            them for the same split.
     """
     bank = scene_set.sounds
-    path = folder.path.parent / f"cls_indices_{scene_set.split}.tsv"
-    if path.exists() and read_numbered_labels(path) != dict(enumerate(bank.class_names)):
-        raise ValueError(
-            f"{path} lists the classes of other sets: write this set under another parent folder, or delete those sets"
-            " and the list"
-        )
+    path, names = folder.path.parent / f"cls_indices_{scene_set.split}.tsv", dict(enumerate(bank.class_names))
+    for other in sorted(path.parent.glob("cls_indices*.tsv")):
+        known = read_numbered_labels(other)
+        # The two unions differ if a class has two names.
+        if known | names != names | known or (other == path and known != names):
+            raise ValueError(
+                f"{other} lists the classes of other sets: write this set under another parent folder, or delete those"
+                " sets and the list"
+            )
     lengths: list[list[int]] = [[] for _ in bank.class_names]
     for number in scene_set.sound_numbers():
         lengths[bank.sounds[number].class_id].append(bank.sounds[number].length)

@@ -216,8 +216,9 @@ def test_sets_of_other_classes_lie_elsewhere(inputs, tmp_path, capsys):
     classes = (tmp_path / "cls_indices_train.tsv").read_text()
     shutil.copytree(inputs / "sounds", tmp_path / "sounds")
     (tmp_path / "sounds" / "bark").rename(tmp_path / "sounds" / "zebra")
-    options = arguments(inputs, tmp_path / "train2", "--sounds", str(tmp_path / "sounds"), scenes=1)
-    assert "lists the classes of other sets" in failing(capsys, *options)
+    for folder in ("train2", "test1"):
+        options = arguments(inputs, tmp_path / folder, "--sounds", str(tmp_path / "sounds"), scenes=1)
+        assert "cls_indices_train.tsv lists the classes of other sets" in failing(capsys, *options)
     assert (tmp_path / "cls_indices_train.tsv").read_text() == classes
 
 
