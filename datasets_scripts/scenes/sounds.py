@@ -34,8 +34,8 @@ SILENCE_DB = -50.0
 # The table beside the class folders that names the recording of each clip.
 SOURCE_TABLE = "SOURCE_IDS.tsv"
 
-# Takes and excerpts of a recording carry its name and a short counter: bark-s0, bark-s1; 187207-a, 187207-b; step2.
-_TAKE = re.compile(r"(?:[-_. ]?s?(?<!\d)\d{1,3}[a-z]?|[-_. ][a-z])$", re.IGNORECASE)
+# Takes and excerpts of a recording carry its name and a counter: bark-s0, bark-s1; 187207-a, 187207-b; step2; dog (1).
+_TAKE = re.compile(r"(?:[-_. ]?s?(?<!\d)\d{1,3}[a-z]?|[-_. ][a-z]|[-_. ]?\(\d{1,3}\))$", re.IGNORECASE)
 
 # What stands for bytes that are not UTF-8 in the names of files, such as those of old archives.
 _NO_UNICODE = re.compile("[\ud800-\udfff]")

@@ -29,6 +29,7 @@ def write_noise(path, seconds=0.4, rate=RATE, before=0.0, after=0.0, channels=1)
         ("librispeech-1040-133433-0000.flac", "librispeech-1040-133433-0000"),
         ("berklee-bell-1b.ogg", "berklee-bell"),
         ("tonejsinstr-bassoon-a.wav", "tonejsinstr-bassoon"),
+        ("bark (12).wav", "bark"),
         ("0001.wav", "0001"),
         ("12.wav", "12"),
     ],
