@@ -42,7 +42,8 @@ class RoomRecipe:
         distance: range of the distance of a source from the array, metres.
         elevation: range of the elevation of static sources, of arcs and of the ends of straight lines, degrees.
         positions: static source positions per room.
-        paths: trajectories per room, alternately arcs around the array and straight lines.
+        paths: trajectories per room, alternately arcs around the array and straight lines, as far as there is place
+            for lines of a metre.
         path_step: distance between the points of a trajectory at which responses are computed, metres. Sources are
             cross-faded between them, which dulls sounds with wavelengths below about four steps.
         measured: folder of measured FOA responses to use instead of simulated rooms (`MeasuredRoom`).

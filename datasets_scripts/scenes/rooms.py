@@ -283,13 +283,18 @@ class _Placement:
         return self._try(self._arc)
 
     def line(self) -> np.ndarray:
-        """Draw points on a straight line of at least one metre."""
-        return self._try(self._line)
+        """Draw points on a straight line of at least one metre, or an arc if there is no place for such a line."""
+        low, high = self.recipe.distance
+        # The middle of a line of one metre whose ends are as far as possible is still too near.
+        if high**2 - 0.5**2 < low**2:
+            return self.arc()
+        return self._try(self._line, self._arc)
 
-    def _try(self, draw) -> np.ndarray:
-        for _ in range(1000):
-            if (found := draw()) is not None:
-                return found
+    def _try(self, *draws) -> np.ndarray:
+        for draw in draws:
+            for _ in range(1000):
+                if (found := draw()) is not None:
+                    return found
         low, high = self.recipe.distance
         raise ValueError(
             f"a room of {_metres(self.size)} has no place for sources {low:g} to {high:g} m from the array: lower "

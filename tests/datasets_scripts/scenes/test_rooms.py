@@ -131,6 +131,11 @@ def test_sources_keep_their_distances_in_every_room():
             assert steps.max() <= recipe.path_step + 1e-6
 
 
+def test_sources_may_all_be_at_one_distance():
+    points = np.concatenate(room_of(distance=(2, 2)).paths)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 2, atol=1e-3)
+
+
 def test_points_of_a_path_share_their_tail_and_paths_do_not():
     room = room_of(paths=2, positions=0)
     late = slice(int(0.1 * RATE), None)
