@@ -152,8 +152,9 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
     """Convert any form of events to [`Events`]: columns, rows, records of the pipeline, the path of a CSV.
 
     Args:
-        events: columns are a dict of `frame`, `class`, `azimuth`, `elevation` and, if known, `track`, `distance` in
-            metres and `onscreen`, as in the data sets of `datasets_scripts`; rows are as in [`Events.from_rows`].
+        events: columns are a dict of `frame`, `class` or `class_id`, `azimuth`, `elevation` and, if known, `track`,
+            `distance` in metres and `onscreen`, as in the data sets of `datasets_scripts`; rows are as in
+            [`Events.from_rows`].
         label2id: class indices by name, for records.
 
     Raises:
@@ -165,6 +166,8 @@ def to_events(events, label2id: Mapping[str, int]) -> Events:
         return read_csv(events)
     if isinstance(events, Mapping):
         names = ("frame", "class", "track", "azimuth", "elevation", "distance")
+        # `class_id` where `datasets` has stored Events by their attributes.
+        events = {"class": events.get("class_id"), **events}
         columns = {name: events[name] for name in names if events.get(name) is not None}
         if missing := [name for name in names if name not in (*columns, "track", "distance")]:
             raise ValueError(f"the columns of events lack {', '.join(missing)}: give {', '.join(names[:5])}")

@@ -182,6 +182,7 @@ FORMS = {
         "elevation": EVENTS.elevation.tolist(),
         "distance": None,
     },
+    "attributes": lambda _: {name: column.tolist() for name, column in EVENTS.columns().items()},
     "records": lambda _: to_records(EVENTS, {0: "speech", 1: "footsteps", 2: "door"}),
     "csv": lambda folder: folder / "events.csv",
 }
