@@ -160,16 +160,20 @@ def build_model(
 
 def _add_adapter(model: PSELDNetForSELD, peft: dict[str, Any], report: TransferReport) -> PeftModel:
     """Add a new adapter to a model, and check that it saves all that the model it starts from lacks."""
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model, get_peft_model_state_dict
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PromptLearningConfig, get_peft_model, get_peft_model_state_dict
 
     options = dict(peft)
     method = options.pop("method")
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.upper())
+    known = {
+        name.lower(): kind
+        for name, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if not issubclass(kind, PromptLearningConfig)
+    }
+    if method.lower() not in known:
+        choices = ", ".join(sorted(known))
+        raise ValueError(f"unknown or unsupported peft.method {method!r}: choose from {choices}")
     try:
-        config = kind and kind(**options)
-        if config is None or config.is_prompt_learning:
-            known = ", ".join(sorted(name.lower() for name in PEFT_TYPE_TO_CONFIG_MAPPING))
-            raise ValueError(f"unknown or unsupported peft.method {method!r}: choose from {known}")
+        config = known[method.lower()](**options)
         adapted = get_peft_model(model, config)
     except TypeError as error:
         raise ValueError(f"peft: {error}") from None
