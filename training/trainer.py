@@ -1,6 +1,7 @@
 """A `Trainer` for sound event localization and detection that augments on the device and scores whole recordings."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
@@ -338,9 +339,9 @@ class SELDTrainer(SavingTrainer):
     ) -> EvalLoopOutput:
         """Score whole recordings; afterwards, `scores` and `predictions` (events by recording) hold the details.
 
-        The metrics are the mean loss, its parts if the output format has several, and the scores of `seld_scores`: the
-        macro average under their own names, the micro average as `micro_…`, and the macro average over recordings with
-        a maximum of one, two, … simultaneous events as `ov1_…`, `ov2_…`.
+        The metrics are the mean loss over frames, its parts if the output format has several, and the scores of
+        `seld_scores`: the macro average under their own names, the micro average as `micro_…`, and the macro average
+        over recordings with a maximum of one, two, … simultaneous events as `ov1_…`, `ov2_…`.
 
         If more than the loss is needed, as by `predict` or for `compute_metrics`, outputs and labels of all windows
         are returned in the order of the data: an array (windows, frames, …), or a tuple if the format has several.
@@ -348,25 +349,26 @@ class SELDTrainer(SavingTrainer):
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        losses: dict[str, float] = {}
+        # Sums of the losses over frames, and the number of `frames`.
+        sums: Counter[str] = Counter()
         recordings, kept = [], [] if not prediction_loss_only else None
-        windows = self._predict_windows(model, dataloader, losses, kept)
+        windows = self._predict_windows(model, dataloader, sums, kept)
         threshold = checked_threshold(model.config.threshold, model.config)
         for name, of_recording in groupby(windows, key=lambda window: window["recording"]):
             heard = (
                 (Window(w["start_frame"], w["outputs"], w["peak"]), w["num_frames"], w["events"]) for w in of_recording
             )
             recordings.append((name, *join_windows(model.output_format, heard, threshold)))
-        num_windows = len(dataloader.dataset)
         indices = dataloader.dataset.indices
         if self.accelerator.num_processes > 1:
             recordings = gather_object(recordings)
-            shares = gather_object([(num_windows, losses, kept, indices)])
-            num_windows = sum(count for count, *_ in shares)
-            losses = {name: sum(share.get(name, 0.0) for _, share, *_ in shares) for name in {*shares[0][1], *losses}}
-            kept = None if kept is None else [window for *_, share, _ in shares for window in share]
+            shares = gather_object([(sums, kept, indices)])
+            # The first process has the first recording, and so all losses.
+            sums = {name: sum(share[name] for share, *_ in shares) for name in shares[0][0]}
+            kept = None if kept is None else [window for _, share, _ in shares for window in share]
             indices = [index for *_, share in shares for index in share]
-        metrics = {name: total / num_windows for name, total in losses.items()} | self._score(model, recordings)
+        frames = max(sums.pop("frames"), 1)
+        metrics = {name: total / frames for name, total in sums.items()} | self._score(model, recordings)
         predictions = labels = None
         if kept:
             kept = [kept[place] for place in np.argsort(indices)]
@@ -375,7 +377,7 @@ class SELDTrainer(SavingTrainer):
             if self.compute_metrics is not None:
                 metrics |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=predictions, label_ids=labels, metrics=metrics, num_samples=num_windows)
+        return EvalLoopOutput(predictions=predictions, label_ids=labels, metrics=metrics, num_samples=len(indices))
 
     def _score(self, model: nn.Module, recordings: list[tuple[str, Events, Events]]) -> dict[str, float]:
         """Score recordings, given as name, reference events and predicted events."""
@@ -391,9 +393,9 @@ class SELDTrainer(SavingTrainer):
         return metrics
 
     def _predict_windows(
-        self, model: nn.Module, dataloader: DataLoader, losses: dict[str, float], kept: list | None
+        self, model: nn.Module, dataloader: DataLoader, sums: Counter[str], kept: list | None
     ) -> Iterator[dict]:
-        """Yield windows with their outputs (frames, …) and events; add to `losses`, and outputs and labels to `kept`.
+        """Yield windows with their outputs (frames, …) and events; add to `sums`, and outputs and labels to `kept`.
 
         Raises:
             ValueError: the windows hold features, or scenes to be rendered, for which the trainer has no rooms.
@@ -407,14 +409,16 @@ class SELDTrainer(SavingTrainer):
             events = take_examples_apart(batch["events"], size, self.window_frames)
             peak = batch["waveform"].abs().amax(1).unflatten(1, (self.window_frames, -1)).amax(2).numpy()
             inputs = self._prepare_inputs(batch)
+            frames = 0
             for labels, *of_window in zip(inputs["labels"], peak, batch["num_frames"], events, strict=True):
-                labels[torch.from_numpy(~scored_frames(*of_window))] = PADDED_LABEL
+                scored = scored_frames(*of_window)
+                labels[torch.from_numpy(~scored)] = PADDED_LABEL
+                frames += int(scored.sum())
             with torch.inference_mode(), self.accelerator.autocast():
                 output = model(**inputs)
             outputs = {name: output[name].float() for name in model.output_format.output_names}
             parts = model.output_format.loss_parts(outputs, inputs["labels"])
-            for name, value in parts.items():
-                losses[name] = losses.get(name, 0.0) + float(value) * size
+            sums.update({name: float(value) * frames for name, value in parts.items()}, frames=frames)
             arrays = {name: value.cpu().numpy() for name, value in outputs.items()}
             if kept is not None:
                 labels = inputs["labels"].cpu().numpy()
