@@ -33,6 +33,23 @@ def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train"
     return starts
 
 
+def window_frames(seconds: float, hop_seconds: float | None = None) -> tuple[int, int]:
+    """Return the length of a window, and the step from one to the next, in frames; see [`SegmentedDataset`].
+
+    Raises:
+        ValueError: they are not multiples of 100 ms, or there would be gaps between windows.
+    """
+    hop_seconds = seconds if hop_seconds is None else hop_seconds
+    window, hop = (round(length / FRAME_SECONDS) for length in (seconds, hop_seconds))
+    if not np.allclose([window, hop], np.array([seconds, hop_seconds]) / FRAME_SECONDS):
+        raise ValueError(
+            f"seconds and hop_seconds must be multiples of {FRAME_SECONDS} s, not {seconds} and {hop_seconds}"
+        )
+    if not 0 < hop <= window:
+        raise ValueError(f"hop_seconds must be above 0 and at most seconds ({seconds}), not {hop_seconds}")
+    return window, hop
+
+
 def read_samples(audio: dict, start: int, num_samples: int, length: int) -> np.ndarray:
     """Read part of a recording without reading the rest.
 
@@ -118,14 +135,7 @@ class SegmentedDataset:
             raise TypeError(f"expected one split, such as as_dataset(split='train'), not a {type(dataset).__name__}")
         if mode not in ("train", "evaluation"):
             raise ValueError(f"mode must be 'train' or 'evaluation', not {mode!r}")
-        hop_seconds = seconds if hop_seconds is None else hop_seconds
-        self.window, self.hop = (round(length / FRAME_SECONDS) for length in (seconds, hop_seconds))
-        if not np.allclose([self.window, self.hop], np.array([seconds, hop_seconds]) / FRAME_SECONDS):
-            raise ValueError(
-                f"seconds and hop_seconds must be multiples of {FRAME_SECONDS} s, not {seconds} and {hop_seconds}"
-            )
-        if not 0 < self.hop <= self.window:
-            raise ValueError(f"hop_seconds must be above 0 and at most seconds ({seconds}), not {hop_seconds}")
+        self.window, self.hop = window_frames(seconds, hop_seconds)
         self.mode = mode
         self.dataset = dataset.select_columns(COLUMNS).with_format("arrow")
         lengths = dataset.select_columns(["num_samples", "sampling_rate"]).with_format("numpy")[:]

@@ -14,7 +14,7 @@ from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
-from datasets_scripts.segments import SegmentedDataset
+from datasets_scripts.segments import SegmentedDataset, window_frames
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import FRAME_SECONDS
@@ -59,12 +59,12 @@ def mix_windows(windows: Windows, recipe: DataRecipe, window_seconds: float, num
     return replace(windows, dataset=mixed)
 
 
-def check_data(recipe: DataRecipe, evaluation: bool = False) -> None:
-    """Check what [`load_windows`] is asked for, without reading anything.
+def check_data(recipe: DataRecipe, window_seconds: float, evaluation: bool = False) -> None:
+    """Check what [`load_windows`] is asked for, without reading any data.
 
     Raises:
-        FileNotFoundError: the folder of isolated sounds is missing.
-        ValueError: there is no such source, or a field has no effect or is for training only.
+        FileNotFoundError: the folder of isolated sounds, or the scene recipe, is missing.
+        ValueError: there is no such source, a field has no effect or is for training only, or the windows do not fit.
     """
     if recipe.source not in (*BUILDERS, *OTHER_SOURCES):
         raise ValueError(
@@ -79,7 +79,7 @@ def check_data(recipe: DataRecipe, evaluation: bool = False) -> None:
     if evaluation and recipe.keep_features:
         raise ValueError("data.eval.keep_features has no effect: set data.train.keep_features instead")
     if recipe.mix_in is not None:
-        check_data(recipe.others)
+        check_data(recipe.others, window_seconds)
     for name in UNUSED.get(recipe.source, ("interference_dir",)):
         if (value := getattr(recipe, name)) != getattr(DataRecipe, name):
             side = "eval" if evaluation else "train"
@@ -89,6 +89,14 @@ def check_data(recipe: DataRecipe, evaluation: bool = False) -> None:
             f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
             " sorted into one folder per class"
         )
+    window_frames(window_seconds, recipe.hop_seconds)
+    if recipe.source == "scenes":
+        scene_seconds = read_scene_recipe(recipe.scene_recipe).scene_seconds
+        if scene_seconds != window_seconds:
+            raise ValueError(
+                f"scenes of {scene_seconds:g} s do not match windows of {window_seconds:g} s: choose another"
+                " scene_recipe"
+            )
 
 
 def check_splits(train: DataRecipe, evaluation: DataRecipe) -> None:
@@ -128,7 +136,7 @@ def load_windows(
         FileNotFoundError: the data is missing; the message says how to get it.
         ValueError: the recipe asks for something that the data does not have.
     """
-    check_data(recipe, evaluation)
+    check_data(recipe, window_seconds, evaluation)
     if recipe.mix_in is not None:
         windows = load_windows(replace(recipe, mix_in=None), window_seconds, num_workers=num_workers)
         return mix_windows(windows, recipe, window_seconds, num_workers)
@@ -218,11 +226,6 @@ def _load_scenes(
     recipe: DataRecipe, window_seconds: float, device: str | torch.device | None, num_workers: int
 ) -> Windows:
     scene_recipe = read_scene_recipe(recipe.scene_recipe)
-    if scene_recipe.scene_seconds != window_seconds:
-        raise ValueError(
-            f"scenes of {scene_recipe.scene_seconds:g} s do not match windows of {window_seconds:g} s: choose another"
-            " scene_recipe"
-        )
     sounds = _measured_sounds(recipe.data_dir, scene_recipe.sampling_rate, num_workers)
     if recipe.interference_dir is not None:
         interference = replace(scene_recipe.interference, folder=recipe.interference_dir)

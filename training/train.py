@@ -188,9 +188,11 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     from .trainer import SELDTrainer
     from .windows import keep_features
 
-    check_data(recipe.eval, evaluation=True)
+    start = read_start(recipe.model.get("pretrained"))
+    seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
+    check_data(recipe.eval, seconds, evaluation=True)
     if not only_evaluate:
-        check_data(recipe.train)
+        check_data(recipe.train, seconds)
         check_splits(recipe.train, recipe.eval)
     args = training_arguments(recipe, only_evaluate)
     metric = "" if only_evaluate else args.metric_for_best_model or ""
@@ -198,8 +200,6 @@ def build_trainer(recipe: Recipe, only_evaluate: bool = False) -> SELDTrainer:
     # A teacher may have drawn by a seed of its own.
     set_seed(args.seed)
     augmentation = AugMix(**recipe.augmentation) if recipe.augmentation else None
-    start = read_start(recipe.model.get("pretrained"))
-    seconds = recipe.model.get("window_seconds", (start.config if start else PSELDNetConfig).window_seconds)
     with args.main_process_first(desc="loading data"):
         workers = args.dataloader_num_workers
         # On CPUs, the workers render; a GPU would wait for them.

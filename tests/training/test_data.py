@@ -83,3 +83,7 @@ def test_what_cannot_be_evaluated_on_is_refused_before_data_for_training_is_load
     for override in ("mono=true", "keep_features=true", "mix_in={share: 0.5}", "source=mono_clips"):
         with pytest.raises(ValueError, match=r"data\.eval\."):
             train(f"data.eval.{override}")
+    with pytest.raises(ValueError, match=r"hop_seconds must be above 0 and at most seconds \(1\), not 2"):
+        train("data.eval.hop_seconds=2")
+    with pytest.raises(ValueError, match="scenes of 10 s do not match windows of 1 s"):
+        train("data.eval.source=scenes")
