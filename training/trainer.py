@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -348,6 +348,8 @@ class SELDTrainer(SavingTrainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
+        # Each process has updated its own statistics of batch normalisation; those of the first are saved.
+        broadcast(list(model.buffers()))
         self.callback_handler.eval_dataloader = dataloader
         # Sums of the losses over frames, and the number of `frames`.
         sums: Counter[str] = Counter()

@@ -152,6 +152,18 @@ def test_processes_share_the_order_of_windows_and_draw_each_for_itself(
     assert drawn[0][1] != drawn[1][1]
 
 
+def test_all_processes_score_the_model_with_the_statistics_of_the_first(
+    tiny_data, tiny_overrides, tmp_path, monkeypatch
+):
+    trainer = build_trainer(read_recipe("synth_accdoa", tiny_overrides(tiny_data, tmp_path / "run")))
+    loss = trainer.evaluate()["eval_loss"]
+    of_first = [buffer.clone() for buffer in trainer.model.buffers()]
+    trainer.model.pseldnet.input_norm.running_mean += 5
+    assert trainer.evaluate()["eval_loss"] != pytest.approx(loss, rel=1e-3)
+    monkeypatch.setattr("training.trainer.broadcast", lambda buffers: [*map(torch.Tensor.copy_, buffers, of_first)])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss)
+
+
 def test_a_process_that_is_not_to_save_leaves_the_folder_of_the_model_to_the_one_that_is(train, tmp_path, monkeypatch):
     trainer = train("training.num_train_epochs=0")
     monkeypatch.setattr(TrainingArguments, "should_save", False)
