@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -17,7 +17,10 @@ from threading import Event
 import gradio as gr
 from fastapi import Request
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from gradio import route_utils
 from gradio_client.utils import is_http_url_like
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from transformers.utils import logging
@@ -261,6 +264,24 @@ def refuse_in_one_line(blocks: gr.Blocks) -> None:
             raise friendly(f"{first_line(getattr(error, 'message', error))}.") from None
 
     blocks.preprocess_data = preprocess_data
+
+
+class UploadParser(route_utils.GradioMultiPartParser):
+    """Make an upload that its visitor cancels one of the errors after which Gradio deletes what it has of it."""
+
+    def __init__(self, headers, stream: AsyncIterator[bytes], **options):
+        super().__init__(headers, self._to_its_end(stream), **options)
+
+    @staticmethod
+    async def _to_its_end(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async for piece in stream:
+                yield piece
+        except ClientDisconnect:
+            raise MultiPartException("the upload was cancelled") from None
+
+
+route_utils.GradioMultiPartParser = UploadParser
 
 
 def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:

@@ -1,5 +1,6 @@
 import socket
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +124,26 @@ def test_a_file_that_is_too_large_is_refused_while_it_is_sent(server, tmp_path):
         answer = httpx.post(f"{server.url}/gradio_api/upload", files={"files": file}, timeout=60)
     assert answer.status_code == 413
     assert "maximum allowed size" in answer.text
+
+
+def test_of_an_upload_that_is_cancelled_nothing_is_kept(server):
+    """The fixture of the server checks that nothing is logged either."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: page\r\nContent-Length: 1000000\r\n"
+    part = '--cut\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\nRIFF'
+
+    def change(before: set[Path]) -> set[Path]:
+        deadline = time.monotonic() + 20
+        while (files := {*server.files.rglob("*")}) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return files
+
+    before = {*server.files.rglob("*")}
+    with socket.create_connection((host, int(port))) as visitor:
+        visitor.sendall(f"{head}Content-Type: multipart/form-data; boundary=cut\r\n\r\n{part}".encode())
+        during = change(before)
+    assert change(during) == before
 
 
 def test_a_model_of_the_hub_comes_without_code_and_without_pickles(detect, server, scene, predicted):
