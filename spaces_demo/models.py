@@ -59,7 +59,10 @@ def load_own(model: str) -> Model:
     card, name = read_card(model), Path(os.path.abspath(model)).name  # also of "."
     if card is None:
         return Model(name, *load(model), "", {})
-    return Model(card.data.model_name or name, *load(model), card.content, read_scores(card.data))
+    # The card of an adapter names its base, which may be a folder of this machine.
+    base, text = str(card.data.base_model), card.content
+    text = text.replace(base, Path(base).name) if Path(base).is_dir() else text
+    return Model(card.data.model_name or name, *load(model), text, read_scores(card.data))
 
 
 @lru_cache(maxsize=3)

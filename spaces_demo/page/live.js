@@ -70,6 +70,8 @@ export async function listen(visitor, { channels, format, model }, { onScene, on
   const reader = new MediaStreamTrackProcessor({ track, maxBufferSize: 500 }).readable.getReader();
   const address = `live/${visitor}`;
   let news = null;
+  // Of a page that is closed, the server would otherwise wait for samples, and keep its place.
+  addEventListener("pagehide", () => navigator.sendBeacon(address), { signal });
   try {
     const { value: first } = await reader.read();
     const { numberOfChannels, sampleRate } = first;

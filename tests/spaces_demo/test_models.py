@@ -98,3 +98,9 @@ def test_the_card_tells_how_often_a_model_is_right():
 def test_a_folder_is_called_by_its_name_however_it_is_given(model, monkeypatch):
     monkeypatch.chdir(model)
     assert {load_own(given).name for given in (".", f"../{model.name}/", str(model))} == {model.name}
+
+
+def test_the_card_of_an_adapter_does_not_tell_where_its_base_lies(model, tmp_path):
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "README.md").write_text(f'---\nbase_model: {model}\n---\nfrom_pretrained("{model}")\n')
+    assert load_own(str(tmp_path)).card == '---\nbase_model: tiny\n---\nfrom_pretrained("tiny")\n'

@@ -555,6 +555,14 @@ def test_a_file_that_is_chosen_ends_live_listening(page, scene):
     assert page.inner_text("#about-scene").startswith(scene.name)
 
 
+def test_a_tab_that_is_closed_gives_up_its_place(page):
+    page.evaluate(FOUR_CHANNELS)
+    page.click("#live")
+    page.wait_for_selector("#clock:text('shown')", timeout=60000)
+    page.evaluate("dispatchEvent(new Event('pagehide'))")
+    page.wait_for_selector("#said:text('Stopped listening')", state="attached", timeout=5000)
+
+
 def test_a_microphone_of_too_few_channels_is_refused_in_words_that_help(page):
     page.click("#live")
     page.wait_for_selector("#error:not([hidden])", timeout=60000)
