@@ -1,16 +1,18 @@
 """A first run: the default model's predictions for a scene with known ground truth."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_pseldnet import DEFAULT_MODEL, Events, read_csv
 from modeling_pseldnet.timeline import to_records
-from modeling_pseldnet.tools.cli import program
+from modeling_pseldnet.tools.cli import CommandParser, program
 from modeling_pseldnet.tools.plots import plot_events
 from modeling_pseldnet.tools.predict import main as predict
 from modeling_pseldnet.tools.scores import seld_scores
 
 
+NAME = "python -m spaces_demo.first_run"
 SCENE = Path(__file__).with_name("example") / "scene.flac"
 SECONDS = 16
 
@@ -25,8 +27,12 @@ def print_events(title: str, events: Events, labels: dict[int, str]) -> None:
         )
 
 
-def main(output: Path = Path("outputs/demo")) -> int:
-    """Write the events of the scene and a picture of them with the ground truth; return the exit status."""
+@program(NAME)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program `python -m spaces_demo.first_run`; return its exit status."""
+    parser = CommandParser(prog=NAME, description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder; default: %(default)s")
+    output = parser.parse_args(arguments).output
     from transformers import AutoConfig
     from transformers.utils import logging
 
@@ -52,4 +58,4 @@ def main(output: Path = Path("outputs/demo")) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(program("python -m spaces_demo.first_run")(lambda _: main())())
+    sys.exit(main())

@@ -6,7 +6,7 @@ from spaces_demo.first_run import main
 
 
 def test_the_first_run_finds_events_of_the_scene_where_they_are(tmp_path, capsys):
-    assert main(tmp_path) == 0
+    assert main(["--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     score, error = (float(re.search(rf"{name} ([\d.]+)", printed).group(1)) for name in ("F20", "localization error"))
     assert score > 0.6
