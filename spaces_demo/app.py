@@ -62,7 +62,13 @@ FORMAT_CHOICES = [
 ]
 # 0 stands for the model's own threshold, as Gradio has no empty number.
 THRESHOLDS = [("the model's own", 0.0), *((f"{percent / 100:.2f}", percent / 100) for percent in range(5, 100, 5))]
-CHANNELS = {1: "one channel", 2: "two channels, left and right", 4: "four channels"}
+# What the page's model takes, by its channel format.
+CHANNELS = {
+    "auto": "four channels",
+    "array": "the four capsules of a microphone array",
+    "stereo": "two channels, left and right",
+    "mono": "one channel",
+}
 OVERLAPS = [("none", 0.0), ("half: 2 times the work", 0.5), ("90 %: 10 times the work", 0.9)]
 CLIENT_EXAMPLE = (FOLDER / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0].strip()
 
@@ -287,10 +293,9 @@ route_utils.GradioMultiPartParser = UploadParser
 def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     """Return routes of the page, its files and the examples; the HTML holds what the page must know of the server."""
     channel_format = choose_channel_format(None, finder.own.extractor)
-    channels = CHANNEL_FORMATS[channel_format].num_channels
     about = {
         **about_scene(finder.own, channel_format),
-        "channels": channels,
+        "channels": CHANNEL_FORMATS[channel_format].num_channels,
         "examples": examples(),
         "maxMegabytes": MAX_MEGABYTES,
         # A GPU is lent only for the duration of a call.
@@ -299,10 +304,10 @@ def page_routes(finder: Finder, blocks: gr.Blocks) -> list[Route | Mount]:
     }
     texts = {
         "takes": TAKES,
-        "channels": CHANNELS[channels],
-        "Channels": CHANNELS[channels].capitalize(),
+        "channels": CHANNELS[channel_format],
+        "Channels": CHANNELS[channel_format].capitalize(),
         # One channel carries no direction.
-        "tells": " and names each sound" if channels == 1 else ", names each sound and tells its direction",
+        "tells": " and names each sound" if about["mono"] else ", names each sound and tells its direction",
         "formats": "".join(
             f'<label><input type="radio" name="format" value="{value}"{" checked" * (value == "auto")}>{name}</label>'
             for name, value in FORMAT_CHOICES

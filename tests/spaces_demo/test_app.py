@@ -54,12 +54,17 @@ def test_a_model_of_stereo_is_called_with_nothing_but_a_recording(stereo_model, 
         assert Path(picture).stat().st_size > 1000
 
 
-def test_the_page_of_a_model_of_one_channel_says_that_it_tells_no_directions(tmp_path):
-    PSELDNetForSELD(tiny_config(num_channels=1, feature_type="logmel")).save_pretrained(tmp_path)
-    finder = Finder(str(tmp_path))
-    page = TestClient(Starlette(routes=page_routes(finder, build(finder)))).get("/").text
-    assert "A network listens to one channel and names each sound, ten times a second." in page
-    assert '"mono": true' in page
+def test_the_page_tells_what_its_model_takes_and_that_one_channel_tells_no_directions(tmp_path):
+    said = {
+        ("logmel", 1): ("one channel and names each sound, ten times a second.", '"mono": true'),
+        ("logmel_gcc", 10): ("the four capsules of a microphone array, names each sound and", '"mono": false'),
+    }
+    for (features, channels), (takes, mono) in said.items():
+        PSELDNetForSELD(tiny_config(num_channels=channels, feature_type=features)).save_pretrained(tmp_path / features)
+        finder = Finder(str(tmp_path / features))
+        page = TestClient(Starlette(routes=page_routes(finder, build(finder)))).get("/").text
+        assert f"A network listens to {takes}" in page
+        assert mono in page
 
 
 def test_cancelling_ends_the_work_after_the_windows_in_hand(model, make_recording):
