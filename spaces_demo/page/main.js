@@ -169,6 +169,7 @@ function lanes() {
     const keys = [...new Set(bars.map((bar) => bar.key))];
     rows = keys.map((key) => bars.filter((bar) => bar.key === key).map((bar, i) => ({ ...bar, name: i ? null : bar.name })));
   }
+  find("#lanes").classList.toggle("packed", rows.length > 4 * MAX_LANES);
   find("#lanes").replaceChildren(...rows.map((row) => element("div", { class: "lane" }, ...row.flatMap((bar) => [
     element("i", { class: bar.class ?? "", title: bar.title ?? "", style: `left:${percent(bar.from)};width:${percent(bar.to - bar.from)};${bar.style}` }),
     ...(bar.name ? [element("span", { style: `left:${bar.left}px` }, ...bar.name)] : []),

@@ -428,6 +428,14 @@ def test_on_a_phone_the_longest_name_of_a_class_stays_within_the_page(page, serv
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_of_many_kinds_of_sounds_the_line_of_time_and_the_filter_fit_on_a_screen(page, server):
+    many = [{**RECORDS[0], "label": f"kind_{number}"} for number in range(100)]
+    page.route("**/scene.scene.json", lambda route: route.fulfill(json={**SCENE, "records": many}))
+    visit(page, server)
+    assert page.locator("#timeline").bounding_box()["height"] < 800
+    assert page.locator("#chips").bounding_box()["height"] <= 210
+
+
 @pytest.mark.parametrize("width", [620, 1010, 1170, 1280])
 def test_the_list_fits_its_place_late_in_a_long_recording_too(page, server, width):
     page.set_viewport_size({"width": width, "height": 900})
