@@ -43,6 +43,14 @@ DECODER_RENAMES: list[tuple[str, str | None]] = [
     ),
     (r"decoder\.decoder\.(.*_l\d+.*)", r"pseldnet.decoder.layers.\1"),
 ]
+# Parts of a transformer block: published names, as regular expressions, and ours.
+BLOCK_PARTS = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    r"attn\.proj": "attention.o_proj",
+    "attn": "attention",
+    "mlp": "mlp",
+}
 TRACK_RENAMES: list[tuple[str, str | None]] = [
     (r"fc_(sed|doa)\.(.*)", r"heads.\1.\2"),
     *((rf"fc_(sed|doa)_track{track + 1}\.(.*)", rf"heads.\1.{track}.\2") for track in range(3)),
@@ -76,11 +84,10 @@ RENAMES: dict[str, list[tuple[str, str | None]]] = {
         (r"encoder\.freq_new_pos_embed", r"pseldnet.encoder.patch_embeddings.frequency_position_embeddings"),
         (r"encoder\.time_new_pos_embed", r"pseldnet.encoder.patch_embeddings.time_position_embeddings"),
         (r"encoder\.patch_embed\.proj\.(.*)", r"pseldnet.encoder.patch_embeddings.projection.\1"),
-        (r"encoder\.blocks\.(\d+)\.norm1\.(.*)", r"pseldnet.encoder.stages.\1.layernorm_before.\2"),
-        (r"encoder\.blocks\.(\d+)\.norm2\.(.*)", r"pseldnet.encoder.stages.\1.layernorm_after.\2"),
-        (r"encoder\.blocks\.(\d+)\.attn\.proj\.(.*)", r"pseldnet.encoder.stages.\1.attention.o_proj.\2"),
-        (r"encoder\.blocks\.(\d+)\.attn\.(.*)", r"pseldnet.encoder.stages.\1.attention.\2"),
-        (r"encoder\.blocks\.(\d+)\.mlp\.(.*)", r"pseldnet.encoder.stages.\1.mlp.\2"),
+        *(
+            (rf"encoder\.blocks\.(\d+)\.{published}\.(.*)", rf"pseldnet.encoder.stages.\1.{name}.\2")
+            for published, name in BLOCK_PARTS.items()
+        ),
         (r"encoder\.norm\.(.*)", r"pseldnet.encoder.norm.\1"),
         (r"encoder\.head\.0\.(.*)", r"pseldnet.encoder.head_norm.\1"),
         *((rf"stitch1\.{pair}\.(.*)", rf"pseldnet.encoder.stitches.{2 * pair}.\1") for pair in range(4)),
@@ -94,20 +101,13 @@ RENAMES: dict[str, list[tuple[str, str | None]]] = {
         (r"encoder\.patch_embed\.proj\.(.*)", r"pseldnet.encoder.patch_embeddings.projection.\1"),
         (r"encoder\.patch_embed\.norm\.(.*)", r"pseldnet.encoder.patch_embeddings.norm.\1"),
         (r"encoder\.layers\.(\d+)\.downsample\.(.*)", r"pseldnet.encoder.stages.\1.downsample.\2"),
-        (
-            r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.norm1\.(.*)",
-            r"pseldnet.encoder.stages.\1.blocks.\2.layernorm_before.\3",
+        *(
+            (
+                rf"encoder\.layers\.(\d+)\.blocks\.(\d+)\.{published}\.(.*)",
+                rf"pseldnet.encoder.stages.\1.blocks.\2.{name}.\3",
+            )
+            for published, name in BLOCK_PARTS.items()
         ),
-        (
-            r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.norm2\.(.*)",
-            r"pseldnet.encoder.stages.\1.blocks.\2.layernorm_after.\3",
-        ),
-        (
-            r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attn\.proj\.(.*)",
-            r"pseldnet.encoder.stages.\1.blocks.\2.attention.o_proj.\3",
-        ),
-        (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attn\.(.*)", r"pseldnet.encoder.stages.\1.blocks.\2.attention.\3"),
-        (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.mlp\.(.*)", r"pseldnet.encoder.stages.\1.blocks.\2.mlp.\3"),
         (r"encoder\.norm\.(.*)", r"pseldnet.encoder.norm.\1"),
         (r"tscam_conv\.(.*)", r"heads.accdoa.conv.\1"),
         (r"(sed|doa)_tscam_conv\.(.*)", r"heads.\1.conv.\2"),
