@@ -453,6 +453,25 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
             ValueError: the features do not have the model's number of channels or mel bins, or have too many frames.
         """
         refuse_unknown(kwargs, (*FORWARD_ARGUMENTS, "output_embeddings"), type(self).__name__)
+        self._check_inputs(input_features, attention_mask)
+        normalised = self.input_norm(input_features.to(self.input_norm.weight.dtype), attention_mask)
+        if attention_mask is not None:
+            normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
+        # Every input is padded to a whole window, so that its outputs do not depend on the rest of the batch.
+        normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - input_features.shape[2]))
+        wanted = self.config.output_attentions if output_attentions is None else output_attentions
+        with_weights = wanted and self.config._attn_implementation != "eager"
+        with _eager_attention(self.config, keep=self.training) if with_weights else nullcontext():
+            feature_map = self.decoder(self.encoder(normalised))
+        embeddings = None
+        if output_embeddings:
+            branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
+            states = torch.cat([branch.mean(2).transpose(1, 2) for branch in branches], dim=-1)
+            embeddings = to_label_frames(states, self.encoder.time_reduction, self.config)
+            embeddings = embeddings[:, : self.config.num_label_frames(input_features.shape[2])]
+        return PSELDNetModelOutput(last_hidden_state=embeddings, feature_map=feature_map)
+
+    def _check_inputs(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         if input_features.ndim != 4:
             raise ValueError(
                 f"input_features must be (batch, channels, frames, mel bins), not {tuple(input_features.shape)}"
@@ -473,22 +492,6 @@ class PSELDNetModel(PSELDNetPreTrainedModel):
                 f"attention_mask has shape {tuple(attention_mask.shape)}, but input_features need (batch, frames)"
                 f" {(len(input_features), num_frames)}"
             )
-        normalised = self.input_norm(input_features.to(self.input_norm.weight.dtype), attention_mask)
-        if attention_mask is not None:
-            normalised = normalised * attention_mask[:, None, :, None].to(normalised.dtype)
-        # Every input is padded to a whole window, so that its outputs do not depend on the rest of the batch.
-        normalised = nn.functional.pad(normalised, (0, 0, 0, self.padded_frames - num_frames))
-        wanted = self.config.output_attentions if output_attentions is None else output_attentions
-        with_weights = wanted and self.config._attn_implementation != "eager"
-        with _eager_attention(self.config, keep=self.training) if with_weights else nullcontext():
-            feature_map = self.decoder(self.encoder(normalised))
-        embeddings = None
-        if output_embeddings:
-            branches = feature_map.values() if isinstance(feature_map, dict) else [feature_map]
-            states = torch.cat([branch.mean(2).transpose(1, 2) for branch in branches], dim=-1)
-            embeddings = to_label_frames(states, self.encoder.time_reduction, self.config)
-            embeddings = embeddings[:, : self.config.num_label_frames(num_frames)]
-        return PSELDNetModelOutput(last_hidden_state=embeddings, feature_map=feature_map)
 
 
 class Heads(nn.Module):
