@@ -236,32 +236,39 @@ class PSELDNetPreTrainedModel(PreTrainedModel):
         if place is not None:
             check_one_model(place)
         if place is not None and is_adapter(Path(place)):
-            # transformers would load a folder with a config, here that of model and adapter, as a full model.
-            adapter = adapter_config(place)
-            kwargs.setdefault("config", cls.config_class.from_pretrained(place))
-            kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
-            own = adapter.get("modules_to_save") or ()
-            own_heads = any("heads" in name for name in own)
-            kwargs.setdefault("ignore_mismatched_sizes", own_heads)
-            base = place_of(adapter["base_model_name_or_path"])
-            if is_adapter(Path(base)):
-                raise ValueError(
-                    f"{place} was trained on top of another adapter, {base}: load both with modeling_pseldnet.load"
-                )
-            base_config = cls.config_class.from_pretrained(base)
-            if not own_heads:
-                check_adapter(base_config, place)
-            if missing := cls._weights_besides(base_config, kwargs["config"], own):
-                raise ValueError(
-                    f"{len(missing)} weights (such as {missing[0]}) are neither in the adapter {place} nor, with that"
-                    f" shape, in its base model {base}: load it with modeling_pseldnet.load, which creates them"
-                )
-            place = base
+            place = cls._base_of_adapter(place, kwargs)
         loaded, where = super().from_pretrained(place, *args, **kwargs), which_files(kwargs)
         if place is not None and where.keys() & {"revision", "subfolder"}:
             # Saving it looks for its extractor by the name alone.
             adopt_saved_extractor((loaded[0] if isinstance(loaded, tuple) else loaded).config, place, **where)
         return loaded
+
+    @classmethod
+    def _base_of_adapter(cls, place: str | os.PathLike, options: dict) -> str | os.PathLike:
+        """Return where the base model of an adapter's folder is, and add to `options` how to load it with the adapter.
+
+        transformers would load a folder with a config, here that of model and adapter, as a full model.
+        """
+        adapter = adapter_config(place)
+        options.setdefault("config", cls.config_class.from_pretrained(place))
+        options["adapter_kwargs"] = {**(options.get("adapter_kwargs") or {}), "_adapter_model_path": str(place)}
+        own = adapter.get("modules_to_save") or ()
+        own_heads = any("heads" in name for name in own)
+        options.setdefault("ignore_mismatched_sizes", own_heads)
+        base = place_of(adapter["base_model_name_or_path"])
+        if is_adapter(Path(base)):
+            raise ValueError(
+                f"{place} was trained on top of another adapter, {base}: load both with modeling_pseldnet.load"
+            )
+        base_config = cls.config_class.from_pretrained(base)
+        if not own_heads:
+            check_adapter(base_config, place)
+        if missing := cls._weights_besides(base_config, options["config"], own):
+            raise ValueError(
+                f"{len(missing)} weights (such as {missing[0]}) are neither in the adapter {place} nor, with that"
+                f" shape, in its base model {base}: load it with modeling_pseldnet.load, which creates them"
+            )
+        return base
 
     @classmethod
     def _weights_besides(cls, base: PSELDNetConfig, config: PSELDNetConfig, modules: Sequence[str]) -> list[str]:
