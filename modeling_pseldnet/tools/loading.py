@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -183,10 +183,33 @@ def load_adapter(model: str, config: PSELDNetConfig):
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ValueError(f"{model} is an adapter of type {method}, which PEFT does not know")
     # The base may lack modules that the adapter has, such as heads for other classes.
-    own_modules = adapter.get("modules_to_save") or ()
+    network = _base_network(base, model, config, adapter.get("modules_to_save") or ())
+    with warnings.catch_warnings():
+        # PEFT only warns about weights missing from its file.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            with _blaming("adapter_config.json"):
+                return peft.PeftModel.from_pretrained(network, model, is_trainable=True)
+        except RuntimeError as error:
+            raise ValueError(f"weights of the adapter do not fit its base, {base} ({describe(error)})") from None
+        except UserWarning as warning:
+            raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
+
+
+def _base_network(base: str, adapter: str, config: PSELDNetConfig, own_modules: Sequence[str]) -> PSELDNetForSELD:
+    """Load the model that an adapter was trained on, with the config of both together.
+
+    Args:
+        base: folder or Hub repository of the model, which may itself be a LoRA adapter, or have one beside it.
+        adapter: that of the adapter.
+        own_modules: names of modules that the adapter holds in full, which the model may lack.
+
+    Raises:
+        ValueError: the model cannot be found, or other weights are missing.
+    """
     try:
         own_config, of_base = read_config(base), adapter_config(base)
-        beside = of_base is not None and (same_place(base, model) or has_weights(Path(base)))
+        beside = of_base is not None and (same_place(base, adapter) or has_weights(Path(base)))
         is_merged = of_base is not None and not beside
         # These three fields do not change the network.
         same = not is_merged and all(
@@ -206,21 +229,13 @@ def load_adapter(model: str, config: PSELDNetConfig):
             f"it is an adapter for {base}, which cannot be loaded: put that model there, or set"
             f" base_model_name_or_path in adapter_config.json to where it is ({describe(error)})"
         ) from None
-    if not same:
-        base_network, network = network, PSELDNetForSELD(config)
-        network.config.name_or_path = base
-        report = transfer_from(network, base_network)
-        _check_complete({"missing_keys": report.new_in(network), "mismatched_keys": ()}, besides=own_modules)
-    with warnings.catch_warnings():
-        # PEFT only warns about weights missing from its file.
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        try:
-            with _blaming("adapter_config.json"):
-                return peft.PeftModel.from_pretrained(network, model, is_trainable=True)
-        except RuntimeError as error:
-            raise ValueError(f"weights of the adapter do not fit its base, {base} ({describe(error)})") from None
-        except UserWarning as warning:
-            raise ValueError(f"weights of the adapter are missing ({describe(str(warning))})") from None
+    if same:
+        return network
+    whole = PSELDNetForSELD(config)
+    whole.config.name_or_path = base
+    report = transfer_from(whole, network)
+    _check_complete({"missing_keys": report.new_in(whole), "mismatched_keys": ()}, besides=own_modules)
+    return whole
 
 
 def _own_or_base(auto_class: type, model: str, file: str):
