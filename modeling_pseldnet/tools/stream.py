@@ -66,8 +66,9 @@ def detect_stream(
     channel_format = choose_channel_format(channel_format, feature_extractor)
     window_frames = model.config.window_seconds * FRAMES_PER_SECOND
     delay_frames = checked_frames("delay", delay_seconds, 0, window_frames)
-    sampling_rate = checked_rate(sampling_rate, "the stream")
     frame_samples = samples_of(FRAME_SECONDS, sampling_rate)
+    sampling_rate = FRAMES_PER_SECOND * frame_samples
+    model_frame_samples = model.config.sampling_rate // FRAMES_PER_SECOND
     num_channels = CHANNEL_FORMATS[channel_format].num_channels
 
     samples, first = np.zeros((num_channels, 0), dtype=np.float32), 0  # the last window, and the frame it begins with
@@ -81,10 +82,10 @@ def detect_stream(
         surplus = max(end - first - window_frames - 1, 0)
         samples, first = samples[:, surplus * frame_samples :], first + surplus
         recording = Recording((samples, sampling_rate), model.config.sampling_rate, channel_format)
-        start, frame = end - window_frames, model.config.sampling_rate // FRAMES_PER_SECOND
+        start = end - window_frames
         begin = max(start - first, 0)
-        waveform = recording.read(begin * frame, (end - first - begin) * frame)
-        waveform = mirrored(waveform[:, ::-1], window_frames * frame)[:, ::-1]
+        waveform = recording.read(begin * model_frame_samples, (end - first - begin) * model_frame_samples)
+        waveform = mirrored(waveform[:, ::-1], window_frames * model_frame_samples)[:, ::-1]
         with evaluating(model):
             windows_now = window_outputs(model, model.predict, feature_extractor, [waveform], [start])
         windows = [earlier for earlier in windows if earlier.first + window_frames > told] + windows_now
@@ -160,11 +161,12 @@ def samples_of(seconds: float, sampling_rate: int) -> int:
     Raises:
         ValueError: a frame is not a whole number of samples, or the rate is implausible.
     """
-    if checked_rate(sampling_rate, "the stream") % FRAMES_PER_SECOND:
+    rate = checked_rate(sampling_rate, "the stream")
+    if rate % FRAMES_PER_SECOND:
         raise ValueError(
-            f"a rate of {sampling_rate} Hz is not possible: give a multiple of {FRAMES_PER_SECOND} Hz, such as 48000"
+            f"a rate of {rate} Hz is not possible: give a multiple of {FRAMES_PER_SECOND} Hz, such as 48000"
         )
-    return round(seconds * FRAMES_PER_SECOND) * (sampling_rate // FRAMES_PER_SECOND)
+    return round(seconds * FRAMES_PER_SECOND) * (rate // FRAMES_PER_SECOND)
 
 
 def read_pcm(file: BinaryIO, sample_format: str, num_channels: int, num_samples: int) -> Iterator[np.ndarray]:
