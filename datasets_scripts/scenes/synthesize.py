@@ -28,12 +28,12 @@ from datasets_scripts.scenes.worker_pool import in_workers
 from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.files import atomic_path, write_atomically
 from modeling_pseldnet.tools.cli import CommandParser, program, whole_number
+from modeling_pseldnet.tools.csv_folders import FORMS
 from modeling_pseldnet.tools.extras import require
 from modeling_pseldnet.tools.labels import read_numbered_labels
 from modeling_pseldnet.tools.ray_pool import map_on_ray
 
 
-FORMATS = ("foa", "mic", "sum")
 # Fold in the file names of each split, as in the published scenes.
 FOLDS = {"train": 0, "all": 0, "test": 1, "validation": 2}
 # Scenes of one room that a worker makes in one go with the same responses.
@@ -97,7 +97,7 @@ class SceneFolder:
 
     def remove_unfinished(self, scenes: Iterable[dict[str, Path]] = ()) -> None:
         """Remove the temporary files of a killed run, and the audio of those scenes that have no metadata."""
-        for form in (*FORMATS, "metadata", "."):
+        for form in (*FORMS, "metadata", "."):
             for path in (self.path / form).glob(".*.tmp*"):
                 path.unlink(missing_ok=True)
         for files in scenes:
@@ -410,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", default="default", metavar="YAML", help="file or name: default (one minute), on_the_fly (10 s), …")
     add("--seed", type=whole_number(), default=0, help="random seed (default: 0)")
     add("--split", choices=SPLITS, help="recordings to use (default: what the folder's name begins with, else all)")
-    add("--formats", nargs="+", choices=FORMATS, default=["foa"], help="default: foa; sum is the dry mix")
+    add("--formats", nargs="+", choices=FORMS, default=["foa"], help="default: foa; sum is the dry mix")
     add("--workers", type=whole_number(1), default=1, metavar="N", help="number of processes (default: 1)")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="run on the Ray cluster at ADDRESS, or a local one")
     add("--verify", action="store_true", help="compare the direction of isolated sources with their labels")
