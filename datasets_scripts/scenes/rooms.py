@@ -298,7 +298,7 @@ class _Placement:
         low, high = self.recipe.distance
         raise ValueError(
             f"a room of {_metres(self.size)} has no place for sources {low:g} to {high:g} m from the array: lower "
-            "rooms.distance, rooms.wall_margin or rooms.array_margin, or make the rooms larger"
+            "rooms.distance, rooms.wall_margin or rooms.array_margin, widen rooms.elevation, or make the rooms larger"
         )
 
     def _position(self) -> np.ndarray | None:
