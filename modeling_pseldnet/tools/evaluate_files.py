@@ -268,6 +268,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give --reference and --prediction, or --check-submission")
     elif options.json and not options.json.parent.is_dir():
         parser.error(f"{options.json}: {options.json.parent} is not a folder")
+    elif options.json and options.json.is_dir():
+        parser.error(f"--json {options.json}: this is a folder: give a file")
     return options
 
 

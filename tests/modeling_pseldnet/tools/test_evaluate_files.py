@@ -151,6 +151,7 @@ def test_cartesian_predictions_score_like_polar_ones(folders):
         ("reference/mix001.csv", "", ["--prediction", "nowhere"], "nowhere is not a folder"),
         ("elsewhere/mix001.csv", "", ["--reference", "elsewhere"], "has the same name as one in elsewhere"),
         ("reference/mix001.csv", "", ["--json", "nowhere/scores.json"], "nowhere is not a folder"),
+        ("reference/mix001.csv", "", ["--json", "reference"], "--json reference: this is a folder"),
         ("reference/mix001.csv", "", ["--average", "median"], "invalid choice: 'median'"),
     ],
 )
