@@ -76,10 +76,13 @@ def evaluate_files(
             names it.
     """
     _refuse_other_count(num_classes, labels)
+    if prediction_labels is not None and not labels:
+        raise ValueError("prediction_labels (--prediction-labels) needs labels (--labels)")
     reference_paths, prediction_paths = find_csv(reference, prediction)
     if not reference_paths.keys() & prediction_paths.keys():
         raise ValueError(f"no CSV file in {_join(prediction)} has the same name as one in {_join(reference)}")
     names = sorted(reference_paths)
+    groups = [_number(name, by) for name in names] if by else None
     references = _read(reference_paths, names, "polar")
     predictions = _read(prediction_paths, names, coordinates)
     if prediction_labels is not None:
@@ -104,7 +107,7 @@ def evaluate_files(
         num_classes,
         variant=variant,
         jackknife=jackknife,
-        groups=[_number(name, by) for name in names] if by else None,
+        groups=groups,
         names=names,
     )
     if by:
@@ -136,10 +139,8 @@ def _warn_of_frames(names: Sequence[str], references: Sequence[Events], predicti
         )
 
 
-def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence[str] | None) -> Events:
+def _by_name(name: str, events: Events, labels: Sequence[str], of_task: Sequence[str]) -> Events:
     """Map the class indices of predictions to those of the task, by name."""
-    if not of_task:
-        raise ValueError("prediction_labels (--prediction-labels) needs labels (--labels)")
     used = np.unique(events.class_id)
     if len(used) and used[-1] >= len(labels):
         raise ValueError(
