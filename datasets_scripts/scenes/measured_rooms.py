@@ -42,6 +42,10 @@ class MeasuredRoom(Room):
     def describe(self) -> dict:
         return {"name": self.name, "rt60": round(self.rt60, 3)}
 
+    @property
+    def length(self) -> int:
+        return max(responses.shape[2] for responses in self.measured)
+
     @cached_property
     def rt60(self) -> float:
         """Reverberation time in seconds, estimated from the first response."""

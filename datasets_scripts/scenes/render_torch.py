@@ -8,6 +8,7 @@ response, products that fall on the same block of a scene are summed, and each b
 workers. `SceneBank.mix` then turns its result into sound fields.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,10 @@ class SceneBank:
         device: where to render.
         progress: whether to show a progress bar while the responses are computed.
         num_workers: processes that compute responses and read sounds. Defaults to 0, which uses the current process.
+
+    Raises:
+        ValueError: the responses do not fit into memory, or the array is not `"foa"`, but scenes are rotated or
+            responses measured.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class SceneBank:
         self.scene_set, self.array, self.device = scene_set, array, torch.device(device)
         self.samples = scene_set.recipe.scene_samples
         self.blocks = -(-self.samples // BLOCK)
+        self._refuse_beyond_memory()
         self._which = scene_set.source_sounds()
         sounds = in_workers(self._read_sound, range(len(self._which)), num_workers)
         self.sounds = dict(zip(self._which, sounds, strict=True))
@@ -78,6 +84,18 @@ class SceneBank:
         self.noise_samples = noise.shape[1]
         repeats = 1 + -(-self.samples // self.noise_samples)
         self._noise_bank = noise.repeat(1, repeats)[:, : self.noise_samples + self.samples].to(self.device)
+
+    def _refuse_beyond_memory(self) -> None:
+        """Check that the spectra of all responses fit, which would otherwise show after long computation."""
+        rooms = [self.scene_set.room(number) for number in range(self.scene_set.number_of_rooms)]
+        rows = sum(len(points) * -(-room.length // BLOCK) for room in rooms for points in room.paths)
+        needed, there = rows * CHANNELS * (BLOCK + 1) * torch.complex64.itemsize, memory_of(self.device)
+        if needed > there:
+            raise ValueError(
+                f"the responses of {len(rooms)} rooms take {needed / 2**30:.1f} GiB, and {self.device.type} has"
+                f" {there / 2**30:.1f} GiB of memory: lower rooms.number, rooms.positions or rooms.paths, or raise"
+                " rooms.path_step"
+            )
 
     def _load_responses(self, progress: bool, num_workers: int) -> tuple[dict[tuple[int, int], _Path], Tensor]:
         """Return where each room's and path's responses are, and all spectra (rows, 4, BLOCK + 1) on the device."""
@@ -233,6 +251,13 @@ class SceneBank:
         octaves = frequencies.clamp(min=FLAT_HERTZ).log2()
         shapes = (10 ** (slopes[:, None] / 20 * octaves)).float()
         return (shapes / shapes.square().mean(1, keepdim=True).sqrt())[:, None]
+
+
+def memory_of(device: torch.device) -> float:
+    """Return the bytes of memory of a machine, or those that are free on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def join_plans(parts: Sequence[ScenePlan]) -> ScenePlan:

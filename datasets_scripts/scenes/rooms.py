@@ -32,11 +32,13 @@ class Room:
             of one point.
         rt60: reverberation time, seconds.
         sampling_rate: sampling rate of the responses, Hz.
+        length: number of samples in the longest response.
     """
 
     paths: tuple[np.ndarray, ...]
     rt60: float
     sampling_rate: int
+    length: int
 
     def responses(self, path: int, array: str = "foa", direct_only: bool = False) -> np.ndarray:
         """Return the impulse responses from each point of a path: (points, 4, samples) float32.

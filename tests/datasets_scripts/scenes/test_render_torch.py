@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from datasets_scripts.scenes import render_torch
 from datasets_scripts.scenes.recipe import EventRecipe, InterferenceRecipe, NoiseRecipe, RoomRecipe, SceneRecipe
 from datasets_scripts.scenes.render import Renderer
 from datasets_scripts.scenes.render_torch import BLOCK, SceneBank, join_plans
@@ -104,6 +105,17 @@ def test_workers_make_ready_what_one_process_does_and_their_errors_are_its_own(s
     impossible = scene_set(sounds, rt60=(0.01, 0.02))
     with pytest.raises(ValueError, match=r"^an RT60 of 0.02 s is impossible in a room of [^\n]*$"):
         SceneBank(impossible, num_workers=2)
+
+
+def test_responses_that_do_not_fit_into_memory_are_refused_before_they_are_computed(sounds, monkeypatch):
+    made = scene_set(sounds, rt60=(0.5, 0.5))
+    rows = sum(len(points) * -(-made.room(n).length // BLOCK) for n in range(2) for points in made.room(n).paths)
+    bank = SceneBank(made)
+    assert bank._responses.nbytes == rows * 4 * (BLOCK + 1) * 8
+    monkeypatch.setattr(render_torch, "memory_of", lambda _: bank._responses.nbytes - 1)
+    monkeypatch.setattr(type(made.room(0)), "responses", None)
+    with pytest.raises(ValueError, match=r"the responses of 2 rooms take .* GiB of memory: lower rooms\.number"):
+        SceneBank(made)
 
 
 def test_what_is_sent_to_workers_leaves_the_device_out_and_plans_all_the_same(sounds):
