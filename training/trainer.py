@@ -327,6 +327,8 @@ class SELDTrainer(SavingTrainer):
             collate_fn=partial(collate, window_frames=self.window_frames, class_numbers=numbers),
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=end_with_program,
+            # Otherwise, training would draw other numbers after each evaluation.
+            generator=torch.Generator(),
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
 
