@@ -101,7 +101,7 @@ def load_for_transfer(
 
     Raises:
         TypeError: a field is unknown.
-        ValueError: `id2label` and `num_labels` disagree, or the source cannot be loaded.
+        ValueError: `id2label` and `num_labels` disagree, or the source cannot be loaded or is quantized.
     """
     nameless = id2label is None and num_labels is not None
     if nameless:

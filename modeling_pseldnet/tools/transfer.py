@@ -55,7 +55,12 @@ def config_for_transfer(config: PSELDNetConfig, match_classes: bool = True, **fi
         config: config of the network to start from; it is not changed.
         match_classes: whether to match classes by name; otherwise all are new.
         fields: fields of [`PSELDNetConfig`].
+
+    Raises:
+        ValueError: the network to start from is quantized.
     """
+    if getattr(config, "quantization_config", None):
+        raise ValueError("the source is quantized: start from the model that it was made from")
     labels = list(in_order(fields.get("id2label", config.id2label)).values())
     follow = {"threshold": _threshold_by_name(config, labels if match_classes else [])}
     if fields.get("num_channels", config.num_channels) != config.num_channels:

@@ -147,3 +147,7 @@ def test_transfer_refuses_what_does_not_fit():
         transfer(PSELDNetForSELD(tiny_config(embed_dim=16)), {"pseldnet.encoder.norm.weight": torch.ones(64)})
     with pytest.raises(ValueError, match=r"has an unmerged adapter: merge it"):
         load_for_transfer(get_peft_model(source, LoraConfig(target_modules=["q_proj"])))
+    quantized = PSELDNetForSELD(tiny_config())
+    quantized.config.quantization_config = {"quant_method": "torchao"}
+    with pytest.raises(ValueError, match="the source is quantized: start from the model that it was made from"):
+        load_for_transfer(quantized)
