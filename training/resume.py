@@ -80,12 +80,14 @@ def _changed(known: dict[str, object], now: dict[str, object]) -> list[str]:
 
 
 def _is_same(known: object, now: object) -> bool:
-    """Whether two values of a recipe mean the same; paths may be written differently, or reduced to names."""
+    """Whether two values of a recipe mean the same; files may have moved, or be named in another way."""
     if known in (now, without_folders(now)):
         return True
     if not isinstance(known, str) or not isinstance(now, str):
         return False
-    return Path(known).expanduser().resolve() == Path(now).expanduser().resolve()
+    there, here = (Path(value).expanduser() for value in (known, now))
+    has_moved = here.exists() and not there.exists() and here.name == there.name
+    return has_moved or there.resolve() == here.resolve()
 
 
 def _of_learning(recipe: Recipe, processes: int) -> dict[str, object]:

@@ -121,18 +121,15 @@ def test_training_goes_on_for_more_epochs_but_not_with_other_data_or_batches(tra
         train(*options, "training.num_train_epochs=3", data_dir=data, resume=True)
 
 
-def test_the_best_model_is_kept_when_a_run_goes_on_in_another_place(train, tmp_path):
+def test_the_best_model_is_kept_when_a_run_goes_on_in_another_place(train, tiny_data, tmp_path):
     options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
-    train(*options, "training.num_train_epochs=4", "training.learning_rate=4e-3")
+    options += ["training.num_train_epochs=4", "training.learning_rate=4e-3"]
+    data = shutil.copytree(tiny_data, tmp_path / "here/data")
+    train(*options, data_dir=data)
     (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "here").rename(tmp_path / "there")
     state = json.loads((tmp_path / "moved/checkpoint-12/trainer_state.json").read_text())
-    again = train(
-        *options,
-        "training.num_train_epochs=4",
-        "training.learning_rate=4e-3",
-        output_dir=tmp_path / "moved",
-        resume=True,
-    )
+    again = train(*options, data_dir=tmp_path / "there/data", output_dir=tmp_path / "moved", resume=True)
     best = tmp_path / "moved" / f"checkpoint-{state['best_global_step']}"
     assert Path(again.state.best_model_checkpoint) == best
     assert again.state.best_metric == state["best_metric"]
