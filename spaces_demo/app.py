@@ -53,6 +53,8 @@ FOLDER = Path(__file__).parent
 KEPT_SECONDS = 1800
 # Longer runs are ended, as other visitors wait.
 MAX_RUN_SECONDS = 600
+# How long to wait for runs when the server stops.
+MAX_CLOSE_SECONDS = 30
 # Maximum number of visitors in the queue.
 MAX_WAITING = 50
 FORMAT_CHOICES = [
@@ -212,6 +214,14 @@ class Finder:
         """Stop the run of a visitor, if there is one, after the current windows."""
         if stop := self.running.get(request.session_hash):
             stop.set()
+
+    def close(self) -> None:
+        """Stop all runs and wait for them to end: Python aborts if it exits while a thread computes."""
+        for stop in list(self.running.values()):
+            stop.set()
+        last = time.monotonic() + MAX_CLOSE_SECONDS
+        while self.running and time.monotonic() < last:
+            time.sleep(0.05)
 
 
 def build(finder: Finder) -> gr.Blocks:
@@ -389,6 +399,7 @@ def serve(options: argparse.Namespace) -> None:
             ssr_mode=False,
             app_kwargs={"routes": page_routes(finder, blocks)},
         )
+        finder.close()
 
 
 if __name__ == "__main__":
