@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "test", "all", "validation")
 SOUND_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif"}
 SILENCE_DB = -50.0
+# The mean of a sound, relative to its RMS, beyond which it is subtracted.
+LARGEST_OFFSET = 0.1
 # The table beside the class folders that names the recording of each clip.
 SOURCE_TABLE = "SOURCE_IDS.tsv"
 
@@ -108,7 +110,7 @@ class SoundBank:
             )
 
     def read(self, number: int) -> np.ndarray:
-        """Read sound `number` without leading and trailing silence: (samples,) float32, channels averaged."""
+        """Read sound `number` without silence around it or a large offset: (samples,) float32, channels averaged."""
         sound = self.sounds[number]
         return self._decode(number, self._read_file(number))[sound.start : sound.stop]
 
@@ -126,6 +128,9 @@ class SoundBank:
         name = f"the sound {self.sounds[number].name} of {self.source}"
         with closing(FileSamples(io.BytesIO(content), name)) as file:
             samples = file.read(0, file.num_samples).mean(axis=0)
+        # An offset that large comes from the recorder; it would pass for sound, and rooms raise it by up to 20 dB.
+        if len(samples) and abs(offset := samples.mean()) > LARGEST_OFFSET * np.sqrt(np.square(samples).mean()):
+            samples -= offset
         return resampled(samples, file.rate, self.sampling_rate, name).astype(np.float32, copy=False)
 
     def measured(self, number: int) -> Sound:

@@ -38,9 +38,13 @@ def test_pieces_and_takes_belong_to_one_recording(name, recording):
     assert recording_of(name) == recording
 
 
-def test_silence_around_a_sound_is_left_out(tmp_path):
-    write_noise(tmp_path / "bark" / "a.wav", seconds=0.4, before=0.5, after=0.3)
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_silence_around_a_sound_is_left_out_whatever_its_offset(tmp_path, offset):
+    path = write_noise(tmp_path / "bark" / "a.wav", seconds=0.4, before=0.5, after=0.3)
+    samples, _ = soundfile.read(path)
+    soundfile.write(path, samples + offset, RATE)
     bank = sounds_from_folder(tmp_path).measure()
+    assert abs(bank.read(0).mean()) < 0.01
     assert bank.sounds[0].start == pytest.approx(0.5 * RATE, abs=0.02 * RATE)
     assert bank.sounds[0].stop == pytest.approx(0.9 * RATE, abs=0.02 * RATE)
     assert len(bank.read(0)) == bank.sounds[0].length
