@@ -59,7 +59,7 @@ class SceneBank:
         num_workers: processes that compute responses and read sounds. Defaults to 0, which uses the current process.
 
     Raises:
-        ValueError: the responses do not fit into memory, or the array is not `"foa"`, but scenes are rotated or
+        ValueError: responses or sounds exceed the memory, or the array is not `"foa"`, but scenes are rotated or
             responses measured.
     """
 
@@ -75,8 +75,8 @@ class SceneBank:
         self.scene_set, self.array, self.device = scene_set, array, torch.device(device)
         self.samples = scene_set.recipe.scene_samples
         self.blocks = -(-self.samples // BLOCK)
-        self._refuse_beyond_memory()
         self._which = scene_set.source_sounds()
+        self._refuse_beyond_memory()
         sounds = in_workers(self._read_sound, range(len(self._which)), num_workers)
         self.sounds = dict(zip(self._which, sounds, strict=True))
         self._paths, self._responses = self._load_responses(progress, num_workers)
@@ -86,16 +86,21 @@ class SceneBank:
         self._noise_bank = noise.repeat(1, repeats)[:, : self.noise_samples + self.samples].to(self.device)
 
     def _refuse_beyond_memory(self) -> None:
-        """Check that the spectra of all responses fit, which would otherwise show after long computation."""
+        """Check that sounds and responses fit, which would otherwise show after long computation."""
         rooms = [self.scene_set.room(number) for number in range(self.scene_set.number_of_rooms)]
         rows = sum(len(points) * -(-room.length // BLOCK) for room in rooms for points in room.paths)
-        needed, there = rows * CHANNELS * (BLOCK + 1) * torch.complex64.itemsize, memory_of(self.device)
-        if needed > there:
-            raise ValueError(
-                f"the responses of {len(rooms)} rooms take {needed / 2**30:.1f} GiB, and {self.device.type} has"
-                f" {there / 2**30:.1f} GiB of memory: lower rooms.number, rooms.positions or rooms.paths, or raise"
-                " rooms.path_step"
-            )
+        spectra = rows * CHANNELS * (BLOCK + 1) * torch.complex64.itemsize
+        samples = sum(self.scene_set.sound(*which).length for which in self._which)
+        reduced = "lower rooms.number, rooms.positions or rooms.paths, or raise rooms.path_step"
+        for what, needed, device, advice in (
+            (f"responses of {len(rooms)} rooms", spectra, self.device, reduced),
+            (f"{len(self._which)} sounds", samples * torch.float32.itemsize, torch.device("cpu"), "use fewer"),
+        ):
+            if needed > (there := memory_of(device)):
+                raise ValueError(
+                    f"{what} take {needed / 2**30:.1f} GiB, and {device.type} has {there / 2**30:.1f} GiB of memory:"
+                    f" {advice}, or make scenes with pseldnet-synthesize"
+                )
 
     def _load_responses(self, progress: bool, num_workers: int) -> tuple[dict[tuple[int, int], _Path], Tensor]:
         """Return where each room's and path's responses are, and all spectra (rows, 4, BLOCK + 1) on the device."""

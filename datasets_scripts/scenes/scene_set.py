@@ -205,6 +205,10 @@ class SceneSet:
         """List all arguments that [`read`] may get: the number of a sound and whether it is labelled."""
         return [(int(n), True) for n in self.sound_numbers()] + [(int(n), False) for n in self._interfering]
 
+    def sound(self, number: int, labelled: bool = True) -> Sound:
+        """Return what is known of an isolated sound, or of an interfering one."""
+        return (self.sounds if labelled else self.interference).sounds[number]
+
     def read(self, number: int, labelled: bool = True) -> np.ndarray:
         """Read an isolated sound, or an interfering one: (samples,) float32."""
         return (self.sounds if labelled else self.interference).read(number)

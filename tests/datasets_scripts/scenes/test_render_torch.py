@@ -1,6 +1,7 @@
 import copy
 import io
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -107,15 +108,18 @@ def test_workers_make_ready_what_one_process_does_and_their_errors_are_its_own(s
         SceneBank(impossible, num_workers=2)
 
 
-def test_responses_that_do_not_fit_into_memory_are_refused_before_they_are_computed(sounds, monkeypatch):
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_computed(sounds, monkeypatch):
     made = scene_set(sounds, rt60=(0.5, 0.5))
-    rows = sum(len(points) * -(-made.room(n).length // BLOCK) for n in range(2) for points in made.room(n).paths)
-    bank = SceneBank(made)
-    assert bank._responses.nbytes == rows * 4 * (BLOCK + 1) * 8
-    monkeypatch.setattr(render_torch, "memory_of", lambda _: bank._responses.nbytes - 1)
+    responses = SceneBank(made)._responses.nbytes
     monkeypatch.setattr(type(made.room(0)), "responses", None)
-    with pytest.raises(ValueError, match=r"the responses of 2 rooms take .* GiB of memory: lower rooms\.number"):
-        SceneBank(made)
+    length = sum(sound.length for sound in sounds.sounds)
+    for memory, message in (
+        ([responses - 1], r"^responses of 2 rooms take .* GiB of memory: lower rooms\.number"),
+        ([responses, 4 * length - 1], r"^6 sounds take .* GiB of memory: use fewer, or make scenes with"),
+    ):
+        monkeypatch.setattr(render_torch, "memory_of", Mock(side_effect=memory))
+        with pytest.raises(ValueError, match=message):
+            SceneBank(made)
 
 
 def test_what_is_sent_to_workers_leaves_the_device_out_and_plans_all_the_same(sounds):
