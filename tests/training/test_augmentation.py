@@ -100,7 +100,7 @@ def test_sound_comes_from_where_the_events_say_after_every_rotation(patterns):
 
 def test_features_turned_are_the_features_of_sound_turned():
     events = moving_sources(np.arange(48) * 7, np.arange(48) - 20)
-    waveform, extract = plane_waves(events, 48), PSELDNetFeatureExtractor().features
+    waveform, extract = plane_waves(events, 48, frame_samples=240), PSELDNetFeatureExtractor().features
     turned, moved = turn(waveform, events, NUM_FRAMES, ROTATION_PATTERNS[48])
     features, moved_features = turn(extract(waveform), events, NUM_FRAMES, ROTATION_PATTERNS[48])
     torch.testing.assert_close(features, extract(turned), atol=1e-4, rtol=1e-4)
@@ -343,7 +343,7 @@ def test_unknown_methods_and_options_are_named(arguments, message):
 
 def test_mono_clips_sound_from_where_their_events_say_each_time_elsewhere():
     events = moving_sources(np.zeros(200), np.zeros(200))
-    noise = torch.randn(200, 1, SAMPLES)
+    noise = torch.randn(200, 1, 240 * NUM_FRAMES)
     placed, located = place_mono(noise, events, NUM_FRAMES)
     assert torch.equal(placed[:, :1], noise)
     assert angle_between(intensity(placed), located.vector).max() < 1e-3
