@@ -87,6 +87,8 @@ def _threshold_by_name(config: PSELDNetConfig, labels: Sequence[str]) -> float |
 def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes: bool = True) -> TransferReport:
     """Copy the weights of another network that fit into `model`, and in the class heads those of classes in both.
 
+    Heads of another output format are left out.
+
     Args:
         model: the network to copy to, modified in place.
         source: the network to copy from.
@@ -106,9 +108,12 @@ def transfer_from(model: PSELDNetForSELD, source: PSELDNetForSELD, match_classes
             f"the weights are from a {source.config.backbone} encoder, but the network has {model.config.backbone}"
         )
     class_heads = tuple(f"heads.{head}." for head in source.output_format.class_heads)
-    entries = {name: value for name, value in source.state_dict().items() if not name.startswith(class_heads)}
+    same_format = model.config.output_format == source.config.output_format
+    # A head of the same name and size means something else in another format.
+    left_out = class_heads if same_format else "heads."
+    entries = {name: value for name, value in source.state_dict().items() if not name.startswith(left_out)}
     report = transfer(model, entries)
-    if match_classes and model.config.output_format == source.config.output_format:
+    if match_classes and same_format:
         _transfer_classes(model, source, class_heads, report)
     return report
 

@@ -73,9 +73,9 @@ def test_a_model_whose_encoder_is_another_is_not_started_from():
 @pytest.mark.parametrize("source_format", ["accdoa", "multi_accdoa", "einv2", "seddoa"])
 @pytest.mark.parametrize("output_format", ["accdoa", "multi_accdoa", "einv2", "seddoa"])
 def test_transfer_works_from_every_format_to_every_other(source_format, output_format):
-    source = scattered(PSELDNetForSELD(tiny_config(output_format=source_format)))
-    model, report = load_for_transfer(source, num_labels=5, output_format=output_format)
-    assert model.config.num_labels == 5
+    source = scattered(PSELDNetForSELD(tiny_config(output_format=source_format, distance=True)))
+    model, report = load_for_transfer(source, num_labels=3, output_format=output_format)
+    assert output_format == source_format or not any(name.startswith("heads.") for name in report.kept)
     new = {name.split(".")[2 if name.startswith("pseldnet") else 0] for name in report.new}
     assert new <= {"heads", "stitches"}
     branch = source.pseldnet.encoder.doa if source_format == "einv2" else source.pseldnet.encoder
