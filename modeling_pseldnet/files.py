@@ -82,7 +82,7 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, which is renamed to `path` at the end.
+    """Yield a temporary, empty file in the same folder, which is renamed to `path` at the end.
 
     A link is kept and its target replaced. What is not a regular file, such as `/dev/stdout`, is written to directly.
 
@@ -97,6 +97,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = _temporary_name(target)
     try:
         with _naming(path, temporary):
+            # Before any work is done for it; and other libraries' writers may not name the file.
+            temporary.touch()
             yield temporary
             os.replace(temporary, target)
     finally:

@@ -120,22 +120,21 @@ def export(
         require("onnx", "onnxscript", "onnxruntime")
     # Runtimes lack bfloat16 for most operators, so models saved in half precision are exported in float32.
     model = in_dtype(model, "float32")
-    if path.suffix == ".pt2":
-        import torch
+    with atomic_path(path) as temporary:
+        if path.suffix == ".pt2":
+            import torch
 
-        exported = to_exported_program(model, feature_extractor, seconds)
-        (waveform,), _ = exported.example_inputs
-        # AOTInductor needs them, but one zero in the file is enough.
-        exported.example_inputs = ((torch.zeros(()).expand(waveform.shape),), {})
-
-        with atomic_path(path) as temporary, warnings.catch_warnings():
-            # PyTorch warns about the Hann window, which is a view of a longer tensor.
-            warnings.simplefilter("ignore")
-            torch.export.save(exported, temporary, extra_files={"config.json": model.config.to_json_string()})
-    else:
-        program = to_onnx(model, feature_extractor, seconds)
-        exported = program.exported_program
-        with atomic_path(path) as temporary:
+            exported = to_exported_program(model, feature_extractor, seconds)
+            (waveform,), _ = exported.example_inputs
+            # AOTInductor needs them, but one zero in the file is enough.
+            exported.example_inputs = ((torch.zeros(()).expand(waveform.shape),), {})
+            with warnings.catch_warnings():
+                # PyTorch warns about the Hann window, which is a view of a longer tensor.
+                warnings.simplefilter("ignore")
+                torch.export.save(exported, temporary, extra_files={"config.json": model.config.to_json_string()})
+        else:
+            program = to_onnx(model, feature_extractor, seconds)
+            exported = program.exported_program
             program.save(temporary)
             if int8:
                 quantize_linear_layers(temporary)

@@ -89,8 +89,8 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path, failure):
 
 
 def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
-    with pytest.raises(OSError, match=r"none/file\.csv'$"):
-        write_atomically(tmp_path / "none" / "file.csv", "text")
+    with pytest.raises(OSError, match=r"none/file\.csv'$"), atomic_path(tmp_path / "none" / "file.csv"):
+        pytest.fail("work was done for a file that cannot be written")
     for write in (write_atomically, lambda path, _: atomic_folder(path).__enter__()):
         with pytest.raises(OSError, match=r"'/dev/null(/file)?'$"):
             write("/dev/null/file", "text")
