@@ -146,7 +146,7 @@ class SELDTrainer(SavingTrainer):
             and not augmentation.mixes_waveforms
             and feature_extractor.feature_type == "logmel_iv"
         )
-        self.mono = {True: bool(train_windows and train_windows.mono), False: bool(eval_windows and eval_windows.mono)}
+        self.mono = train_windows is not None and train_windows.mono
         self.step_epochs, self.gamma, self.variant, self.patience = step_epochs, gamma, variant, patience
         self._eval_numbers = eval_windows and eval_windows.class_numbers(labels)
         self.scores: dict = {}
@@ -166,7 +166,7 @@ class SELDTrainer(SavingTrainer):
                 sounds, extract = inputs["features"].float(), None
             elif "plan" in inputs:
                 sounds = self.train_dataset.bank.mix(inputs["plan"])
-            elif self.mono[training]:
+            elif training and self.mono:
                 sounds, events = place_mono(inputs["waveform"], events, self.window_frames)
             else:
                 sounds = inputs["waveform"]
