@@ -452,19 +452,10 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
         if not features:
             raise ValueError("the batch holds no recording")
         longest = max(feature.shape[1] for feature in features)
-        if padding == "max_length" and max_length is not None:
-            if longest > max_length:
-                raise ValueError(f"a recording has {longest} frames, more than a max_length of {max_length}")
-            longest = max_length
-        elif padding not in (True, "longest") or max_length is not None:
-            raise ValueError(
-                f"padding {padding!r} with max_length {max_length} is not supported: use True without, or 'max_length'"
-                " with a max_length"
-            )
-        longest = -(-longest // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
+        length = _padded_length(longest, padding, max_length, pad_to_multiple_of or 1)
         data = {
-            "input_features": _stack_padded(features, 1, longest, self.padding_value),
-            "attention_mask": _stack_padded(masks, 0, longest, 0),
+            "input_features": _stack_padded(features, 1, length, self.padding_value),
+            "attention_mask": _stack_padded(masks, 0, length, 0),
         }
         if labels:
             if len(labels) != len(features):
@@ -472,11 +463,25 @@ class PSELDNetFeatureExtractor(SequenceFeatureExtractor):
                     "only some recordings of the batch have labels: add labels to the others or remove them"
                 )
             # As many frames as a model outputs for that many feature frames.
-            spanned = frames_spanned(longest, self.sampling_rate, self.hop_length)
+            spanned = frames_spanned(length, self.sampling_rate, self.hop_length)
             data["labels"] = _stack_padded(labels, 0, max(spanned, *map(len, labels)), PADDED_LABEL)
         if return_tensors == "np":
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _padded_length(longest: int, padding: bool | str, max_length: int | None, multiple: int) -> int:
+    """Return how many frames to pad recordings to, of which the longest has `longest`."""
+    if padding == "max_length" and max_length is not None:
+        if longest > max_length:
+            raise ValueError(f"a recording has {longest} frames, more than a max_length of {max_length}")
+        longest = max_length
+    elif padding not in (True, "longest") or max_length is not None:
+        raise ValueError(
+            f"padding {padding!r} with max_length {max_length} is not supported: use True without, or 'max_length'"
+            " with a max_length"
+        )
+    return -(-longest // multiple) * multiple
 
 
 def _stack_padded(tensors: list[torch.Tensor], axis: int, length: int, value: float) -> torch.Tensor:
