@@ -10,6 +10,7 @@ import numpy as np
 from modeling_pseldnet import Events
 from modeling_pseldnet.audio import Recording
 from modeling_pseldnet.events import fold_azimuth, write_csv
+from modeling_pseldnet.feature_extraction_pseldnet import FEATURE_TYPES
 from modeling_pseldnet.files import write_atomically
 from modeling_pseldnet.fitting import choose_channel_format
 from modeling_pseldnet.inference import detect
@@ -19,7 +20,7 @@ from spaces_demo.models import BATCH_SIZE, Model
 
 
 # Channel formats that are converted to W, Y, Z, X.
-AMBISONIC = ("auto", "ambix", "fuma", "aformat")
+AMBISONIC = FEATURE_TYPES["logmel_iv"].channel_formats
 STEREO, MONO = "stereo", "mono"
 
 
