@@ -39,7 +39,8 @@ class RoomRecipe:
         wall_margin: minimum distance of a source from a wall, metres.
         array_margin: minimum distance of the array from a wall, metres, if the room is wide enough.
         array_height: range of the height of the array, metres.
-        distance: range of the distance of a source from the array, metres.
+        distance: range of the distance of a source from the array, metres. Labels are in the source's time: at 34 m, a
+            frame before the sound arrives.
         elevation: range of the elevation of static sources, of arcs and of the ends of straight lines, degrees.
         positions: static source positions per room.
         paths: trajectories per room, alternately arcs around the array and straight lines, as far as there is place
