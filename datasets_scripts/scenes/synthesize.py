@@ -206,11 +206,13 @@ def _refuse_shared_sounds(scene_set: SceneSet, folder: SceneFolder) -> None:
     """Check that no set beside this one that is read as another split draws from the same sounds."""
     sounds = (scene_set.sounds.sounds[number] for number in scene_set.sound_numbers())
     own = {(sound.name, sound.digest) for sound in sounds}
-    for manifest in sorted({*folder.path.parent.glob("*/manifest.json")} - {folder.manifest}):
-        split, drawn = _drawn_sounds(manifest.parent)
+    for path in sorted({manifest.parent for manifest in folder.path.parent.glob("*/manifest.json")} - {folder.path}):
+        if not SceneFolder(path).made():
+            continue
+        split, drawn = _drawn_sounds(path)
         if FOLDS[split] != FOLDS[scene_set.split] and (shared := sorted(own & drawn)):
             raise ValueError(
-                f"{manifest.parent} (split {split}) has {len(shared)} sounds of split {scene_set.split}, such as"
+                f"{path} (split {split}) has {len(shared)} sounds of split {scene_set.split}, such as"
                 f" {shared[0][0]}: make both sets from the same sounds with the same test_fraction and"
                 " validation_fraction, each for its split, or choose another parent folder"
             )
