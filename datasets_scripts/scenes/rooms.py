@@ -16,6 +16,8 @@ from modeling_pseldnet.tools.extras import require
 
 # With more absorption than this, walls hardly reflect, and image sources no longer model a room.
 LARGEST_ABSORPTION = 0.9
+# How far a response must decay for its reverberation time to be fitted, dB.
+LEAST_DECAY = 10.0
 # Image sources per source position; 2 million take about a second and 400 MB.
 MOST_IMAGES = 2_000_000
 
@@ -204,11 +206,14 @@ def pressure_energy(responses: np.ndarray, array: str) -> np.ndarray:
 
 
 def decay_time(energy: np.ndarray, sampling_rate: int) -> float:
-    """Return the RT60 in seconds of an energy response (samples,): Schroeder integration, fitted from -5 to -35 dB."""
+    """Return the RT60 in seconds of an energy response (samples,): Schroeder integration, fitted from -5 to -35 dB.
+
+    It is 0 if there is no decay to fit, as with a few reflections alone.
+    """
     remaining = np.cumsum(energy[::-1])[::-1]
     decibels = 10 * np.log10(np.maximum(remaining, 1e-30) / max(remaining[0], 1e-30))
     fitted = np.flatnonzero((decibels <= -5) & (decibels >= -35))
-    if len(fitted) < 2:
+    if len(fitted) < 2 or np.ptp(decibels[fitted]) < LEAST_DECAY:
         return 0.0
     slope = np.polyfit(fitted / sampling_rate, decibels[fitted], 1)[0]
     return -60 / slope

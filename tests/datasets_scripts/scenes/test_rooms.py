@@ -169,6 +169,12 @@ def test_decay_time_of_an_exponential_is_its_rt60():
     assert decay_time(10 ** (-6 * seconds / 0.7), RATE) == pytest.approx(0.7, rel=1e-3)
 
 
+def test_a_response_of_a_single_reflection_has_no_rt60():
+    energy = np.zeros(2400)
+    energy[[100, 400]] = 1, 0.25
+    assert decay_time(energy, RATE) == 0
+
+
 def measured_response(azimuth, elevation, seed):
     """A response (4, samples) of direct sound from a direction and a diffuse tail with an RT60 of 0.3 s."""
     tail = diffuse_field("foa", np.random.default_rng(seed), 9600, RATE) * 10 ** (-3 * np.arange(9600) / 0.3 / RATE)
