@@ -52,7 +52,7 @@ def a_to_b_format(
     The capsules are assumed to coincide. For capsules at a distance r from their centre this holds approximately up to
     f = 0.8 * c / (2 pi r), with c = 343 m/s: 3 kHz for the 1.5 cm of a typical tetrahedral microphone, 1 kHz for
     4.2 cm. At f the intensity vector deviates from the source by 3° on average and 6° at worst, W is 0.6 dB too low
-    and X, Y, Z 0.9 dB too high; the deviation grows with the square of the frequency, to 10° on average at 1.8 f.
+    and X, Y, Z 1.5 dB too high; the deviation grows with the square of the frequency, to 9° on average at 1.8 f.
     Above 3 f directions are ambiguous (spatial aliasing). Radius equalisation filters are omitted because they correct
     the levels but not the angles.
 
