@@ -15,9 +15,20 @@ from modeling_pseldnet.events import read_csv, write_csv
 from modeling_pseldnet.tools.evaluate_files import evaluate_files
 from modeling_pseldnet.tools.loading import load
 from modeling_pseldnet.tools.predict import main as predict
+from training.recipes import read_recipe
+from training.train import run
 
 
 CLASSES = ["low", "middle", "high"]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_data, tiny_overrides, tmp_path_factory):
+    """The folder of a network that is not trained yet."""
+    folder = tmp_path_factory.mktemp("network") / "base"
+    overrides = tiny_overrides(tiny_data, folder, "training.num_train_epochs=0", "model.threshold=0.2")
+    run(read_recipe("synth_accdoa", overrides))
+    return folder
 
 
 @pytest.fixture
@@ -37,15 +48,12 @@ def five_classes(tiny_data, tmp_path):
     ],
     ids=["adapterbit", "lora", "lora with the norm of the input as it was"],
 )
-def test_adapters_learn_other_classes_on_top_of_a_model(train, five_classes, tmp_path, peft):
-    train("training.num_train_epochs=0", "model.threshold=0.1", output_dir=tmp_path / "base")
-    trainer = train(f"peft={peft}", f"model.pretrained={tmp_path / 'base'}", data_dir=five_classes)
+def test_adapters_learn_other_classes_on_top_of_a_model(train, base, five_classes, tmp_path, peft):
+    trainer = train(f"peft={peft}", f"model.pretrained={base}", data_dir=five_classes)
     assert isinstance(trainer.model, PeftModel)
     assert not (tmp_path / "run/model.safetensors").exists()
-    base = AutoModelForAudioFrameClassification.from_pretrained(
-        tmp_path / "base", num_labels=5, ignore_mismatched_sizes=True
-    )
-    loaded = PeftModel.from_pretrained(base, tmp_path / "run").eval()
+    other = AutoModelForAudioFrameClassification.from_pretrained(base, num_labels=5, ignore_mismatched_sizes=True)
+    loaded = PeftModel.from_pretrained(other, tmp_path / "run").eval()
     merged, extractor = load(str(tmp_path / "run"), device="cpu")
     assert type(merged) is PSELDNetForSELD
     assert list(merged.config.id2label.values()) == [f"class {n}" for n in range(5)]
@@ -65,8 +73,8 @@ def test_adapters_learn_other_classes_on_top_of_a_model(train, five_classes, tmp
     assert len(detect(merged, extractor, clip, threshold=0.02)) > 0
 
 
-def test_an_adapter_that_cannot_be_used_says_what_to_do(train, five_classes, tiny_data, tmp_path, capsys):
-    train("training.num_train_epochs=0", output_dir=tmp_path / "base")
+def test_an_adapter_that_cannot_be_used_says_what_to_do(train, base, five_classes, tiny_data, tmp_path, capsys):
+    shutil.copytree(base, tmp_path / "base")
     adapterbit = "peft.method=adapterbit", f"model.pretrained={tmp_path / 'base'}"
     train("training.num_train_epochs=0", *adapterbit, output_dir=tmp_path / "adapter")
     start = f"model.pretrained={tmp_path / 'adapter'}"
@@ -92,9 +100,8 @@ def test_an_adapter_that_cannot_be_used_says_what_to_do(train, five_classes, tin
     assert f"it is an adapter for {tmp_path / 'base'}, which cannot be loaded: put that model there" in error
 
 
-def test_an_adapter_that_could_not_be_loaded_is_not_trained(train, five_classes, tmp_path):
-    train("training.num_train_epochs=0", output_dir=tmp_path / "base")
-    start, lora = f"model.pretrained={tmp_path / 'base'}", "method: lora, r: 2, target_modules: [q_proj]"
+def test_an_adapter_that_could_not_be_loaded_is_not_trained(train, base, five_classes):
+    start, lora = f"model.pretrained={base}", "method: lora, r: 2, target_modules: [q_proj]"
     with pytest.raises(ValueError, match="is saved without its base model: set model"):
         train(f"peft={{{lora}}}")
     with pytest.raises(ValueError, match=r"lora would not save heads\.accdoa\.\S+, .* such as heads\.accdoa"):
@@ -140,37 +147,30 @@ def test_classes_are_matched_by_name(train, tiny_data, renamed_data, tmp_path):
         torch.testing.assert_close(first, second, atol=0, rtol=0)
 
 
-def test_other_classes_cannot_be_scored(train, renamed_data, tmp_path):
-    train("training.num_train_epochs=0", output_dir=tmp_path / "start")
+def test_other_classes_cannot_be_scored(train, base, renamed_data):
+    others = renamed_data(["low", "middle", "shrill"])
     with pytest.raises(ValueError, match="only the data has shrill; only the model has high"):
-        train(
-            f"model.pretrained={tmp_path / 'start'}",
-            data_dir=renamed_data(["low", "middle", "shrill"]),
-            only_evaluate=True,
-        )
+        train(f"model.pretrained={base}", data_dir=others, only_evaluate=True)
 
 
-def test_what_is_kept_of_the_model_to_start_from_is_told(train, tmp_path, capsys):
-    train("training.num_train_epochs=0", "model.threshold=0.2", output_dir=tmp_path / "start")
-    start = f"model.pretrained={tmp_path / 'start'}"
-    capsys.readouterr()
+def test_what_is_kept_of_the_model_to_start_from_is_told(train, base, tmp_path, capsys):
+    start = f"model.pretrained={base}"
     assert train(start, "training.num_train_epochs=0").model.config.threshold == 0.2
     # Thresholds do not carry over to another output format.
     other = train(start, "training.num_train_epochs=0", "model.output_format=multi_accdoa", output_dir=tmp_path / "of")
     assert other.model.config.threshold == 0.5
     assert "kept" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"start: .* has shape"):
+    with pytest.raises(ValueError, match=r"base: .* has shape"):
         train(start, "model.embed_dim=16", output_dir=tmp_path / "other")
 
 
-def test_a_network_that_is_new_as_a_whole_or_in_part_is_not_scored(train, tmp_path):
+def test_a_network_that_is_new_as_a_whole_or_in_part_is_not_scored(train, base, tmp_path):
     with pytest.raises(ValueError, match=f"--only-evaluate needs model.pretrained.* such as {tmp_path / 'run'}"):
         train(only_evaluate=True)
     assert not (tmp_path / "run").exists()
-    train("training.num_train_epochs=0")
     for override in ("model.output_format=multi_accdoa", "model.distance=true"):
         with pytest.raises(ValueError, match=r"set model.output_format to accdoa and model.distance to false"):
-            train(f"model.pretrained={tmp_path / 'run'}", override, only_evaluate=True)
+            train(f"model.pretrained={base}", override, only_evaluate=True)
 
 
 @pytest.fixture(scope="module")
