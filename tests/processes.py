@@ -1,9 +1,12 @@
 """Processes that a test starts and kills."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 
@@ -32,6 +35,21 @@ def still_left(session: int, seconds: float = SECONDS_TO_END) -> list[int]:
     for process in left:
         os.kill(process, signal.SIGKILL)
     return left
+
+
+def start_program(main: Callable[[Sequence[str]], int], arguments: Sequence[str], errors: Path) -> ForkProcess:
+    """Run a program in a process and a session of its own, which need not import it again; errors go to a file."""
+
+    def run() -> None:
+        os.setsid()
+        # Tests that run in the background ignore interrupts, which children inherit.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stderr = errors.open("w")
+        sys.exit(main(arguments))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def left_of_killed(begin: Callable[[], object]) -> list[int]:

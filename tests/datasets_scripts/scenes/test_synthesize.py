@@ -1,10 +1,9 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from datasets_scripts.scenes.rooms import draw_room
 from datasets_scripts.scenes.synthesize import main
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import read_csv, vector_to_direction, write_csv
-from tests.processes import processes_of, still_left
+from tests.processes import processes_of, start_program, still_left
 
 
-ROOT = Path(__file__).parents[3]
 RATE = 24000
 SECONDS = 2
 # Small rooms and few points per path, as responses take most of the time.
@@ -115,26 +113,26 @@ def test_the_bytes_are_the_same_however_they_are_made(way, made, inputs, tmp_pat
     assert digests(folder) == digests(made)
 
 
-def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, tmp_path):
-    whole, killed = tmp_path / "whole" / "train", tmp_path / "killed" / "train"
-    count = 24
-    program = [sys.executable, "-m", "datasets_scripts.scenes.synthesize"]
-    process = subprocess.Popen(
-        [*program, *arguments(inputs, killed, scenes=count)], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 60
-    while len(list(killed.glob("foa/[!.]*"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in killed.glob("*/[!.]*.*") if path.parent.name == "metadata"}
-    assert 0 < len(finished) < count
-    for audio in killed.glob("foa/[!.]*"):
+def test_a_killed_run_leaves_only_whole_files_and_goes_on(inputs, made, tmp_path, monkeypatch):
+    def killed(path, events):
+        if "mix000001" in path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_csv(path, events)
+
+    monkeypatch.setattr("datasets_scripts.scenes.synthesize.write_csv", killed)
+    folder = tmp_path / made.name
+    options = arguments(inputs, folder, "--formats", "foa", "mic", "sum")
+    process = start_program(main, options, tmp_path / "errors")
+    process.join()
+    monkeypatch.undo()
+    assert process.exitcode == -signal.SIGKILL
+    finished = {path: path.stat().st_mtime_ns for path in (folder / "metadata").iterdir()}
+    assert {path.stem for path in finished} == {"fold0_room0_mix000000", "fold0_room0_mix000003"}
+    for audio in (folder / "foa").iterdir():
         assert soundfile.info(audio).frames == SECONDS * RATE
-    (killed / "foa" / ".fold0_room0_mix000099.flac.1.tmp").write_bytes(b"half")
-    assert main(arguments(inputs, killed, scenes=count)) == 0
-    assert main(arguments(inputs, whole, scenes=count)) == 0
-    assert digests(killed) == digests(whole)
+    (folder / "foa" / ".fold0_room0_mix000099.flac.1.tmp").write_bytes(b"half")
+    assert main(options) == 0
+    assert digests(folder) == digests(made)
     assert all(path.stat().st_mtime_ns == modified for path, modified in finished.items())
 
 
@@ -166,30 +164,18 @@ def test_sounds_are_measured_again_for_another_rate(inputs, tmp_path):
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)],
 )
 def test_workers_end_with_the_program(inputs, tmp_path, signal_number, status):
-    command = [sys.executable, "-m", "datasets_scripts.scenes.synthesize"]
     options = arguments(inputs, tmp_path / "train", "--workers", "2", scenes=2000)
-    process = subprocess.Popen(
-        [*command, *options],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Tests that run in the background ignore interrupts, which children would inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start_program(main, options, tmp_path / "errors")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "train").glob("metadata/[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = set(processes_of(process.pid)) - {process.pid}
     assert len(workers) >= 2
-    process.send_signal(signal_number)
-    try:
-        error = process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    assert process.returncode == status
+    os.kill(process.pid, signal_number)
+    process.join(60)
     assert not still_left(process.pid)
-    assert "Traceback" not in error
+    assert process.exitcode == status
+    assert "Traceback" not in (tmp_path / "errors").read_text()
     if signal_number != signal.SIGKILL:
         assert not list(tmp_path.rglob(".*.tmp*"))
 
@@ -413,17 +399,17 @@ def test_errors_of_workers_are_one_line_too(inputs, tmp_path, capsys):
 def test_a_full_disk_is_named_and_what_was_finished_stays(inputs, tmp_path):
     """A limit on file sizes simulates the full disk: both make a write fail half-way."""
     folder = tmp_path / "train"
-    limited = (
-        "import resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from datasets_scripts.scenes.synthesize import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    command = [sys.executable, "-c", limited, *arguments(inputs, folder, scenes=3)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode == 2
-    assert "no space left" in finished.stderr.splitlines()[-1]
-    assert "Traceback" not in finished.stderr
+
+    def limited(options):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        return main(options)
+
+    process = start_program(limited, arguments(inputs, folder, scenes=3), tmp_path / "errors")
+    process.join()
+    error = (tmp_path / "errors").read_text()
+    assert process.exitcode == 2
+    assert "no space left" in error.splitlines()[-1]
+    assert "Traceback" not in error
     assert not list(folder.glob("foa/*"))
     assert main(arguments(inputs, folder, scenes=3)) == 0
     assert len(list(folder.glob("foa/*"))) == 3
