@@ -26,6 +26,12 @@ MAX_LISTENERS = 2
 MAX_SECONDS = 300
 # A microphone that sends nothing for this long is taken to be gone.
 SILENT_SECONDS = 10
+# Why listening ended, in words for the visitor.
+OVER = f"Live listening ends after {MAX_SECONDS // 60} minutes: press Listen live to continue."
+SILENT = (
+    f"Nothing has come from your microphone for {SILENT_SECONDS} seconds: check it and your connection, then press"
+    " Listen live again."
+)
 # Maximum size of a request, and of the queue for the model; anything beyond is refused.
 MAX_BYTES, MAX_WAITING = 1_000_000, 8
 MAX_RATE = 192_000
@@ -39,11 +45,7 @@ class Microphone:
         self._waiting: queue.Queue[bytes] = queue.Queue(MAX_WAITING)
         self._rest = b""
         self._last = time.monotonic() + MAX_SECONDS
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the maximum listening time has passed."""
-        return time.monotonic() >= self._last
+        self.why_ended = ""  # empty if the visitor ended it
 
     def write(self, data: bytes) -> None:
         """Add samples; empty `data` ends the stream.
@@ -55,9 +57,11 @@ class Microphone:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes as soon as there are any; none at the end, after silence, or when time is over."""
+        left = self._last - time.monotonic()
         try:
-            self._rest = self._rest or self._waiting.get(timeout=min(SILENT_SECONDS, self._last - time.monotonic()))
+            self._rest = self._rest or self._waiting.get(timeout=min(SILENT_SECONDS, left))
         except (queue.Empty, ValueError):  # a negative time is no timeout
+            self.why_ended = SILENT if left > SILENT_SECONDS else OVER
             return b""
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
@@ -116,8 +120,7 @@ class Listener:
                     raise ValueError("The page sent an invalid request: reload it")
                 self._let_in(visitor, microphone)
                 yield from self._frames(microphone, int(channels), int(rate), channel_format, model.strip())
-            over = f"Live listening ends after {MAX_SECONDS // 60} minutes: press Listen live to continue."
-            yield {"end": over if microphone.is_over else ""}
+            yield {"end": microphone.why_ended}
         except gr.Error as error:
             yield {"error": error.message}
         finally:

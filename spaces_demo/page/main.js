@@ -10,6 +10,7 @@ const about = JSON.parse(find("#about").textContent);
 const audio = find("#audio");
 const timeline = find("#timeline");
 const MAX_LANES = 6;
+const MAX_LIVE_ROWS = 50; // of the list, which is made anew twice a second while it listens
 const SVG = "http://www.w3.org/2000/svg";
 
 const state = {
@@ -185,7 +186,8 @@ function table() {
   const alone = state.scene.ambisonic && state.files.stereo;
   const columns = ["Sound", "When", "Where", "Confidence", ...(alone ? ["Alone"] : [])];
   find("#list thead").replaceChildren(element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name))));
-  find("#list tbody").replaceChildren(...shown.map((record) => {
+  const listed = live ? shown.slice(-MAX_LIVE_ROWS) : shown;
+  find("#list tbody").replaceChildren(...listed.map((record) => {
     const cell = (name, ...content) => element("td", { "data-name": name }, ...content);
     const row = element("tr", {
       onclick: (event) => { if (!event.target.closest("button")) jump(record); },
@@ -254,7 +256,7 @@ function draw() {
   timeline.setAttribute("aria-valuenow", at.toFixed(1));
   timeline.setAttribute("aria-valuetext", `${seconds(at)} of ${seconds(scene.seconds)}${now.length ? `: ${now.map((record) => named(record.label)).join(", ")}` : ""}`);
   find("#whole").disabled = time === null;
-  const current = now.map((record) => rows.get(record));
+  const current = now.map((record) => rows.get(record)).filter(Boolean);
   for (const row of document.querySelectorAll("tr[aria-current]")) if (!current.includes(row)) row.removeAttribute("aria-current");
   for (const row of current) row.setAttribute("aria-current", "true");
   if (current.length && (live || !audio.paused)) follow(current[0]);

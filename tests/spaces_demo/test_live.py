@@ -92,7 +92,7 @@ def test_a_few_are_heard_at_once_each_of_them_once(listener):
 
 def test_it_ends_after_some_minutes_or_when_nothing_is_sent(listener, monkeypatch):
     monkeypatch.setattr(live, "SILENT_SECONDS", 0.01)
-    assert [*listener.tell("visitor", **FOUR)][1:] == [{"end": ""}]
+    assert "Nothing has come from your microphone" in [*listener.tell("visitor", **FOUR)][-1]["end"]
     monkeypatch.setattr(live, "MAX_SECONDS", 0)
     assert "Live listening ends after" in [*listener.tell("visitor", **FOUR)][-1]["end"]
     assert not listener.microphones

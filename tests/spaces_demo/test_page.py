@@ -552,6 +552,23 @@ def test_a_microphone_is_heard_live_and_can_be_looked_at_afterwards(page):
     assert row.get_attribute("aria-current") == "true"
 
 
+def test_while_it_listens_only_the_latest_events_are_listed(page):
+    """All of them, made anew with every answer, would soon take the page longer than the sound."""
+    page.evaluate(FOUR_CHANNELS)
+    page.evaluate("() => { window.EventSource = class { constructor() { window.news = this; } close() {} }; }")
+    page.click("#live")
+    page.wait_for_function("Boolean(window.news?.onmessage)")
+    page.evaluate("""() => {
+        window.tell = (message) => news.onmessage({data: JSON.stringify(message)});
+        tell({scene: {ambisonic: true, model: 'a model', classes: ['a'], scores: {}}, channels: 4});
+        const events = [{label: 'a', track: 0, azimuth: 0, elevation: 0, confidence: 0.5}];
+        for (let frame = 0; frame < 150; frame += 2) tell({time: frame / 10, events});
+    }""")
+    assert page.locator("#list tbody tr").count() == 50
+    page.evaluate("tell({end: ''})")
+    page.wait_for_function("document.querySelectorAll('#list tbody tr').length === 75")
+
+
 def test_a_file_that_is_chosen_ends_live_listening(page, scene):
     page.evaluate(FOUR_CHANNELS)
     page.click("#live")
