@@ -23,17 +23,16 @@ ALL_METHODS = (
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "more"),
+    ("checkpoints", "more"),
     [
-        (4, []),
-        (6, []),
-        (4, ["schedule.muon_learning_rate=0.02"]),
-        (8, ["data.train.mix_in={{share: 0.4, data_dir: {data}}}"]),
-        (4, ["training.dataloader_num_workers=1", "training.dataloader_persistent_workers=true"]),
+        ((4, 6), []),
+        ((4,), ["schedule.muon_learning_rate=0.02"]),
+        ((8,), ["data.train.mix_in={{share: 0.4, data_dir: {data}}}"]),
+        ((4,), ["training.dataloader_num_workers=1", "training.dataloader_persistent_workers=true"]),
     ],
-    ids=["within an epoch", "between epochs", "Muon", "other windows in each epoch", "workers that outlast epochs"],
+    ids=["within an epoch and between epochs", "Muon", "other windows in each epoch", "workers that outlast epochs"],
 )
-def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tiny_data, tmp_path, checkpoint, more):
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tiny_data, tmp_path, checkpoints, more):
     options = [
         ALL_METHODS,
         *(option.format(data=tiny_data) for option in more),
@@ -46,10 +45,12 @@ def test_resumed_training_gives_the_weights_of_uninterrupted_training(train, tin
         "schedule.gamma=0.5",
     ]
     train(*options)
-    shutil.copytree(tmp_path / f"run/checkpoint-{checkpoint}", tmp_path / f"resumed/checkpoint-{checkpoint}")
-    # Evaluations change nothing.
-    train(*options, "training.eval_strategy=epoch", output_dir=tmp_path / "resumed", resume=True)
-    assert_same_weights(tmp_path / "run", tmp_path / "resumed", atol=0, rtol=0)
+    for checkpoint in checkpoints:
+        resumed = tmp_path / f"resumed at {checkpoint}"
+        shutil.copytree(tmp_path / f"run/checkpoint-{checkpoint}", resumed / f"checkpoint-{checkpoint}")
+        # Evaluations change nothing.
+        train(*options, "training.eval_strategy=epoch", output_dir=resumed, resume=True)
+        assert_same_weights(tmp_path / "run", resumed, atol=0, rtol=0)
 
 
 def test_a_smaller_batch_that_is_found_has_the_schedule_of_its_epochs_and_is_gone_on_with(
@@ -153,10 +154,11 @@ def test_a_run_that_goes_on_by_another_score_compares_none_with_the_best_of_befo
 
 def test_a_run_that_stopped_early_by_another_score_goes_on(train):
     options = ["training.eval_strategy=epoch", "training.save_strategy=epoch", "training.load_best_model_at_end=true"]
-    options += ["training.num_train_epochs=9", "training.learning_rate=0.0", "schedule.patience=1"]
-    first = train(*options)
-    assert first.state.epoch < 9
-    assert train(*options, "training.metric_for_best_model=LE", resume=True).state.epoch > first.state.epoch
+    options += ["training.learning_rate=0.0", "schedule.patience=1"]
+    stopped = train(*options, "training.num_train_epochs=9").state.epoch
+    assert stopped < 9
+    options += [f"training.num_train_epochs={int(stopped) + 1}", "training.metric_for_best_model=LE"]
+    assert train(*options, resume=True).state.epoch == stopped + 1
 
 
 class FullDisk(TrainerCallback):
