@@ -203,7 +203,7 @@ ENCODERS = {
 
 
 def tiny_einv2(encoder: str = "htsat", **fields) -> PSELDNetForSELD:
-    config = tiny_config(output_format="einv2", **ENCODERS[encoder], **fields)
+    config = tiny_config(output_format="einv2", **{**ENCODERS[encoder], **fields})
     return scattered(PSELDNetForSELD(config)).eval()
 
 
@@ -269,9 +269,12 @@ def test_a_fresh_network_mixes_its_branches_and_survives_save_and_load(encoder, 
     assert (loaded.config.loss_type, loaded.config.alpha) == ("aggregated", 0.25)
 
 
-@pytest.mark.parametrize(("encoder", "loss_type"), [("htsat", "tpit"), ("passt", "aggregated")])
-def test_it_compiles_without_graph_breaks(encoder, loss_type):
-    model = tiny_einv2(encoder, loss_type=loss_type)
+@pytest.mark.parametrize(
+    ("encoder", "loss_type", "layers"),
+    [("htsat", "tpit", {"depths": [2, 1], "num_heads": [1, 2]}), ("passt", "aggregated", {"num_hidden_layers": 2})],
+)
+def test_it_compiles_without_graph_breaks(encoder, loss_type, layers):
+    model = tiny_einv2(encoder, loss_type=loss_type, **layers)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         labels = (torch.rand(2, 30, 3, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
