@@ -1,13 +1,9 @@
-import json
-import os
 import pickle
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification, pipeline
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification
 
 from modeling_pseldnet import Events, PSELDNetFeatureExtractor, PSELDNetForSELD, PSELDNetModel
 from tests.helpers import scattered, tiny_config
@@ -118,44 +114,6 @@ def test_a_part_that_is_missing_from_a_checkpoint_is_initialised(tiny_model, tmp
         )
     # Uniform within ± 1 / sqrt(number of inputs), which are 64 channels of 2 x 3.
     assert model.heads["accdoa"].conv.weight.std().item() == pytest.approx((3 * 64 * 6) ** -0.5, rel=0.1)
-
-
-def test_a_saved_pipeline_copied_elsewhere_loads_by_remote_code_in_a_clean_process(
-    hub_folder, write_recording, tmp_path
-):
-    detector = pipeline("sound-event-localization-and-detection", model=str(hub_folder))
-    detector.save_pretrained(tmp_path / "saved")
-    (tmp_path / "saved").rename(tmp_path / "elsewhere")
-    path = str(write_recording(seconds=2))
-    wave = torch.randn(4, 24000, generator=torch.Generator().manual_seed(2))
-    torch.save(wave, tmp_path / "wave.pt")
-    code = f"""
-import json, sys, torch
-from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioFrameClassification, pipeline
-folder = {str(tmp_path / "elsewhere")!r}
-extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModelForAudioFrameClassification.from_pretrained(folder, trust_remote_code=True).eval()
-base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-inputs = extractor(torch.load("wave.pt"), sampling_rate=24000, return_tensors="pt")
-with torch.no_grad():
-    torch.save([model(**inputs).accdoa, base(**inputs).last_hidden_state], "outputs.pt")
-model.save_pretrained("again")
-extractor.save_pretrained("again")
-events = pipeline("sound-event-localization-and-detection", model=folder, trust_remote_code=True)({path!r})
-print(json.dumps([events, sorted({{name.split(".")[0] for name in sys.modules if "pseldnet" in name}})]))
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf")}
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout.splitlines()[-1]) == [detector(path), ["transformers_modules"]]
-    inputs = detector.feature_extractor(wave, sampling_rate=24000)
-    accdoa, embeddings = torch.load(tmp_path / "outputs.pt")
-    with torch.no_grad():
-        assert torch.equal(accdoa, detector.model(**inputs).accdoa)
-        assert torch.equal(embeddings, detector.model.pseldnet(**inputs).last_hidden_state)
-    assert (tmp_path / "again" / "modeling_htsat.py").is_file()
 
 
 def test_the_extractor_and_the_model_of_a_folder_fit_each_other(hub_folder):

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from tests.modeling_pseldnet.hub_server import serve_hub
 
 
 DOORS = ["model", "extractor", "pipeline", "trainer", "upload", "again"]
+# The folder of a pipeline that was saved, and then moved.
+ELSEWHERE = "elsewhere"
 WAYS = {
     "pipeline, remote code": "remote",
     "Auto classes, remote code": "auto",
@@ -26,6 +28,7 @@ WAYS = {
     "modeling_pseldnet.load": "load",
 }
 PUSH = """
+import os
 from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments, pipeline
 from modeling_pseldnet import DataCollatorForSELD, PSELDNetFeatureExtractor, load
@@ -36,6 +39,8 @@ PSELDNetFeatureExtractor().push_to_hub("user/extractor")
 model.push_to_hub("user/extractor")
 detector = pipeline("sound-event-localization-and-detection", model=model, feature_extractor=extractor)
 detector.push_to_hub("user/pipeline")
+detector.save_pretrained("saved")
+os.rename("saved", ELSEWHERE)
 HfApi().create_repo("user/upload")
 HfApi().upload_folder(repo_id="user/upload", folder_path=FOLDER)
 arguments = TrainingArguments(
@@ -63,15 +68,18 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioFrame
 TASK, found = "sound-event-localization-and-detection", {}
 if "again" in DOORS:
     again = AutoModelForAudioFrameClassification.from_pretrained("user/model", trust_remote_code=True)
-    again.save_pretrained("saved", push_to_hub=True, repo_id="user/again")
+    again.save_pretrained("again", push_to_hub=True, repo_id="user/again")
 for door in DOORS:
-    name = f"user/{door}"
+    name = door if door == ELSEWHERE else f"user/{door}"
     model = AutoModelForAudioFrameClassification.from_pretrained(name, trust_remote_code=True)
     extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=True)
     detector = pipeline(TASK, model=name, trust_remote_code=True)
     by_parts = type(detector)(model=model, feature_extractor=extractor)
     found[door] = {"remote": detector(PATH), "auto": by_parts(PATH)}
-AutoModel.from_pretrained(name, trust_remote_code=True)
+    base = AutoModel.from_pretrained(name, trust_remote_code=True)
+    weights = model.pseldnet.state_dict()
+    assert all(value.equal(weights[name]) for name, value in base.state_dict().items())
+assert {name.split(".")[0] for name in sys.modules if "pseldnet" in name} == {PACKAGES[0], "transformers_modules"}
 row = load_dataset("user/data", split="test")[0]
 samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
 """
@@ -82,8 +90,9 @@ import modeling_pseldnet
 from modeling_pseldnet.tools.predict import main
 
 for door in DOORS:
-    detector = pipeline(TASK, model=f"user/{door}")
-    model, extractor = modeling_pseldnet.load(f"user/{door}", "cpu")
+    name = door if door == ELSEWHERE else f"user/{door}"
+    detector = pipeline(TASK, model=name)
+    model, extractor = modeling_pseldnet.load(name, "cpu")
     by_load = pipeline(TASK, model=model, feature_extractor=extractor)
     found[door] |= {"pipeline": detector(PATH), "load": by_load(PATH)}
 assert type(AutoFeatureExtractor.from_pretrained(name)) is modeling_pseldnet.PSELDNetFeatureExtractor
@@ -162,8 +171,9 @@ def hub(hub_folder, tmp_path_factory) -> Iterator[Hub]:
             **{"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"},
         }
 
-        def run(code: str, doors: list[str] = DOORS, **environment: str) -> str:
-            names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data"), "DOORS": doors}
+        def run(code: str, doors: Sequence[str] = (ELSEWHERE, *DOORS), **environment: str) -> str:
+            names = {"FOLDER": str(hub_folder), "PATH": str(path), "DATA": str(folder / "data")}
+            names |= {"DOORS": doors, "ELSEWHERE": ELSEWHERE}
             head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
             finished = subprocess.run(
                 [sys.executable, "-c", head + code],
@@ -199,7 +209,7 @@ def expected(hub, hub_folder):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", [ELSEWHERE, *DOORS])
 def test_a_model_loads_from_every_door_by_every_way(loaded, expected, door, way):
     assert expected
     assert loaded["events"][door][WAYS[way]] == expected
