@@ -40,6 +40,7 @@ NOT_RUN = {
 # Replacements that make runs small.
 SMALLER = {
     r"--scenes \d+": "--scenes 1",
+    r"^(pseldnet-synthesize (?!.*--recipe).*)": r"\1 --recipe small_scenes.yaml",
     r"--workers \d+": "--workers 1",
     r"num_proc=\d+": "num_proc=1",
     r"num_train_epochs=\d+": "num_train_epochs=1, disable_tqdm=True",
@@ -148,6 +149,7 @@ def small_data(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "metrics")
+    Path("small_scenes.yaml").write_text("scene_seconds: 5\nrooms: {positions: 4, paths: 1}\n")
 
     model = scattered(PSELDNetForSELD(tiny_config(depths=[1, 1], num_heads=[1, 2]))).eval()
     save_hub_folder(model, "pseldnet-htsat", model_card(model.config, "test"))
