@@ -144,17 +144,25 @@ from modeling_pseldnet.tools import convert, convert_adapterbit, export, predict
 """
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import peft; from transformers import AutoModel, Trainer, pipeline",
-        # These modules are only partly executed when registration begins.
-        "import modeling_pseldnet; from transformers.modeling_layers import GradientCheckpointingLayer",
-        "import modeling_pseldnet.modeling_htsat",
-    ],
-)
-def test_transformers_and_peft_know_the_package_whatever_is_imported_first(first, run_python):
-    run_python(f"{first}\n{KNOWN}")
+FIRST = [
+    "import peft; from transformers import AutoModel, Trainer, pipeline",
+    # These modules are only partly executed when registration begins.
+    "import modeling_pseldnet; from transformers.modeling_layers import GradientCheckpointingLayer",
+    "import modeling_pseldnet.modeling_htsat",
+]
+
+
+def test_transformers_and_peft_know_the_package_whatever_is_imported_first(run_python):
+    # Each has a process of its own, with what transformers imports from others, which takes longest, imported before.
+    run_python(f"""
+import os, scipy.optimize, sys, torch._dynamo, torch.distributed.tensor
+assert not {{"transformers", "peft"}} & sys.modules.keys()
+for first in {FIRST}:
+    if not (child := os.fork()):
+        exec(first + {KNOWN!r})
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0, first
+""")
 
 
 def test_a_users_own_file_named_training_is_in_nobodys_way(run_python):
