@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -53,8 +54,6 @@ FOLDER = Path(__file__).parent
 KEPT_SECONDS = 1800
 # Longer runs are ended, as other visitors wait.
 MAX_RUN_SECONDS = 600
-# How long to wait for runs when the server stops.
-MAX_CLOSE_SECONDS = 30
 # Maximum number of visitors in the queue.
 MAX_WAITING = 50
 FORMAT_CHOICES = [
@@ -214,14 +213,6 @@ class Finder:
         """Stop the run of a visitor, if there is one, after the current windows."""
         if stop := self.running.get(request.session_hash):
             stop.set()
-
-    def close(self) -> None:
-        """Stop all runs and wait for them to end: Python aborts if it exits while a thread computes."""
-        for stop in list(self.running.values()):
-            stop.set()
-        last = time.monotonic() + MAX_CLOSE_SECONDS
-        while self.running and time.monotonic() < last:
-            time.sleep(0.05)
 
 
 def build(finder: Finder) -> gr.Blocks:
@@ -383,10 +374,12 @@ def serve(options: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     # Treat SIGTERM like an interrupt, so that visitors' files are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with TemporaryDirectory(prefix=f"{NAME}-") as files:
-        os.environ["GRADIO_TEMP_DIR"] = files
+    with TemporaryDirectory(prefix=f"{NAME}-", ignore_cleanup_errors=True) as files:
+        os.environ["GRADIO_TEMP_DIR"] = os.path.join(files, "visitors")
         finder = Finder(options.model, options.trust_remote_code)
         blocks = build(finder)
+        # Work that is cut off below leaves its files here, beside those that visitors can ask for.
+        tempfile.tempdir = files
         # Objects that exist now are permanent; exclude them from garbage collection.
         gc.freeze()
         blocks.launch(
@@ -399,7 +392,9 @@ def serve(options: argparse.Namespace) -> None:
             ssr_mode=False,
             app_kwargs={"routes": page_routes(finder, blocks)},
         )
-        finder.close()
+    # Visitors' work may still run in threads, in the middle of which Python's own exit would crash.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

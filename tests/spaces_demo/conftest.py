@@ -107,6 +107,7 @@ def serve(model: Path, folder: Path) -> Iterator[Server]:
         finally:
             process.terminate()
             log, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
         assert b"Traceback" not in log, log.decode()
 
 

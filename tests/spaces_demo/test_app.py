@@ -3,7 +3,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 
 import gradio as gr
@@ -79,23 +78,6 @@ def test_cancelling_ends_the_work_after_the_windows_in_hand(model, make_recordin
     assert list(finder.scene(str(make_recording("a.wav", seconds=180)), request=visitor, progress=progress)) == []
     assert seen == [(8, 18)]
     assert not finder.running
-
-
-def test_a_server_that_stops_ends_its_runs(model, make_recording):
-    finder, visitor, begun = Finder(str(model)), SimpleNamespace(session_hash="visitor"), Event()
-
-    def progress(done, **_) -> None:
-        if isinstance(done, tuple):
-            begun.set()
-            finder.running["visitor"].wait(60)
-
-    recording = str(make_recording("long.wav", seconds=90, sampling_rate=8000))
-    with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(lambda: list(finder.scene(recording, request=visitor, progress=progress)))
-        assert begun.wait(60)
-        finder.close()
-        assert not finder.running
-        assert run.result(1) == []
 
 
 def test_ten_clients_at_once_all_get_their_results(detect, make_recording):
