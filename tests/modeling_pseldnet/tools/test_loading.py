@@ -76,7 +76,8 @@ def saved(request, tmp_path_factory):
     """A folder with a base model and an adapter as PEFT saves it, and the adapter's outputs."""
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
-    scattered(PSELDNetForSELD(tiny_config(drop_path_rate=0.0))).save_pretrained(folder / "base")
+    config = tiny_config(depths=[1, 1], num_heads=[1, 2], drop_path_rate=0.0)
+    scattered(PSELDNetForSELD(config)).save_pretrained(folder / "base")
     base = AutoModelForAudioFrameClassification.from_pretrained(folder / "base")
     before = outputs(base)
     model = changed(get_peft_model(base, METHODS[request.param]))
