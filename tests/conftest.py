@@ -19,6 +19,13 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def modules_of_earlier_tests_frozen():
+    """Leave what other tests have imported out of garbage collections, with which each training begins."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
     import torch
 

@@ -1,7 +1,5 @@
 """A tiny data set in the layout of the synthetic scenes: plane waves of noise, in a different band for each class."""
 
-import gc
-
 import numpy as np
 import pytest
 import soundfile
@@ -44,13 +42,6 @@ class Teacher(torch.nn.Module):
         embedding = (bins.unflatten(2, (8, 200)).mean(3) + 0.1).log() @ self.embed / 4
         return embedding, embedding @ self.classify - 3
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules_of_earlier_tests_frozen():
-    """Leave what other tests have imported out of the garbage collection that each training begins with."""
-    gc.collect()
-    gc.freeze()
 
 
 def band_noise(class_id: int, samples: int, generator: np.random.Generator) -> np.ndarray:
