@@ -88,12 +88,6 @@ def says_fuma(name: str, wave: WaveHeader | None) -> bool:
     return name.lower().endswith(".amb") or (wave is not None and wave.is_ambisonic)
 
 
-def is_fuma(path: str | os.PathLike) -> bool:
-    """Like [`says_fuma`], for the file at a path."""
-    with open(path, "rb") as file:
-        return says_fuma(str(path), read_wave_header(file, str(path)))
-
-
 def _samples_go_on(file, begin: int, stop: int, end: int) -> bool:
     """Whether the bytes after `stop`, where samples end according to the header, are samples and not more chunks."""
     for position in (stop, stop + stop % 2):

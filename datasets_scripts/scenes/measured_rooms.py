@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from datasets_scripts.scenes.arrays import CHANNELS
 from datasets_scripts.scenes.rooms import Room, decay_time
 from datasets_scripts.scenes.sounds import resampled
 from modeling_pseldnet.ambisonics import FUMA_TO_AMBIX, SPEED_OF_SOUND
-from modeling_pseldnet.containers import is_fuma
+from modeling_pseldnet.containers import FileSamples
 from modeling_pseldnet.events import direction_to_vector
 from modeling_pseldnet.files import walk
 from modeling_pseldnet.tools.extras import require
@@ -145,8 +146,6 @@ def _check_response(where: str, position: np.ndarray, samples: np.ndarray, sampl
 
 
 def _read_table(table: Path, convention: str):
-    import soundfile
-
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True)
@@ -159,19 +158,20 @@ def _read_table(table: Path, convention: str):
     for where, row in rows:
         try:
             azimuth, elevation, distance = (float(row[name]) for name in ("azimuth", "elevation", "distance"))
-            samples, rate = soundfile.read(table.parent / row["file"], dtype="float32", always_2d=True)
-            if convention != "fuma" and is_fuma(table.parent / row["file"]):
+            with closing(FileSamples(table.parent / row["file"], row["file"])) as file:
+                samples, rate = file.read(0, file.num_samples), file.rate
+            if convention != "fuma" and file.is_fuma:
                 raise ValueError(f"{row['file']} is marked as FuMa: set rooms.measured_convention to fuma")
-        except (TypeError, ValueError, OSError, soundfile.SoundFileError) as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from None
         finite = np.isfinite([azimuth, elevation, distance]).all()
-        if samples.shape[1] != CHANNELS or not finite or abs(elevation) > 90 or distance <= 0:
+        if len(samples) != CHANNELS or not finite or abs(elevation) > 90 or distance <= 0:
             raise ValueError(
                 f"{where}: expected {CHANNELS} channels, an azimuth, an elevation in [-90, 90] degrees and a distance"
                 " above 0 m"
             )
         position = distance * direction_to_vector(azimuth, elevation)
-        yield where, row.get("room") or table.parent.name, row.get("path"), position, samples.T, rate
+        yield where, row.get("room") or table.parent.name, row.get("path"), position, samples, rate
 
 
 def _read_sofa(file: Path):

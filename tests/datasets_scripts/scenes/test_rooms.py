@@ -378,12 +378,14 @@ def test_sofa_files_that_are_broken_or_have_no_responses_are_named(tmp_path):
             "file,azimuth,elevation,distance\nfuma.wav,0,0,1\n",
             "line 2: fuma.wav is marked as FuMa: set rooms",
         ),
+        ("file,azimuth,elevation,distance\ncut.wav,0,0,1\n", "line 2: cut.wav: truncated"),
     ],
 )
 def test_errors_in_a_table_name_the_line(tmp_path, table, message):
     for name, channels in (("stereo", 2), ("four", 4)):
         soundfile.write(tmp_path / f"{name}.wav", np.zeros((100, channels)), RATE)
     (tmp_path / "fuma.wav").write_bytes(b_format(np.zeros((4, 100))))
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "four.wav").read_bytes()[:-80])
     (tmp_path / "responses.csv").write_bytes(table.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):
         read_measured_rooms(tmp_path, RATE)
@@ -412,7 +414,7 @@ def test_responses_that_are_silent_or_not_finite_are_named(tmp_path, value):
 
 def test_responses_of_a_rate_that_no_audio_has_are_named(tmp_path):
     write_response(tmp_path, measured_response(0, 0, 0), rate=100)
-    with pytest.raises(ValueError, match=r"responses.csv, line 2: a sampling rate of 100 Hz"):
+    with pytest.raises(ValueError, match=r"responses.csv, line 2: front.wav: a sampling rate of 100 Hz"):
         read_measured_rooms(tmp_path, RATE)
 
 
