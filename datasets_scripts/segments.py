@@ -33,7 +33,7 @@ def segment_starts(num_frames: int, window: int, hop: int, mode: Literal["train"
     return starts
 
 
-def window_frames(seconds: float, hop_seconds: float | None = None) -> tuple[int, int]:
+def segment_frames(seconds: float, hop_seconds: float | None = None) -> tuple[int, int]:
     """Return the length of a window, and the step from one to the next, in frames; see [`SegmentedDataset`].
 
     Raises:
@@ -135,7 +135,7 @@ class SegmentedDataset:
             raise TypeError(f"expected one split, such as as_dataset(split='train'), not a {type(dataset).__name__}")
         if mode not in ("train", "evaluation"):
             raise ValueError(f"mode must be 'train' or 'evaluation', not {mode!r}")
-        self.window, self.hop = window_frames(seconds, hop_seconds)
+        self.window, self.hop = segment_frames(seconds, hop_seconds)
         self.mode = mode
         self.dataset = dataset.select_columns(COLUMNS).with_format("arrow")
         lengths = dataset.select_columns(["num_samples", "sampling_rate"]).with_format("numpy")[:]

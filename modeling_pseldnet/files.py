@@ -63,10 +63,12 @@ def walk(
 
 def walk_audio(folder: str | os.PathLike, suffixes: Collection[str]) -> list[Path]:
     """Like [`walk`], with a warning if audio files have none of the suffixes."""
-    if others := walk(folder, AUDIO_NAMES.difference(suffixes)):
+    found = walk(folder, AUDIO_NAMES.union(suffixes))
+    kept = [path for path in found if os.path.splitext(path.name)[1].lower() in suffixes]
+    if others := sorted({*found} - {*kept}):
         files = counted(len(others), "audio file")
         logger.warning(f"{folder}: passing over {files} of other formats, such as {others[0]}: convert to WAV or FLAC")
-    return walk(folder, suffixes)
+    return kept
 
 
 def is_hidden(name: str) -> bool:

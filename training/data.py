@@ -14,7 +14,7 @@ from datasets_scripts.l3das22 import L3DAS22
 from datasets_scripts.scenes.recipe import read_scene_recipe
 from datasets_scripts.scenes.scene_set import SceneSet
 from datasets_scripts.scenes.sounds import SoundBank, sounds_from_folder
-from datasets_scripts.segments import SegmentedDataset, window_frames
+from datasets_scripts.segments import SegmentedDataset, segment_frames
 from datasets_scripts.starss23 import STARSS23
 from datasets_scripts.synthetic_seld import SyntheticSELD
 from modeling_pseldnet.events import FRAME_SECONDS
@@ -89,7 +89,7 @@ def check_data(recipe: DataRecipe, window_seconds: float, evaluation: bool = Fal
             f"data_dir is missing: {recipe.source} needs a folder of isolated sounds, such as FSD50K or ESC-50,"
             " sorted into one folder per class"
         )
-    window_frames(window_seconds, recipe.hop_seconds)
+    segment_frames(window_seconds, recipe.hop_seconds)
     if recipe.source == "scenes":
         scene_seconds = read_scene_recipe(recipe.scene_recipe).scene_seconds
         if scene_seconds != window_seconds:

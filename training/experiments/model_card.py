@@ -232,23 +232,16 @@ def false_alarms(report: Report) -> str:
         "F20, all scenes",
         *(f"false alarms per hour: {NOTHING_TO_REPORT[name].partition(',')[0]}" for name in heard),
     ]
-    references, found = report.test
-    rows = [
-        [
-            f"{least:g}",
-            f"{seld_scores(references, _confident(found, least), len(report.labels))['macro']['F']:.3f}",
-            *(
-                f"{sum(_alarms(report, name, _confident(of_part, least)).values()):.0f}"
-                for name, (_, of_part) in heard.items()
-            ),
-        ]
-        for least in MIN_CONFIDENCES
-    ]
+    linked = {
+        name: [link_tracks(events) for events in found] for name, (_, found) in {"test": report.test, **heard}.items()
+    }
+    rows = []
+    for least in MIN_CONFIDENCES:
+        kept = {name: [confident_events(events, least) for events in found] for name, found in linked.items()}
+        scores = seld_scores(report.test[0], kept["test"], len(report.labels))
+        alarms_left = (f"{sum(_alarms(report, name, kept[name]).values()):.0f}" for name in heard)
+        rows.append([f"{least:g}", f"{scores['macro']['F']:.3f}", *alarms_left])
     return f"{text}\n\nReporting only confident events gives fewer false alarms:\n\n{markdown_table(heading, rows)}"
-
-
-def _confident(found: Sequence[Events], min_confidence: float) -> list[Events]:
-    return [confident_events(link_tracks(events), min_confidence) for events in found]
 
 
 def _alarms(report: Report, name: str, found: Sequence[Events]) -> dict[str, float]:
